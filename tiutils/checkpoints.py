@@ -1,0 +1,205 @@
+"""Save and restore a run: kilobytes, atomic, no pickle, no torch.
+
+A checkpoint is a folder `checkpoint-<step>` with one file, `state.safetensors`: the tensors, and in
+its metadata the step, the scalars as JSON and a sha256 over all of it. The folder is written under
+a hidden name and renamed once it is whole: a kill at any moment leaves nothing half done in sight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from tiutils.embedding_files import replace_file, sync_folder
+from tiutils.errors import InputError
+
+logger = logging.getLogger("tiutils")
+
+FORMAT_VERSION = "1"
+STATE_FILE = "state.safetensors"
+
+
+class CheckpointError(InputError):
+    """A checkpoint that cannot be written or read."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunState:
+    """All that the next step depends on, besides the configuration and the frozen model.
+
+    Attributes:
+        step: optimizer steps done so far.
+        tensors: arrays by name, of any NumPy dtype and shape; "rows" and "best_rows" are float32
+            (n, hidden), the optimizer's state stands under "optimizer.<name>".
+        scalars: what JSON can hold; floats come back exactly, tuples come back as lists.
+    """
+
+    step: int
+    tensors: dict[str, np.ndarray]
+    scalars: dict[str, Any]
+
+
+def save(output_dir: str | Path, state: RunState, *, limit: int | None = None) -> Path:
+    """Write `output_dir/checkpoint-<step>` and return its path.
+
+    With `limit`, that many are kept, this one among them; the oldest go only once this one stands.
+
+    Raises:
+        CheckpointError: the disk is full or not writable. The checkpoints of before are as they
+            were, no temporary file is left, and the message names the newest whole one.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"a limit of {limit} checkpoints: expected at least 1, or none")
+    output_dir = Path(output_dir)
+    final = output_dir / f"checkpoint-{state.step}"
+    data = _to_bytes(state)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(output_dir)
+        _write(final, data)
+    except OSError as error:
+        raise CheckpointError(
+            f"could not save {final.name} in {str(output_dir)!r} ({error.strerror or error}); "
+            f"newest whole checkpoint: {_newest_whole_name(output_dir)}. "
+            "Free some space or choose another folder, then resume"
+        ) from error
+    if limit is not None:
+        _prune(output_dir, final, limit)
+    return final
+
+
+def load(path: str | Path) -> RunState:
+    """Read one checkpoint folder.
+
+    Raises:
+        CheckpointError: it is missing, cut short, altered, or of another format version.
+    """
+    file = Path(path) / STATE_FILE
+    if not file.is_file():
+        raise CheckpointError(
+            f"no checkpoint at {str(path)!r}: expected a folder with {STATE_FILE}"
+        )
+    try:
+        with safetensors.safe_open(file, framework="np") as content:
+            metadata = content.metadata() or {}
+            version = metadata.get("tiutils_checkpoint")
+            tensors = {name: content.get_tensor(name) for name in list(content.keys())}
+        if version == FORMAT_VERSION:
+            if metadata["sha256"] != _digest(metadata["step"], metadata["scalars"], tensors):
+                raise ValueError("its checksum differs")
+            return RunState(int(metadata["step"]), tensors, json.loads(metadata["scalars"]))
+    except Exception as error:  # damage shows as whatever the parser trips over first
+        raise CheckpointError(
+            f"{str(path)!r} is damaged or cut short ({error}): resume from another checkpoint"
+        ) from None
+    raise CheckpointError(
+        f"{str(path)!r} has checkpoint format {version}, this tiutils reads {FORMAT_VERSION}: "
+        "use the version that wrote it, or start anew"
+    )
+
+
+def list_checkpoints(output_dir: str | Path) -> list[Path]:
+    """The folders named `checkpoint-<step>`, newest (highest step) first, whole or damaged."""
+    output_dir = Path(output_dir)
+    if not output_dir.is_dir():
+        return []
+    steps = [
+        int(match[1])
+        for path in output_dir.iterdir()
+        if (match := re.fullmatch(r"checkpoint-(0|[1-9][0-9]{0,17})", path.name)) and path.is_dir()
+    ]
+    return [output_dir / f"checkpoint-{step}" for step in sorted(steps, reverse=True)]
+
+
+def load_latest(output_dir: str | Path) -> RunState | None:
+    """The newest whole checkpoint, or None; each damaged one on the way is warned about by name."""
+    for _, found in _newest_first(output_dir):
+        if isinstance(found, RunState):
+            return found
+        logger.warning("passed over a checkpoint: %s", found)
+    return None
+
+
+def _newest_first(output_dir: str | Path) -> Iterator[tuple[Path, RunState | CheckpointError]]:
+    for path in list_checkpoints(output_dir):
+        try:
+            yield path, load(path)
+        except CheckpointError as error:
+            yield path, error
+
+
+def _newest_whole_name(output_dir: Path) -> str:
+    whole = (path for path, found in _newest_first(output_dir) if isinstance(found, RunState))
+    return getattr(next(whole, None), "name", "none")
+
+
+def _to_bytes(state: RunState) -> bytes:
+    # np.ascontiguousarray would turn a 0-d array into a 1-d one
+    tensors = {name: np.asarray(value, order="C") for name, value in state.tensors.items()}
+    step, scalars = str(state.step), json.dumps(state.scalars)
+    metadata = {"tiutils_checkpoint": FORMAT_VERSION, "step": step, "scalars": scalars}
+    metadata["sha256"] = _digest(step, scalars, tensors)
+    return safetensors.numpy.save(tensors, metadata)
+
+
+def _digest(step: str, scalars: str, tensors: dict[str, np.ndarray]) -> str:
+    """The sha256 over everything that `load` returns: names, dtypes and shapes as well as bytes."""
+    digest = hashlib.sha256(json.dumps([step, scalars]).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(value.dtype), value.shape]).encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def _write(final: Path, data: bytes) -> None:
+    """Put a checkpoint in place in one move. Raises OSError, and then leaves nothing behind."""
+    temporary = _temporary(final)
+    try:
+        temporary.mkdir()
+        replace_file(temporary / STATE_FILE, data)
+        if final.is_dir():
+            # A folder cannot be renamed over a full one, and moving the old aside first would leave
+            # a moment with neither. A file can be renamed over a file.
+            os.replace(temporary / STATE_FILE, final / STATE_FILE)
+            sync_folder(final)
+        else:
+            os.rename(temporary, final)
+        sync_folder(final.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # after a success it is empty or gone
+
+
+def _prune(output_dir: Path, newest: Path, limit: int) -> None:
+    """Remove the oldest beyond `limit`, never `newest`, though others may have higher steps.
+
+    (They have, when a run was resumed from an earlier checkpoint than its last.)
+    """
+    others = [path for path in list_checkpoints(output_dir) if path != newest]
+    for path in others[limit - 1 :]:
+        try:
+            os.rename(path, _temporary(path))  # a kill half-way leaves a leftover, no damaged one
+            shutil.rmtree(_temporary(path))
+        except OSError as error:
+            logger.warning("could not remove the old %s (%s)", path, error.strerror or error)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _remove_leftovers(output_dir: Path) -> None:
+    """Remove what a killed run had not finished writing, or removing."""
+    for path in output_dir.glob(".checkpoint-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,268 @@
+"""Photos in: open, check, turn and flatten them; the views a run trains on; the prompt templates.
+
+A file that cannot be used is left out by name, with a warning on the `tiutils` logger; it never
+stops a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tiutils.errors import InputError
+
+logger = logging.getLogger("tiutils")
+
+# What cameras and browsers write. Pillow knows many more, and one of them (EPS) starts a program.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+EXPECTED_SUFFIXES = (".md", ".txt", ".json")  # cards, licenses and captions lie beside photos
+MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: 268 MB as RGB
+MAX_SHORT_SIDE = 2048  # pixels; larger photos are shrunk, so that fifty of them fit in memory
+PIXEL_VALUES = (np.arange(256) / 127.5 - 1).astype(np.float32)  # a VAE's range: 0..255 -> [-1, 1]
+
+# The sentences of Gal et al. 2022 (arXiv 2208.01618), in the order of the diffusers script.
+_OBJECTS = (
+    "a photo of a {}|a rendering of a {}|a cropped photo of the {}|the photo of a {}|"
+    "a photo of a clean {}|a photo of a dirty {}|a dark photo of the {}|a photo of my {}|"
+    "a photo of the cool {}|a close-up photo of a {}|a bright photo of the {}|"
+    "a cropped photo of a {}|a photo of the {}|a good photo of the {}|a photo of one {}|"
+    "a close-up photo of the {}|a rendition of the {}|a photo of the clean {}|a rendition of a {}|"
+    "a photo of a nice {}|a good photo of a {}|a photo of the nice {}|a photo of the small {}|"
+    "a photo of the weird {}|a photo of the large {}|a photo of a cool {}|"
+    "a photo of a small {}"
+)
+_STYLES = (  # two stand there twice, as in the script
+    "a painting|a rendering|a cropped painting|the painting|a clean painting|a dirty painting|"
+    "a dark painting|a picture|a cool painting|a close-up painting|a bright painting|"
+    "a cropped painting|a good painting|a close-up painting|a rendition|a nice painting|"
+    "a small painting|a weird painting|a large painting"
+)
+OBJECT_TEMPLATES: tuple[str, ...] = tuple(_OBJECTS.split("|"))
+STYLE_TEMPLATES: tuple[str, ...] = tuple(f"{s} in the style of {{}}" for s in _STYLES.split("|"))
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A usable photo: its file, and its picture in mode RGB, upright, without alpha."""
+
+    path: Path
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Concept:
+    """The photos of one thing, in natural order of names, and what was left out: (file, reason)."""
+
+    photos: tuple[Photo, ...]
+    skipped: tuple[tuple[Path, str], ...]
+    name: str
+
+
+@dataclass(frozen=True)
+class View:
+    """A look at one photo: its index, a square (left, upper, right, lower) in pixels, mirrored?"""
+
+    photo: int
+    box: tuple[int, int, int, int]
+    flip: bool
+
+
+def templates(learnable_property: str) -> tuple[str, ...]:
+    """The training sentences, each with one `{}` for the word: 27 for "object", 19 for "style"."""
+    sentences = {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
+    if learnable_property not in sentences:
+        raise InputError(f"learnable property {learnable_property!r}: expected 'object' or 'style'")
+    return sentences[learnable_property]
+
+
+def find_photos(train_data_dir: str | Path, *, token: str | None = None) -> Path:
+    """The folder of photos: a local one, or that of a Hub dataset ("owner/name"), fetched first.
+
+    Raises:
+        InputError: there is no such folder, and no Hub dataset of that name can be reached.
+    """
+    name = str(train_data_dir)
+    folder = os.path.expanduser(name)
+    if os.path.isdir(folder):
+        return Path(folder)
+    if os.path.lexists(folder):
+        raise InputError(f"{name!r} is not a folder: give the folder that holds the photos")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, re.ASCII):
+        expected = "a folder of photos, or a Hub dataset id (owner/name)"
+        raise InputError(f"no folder {name!r}: give {expected}")
+    return _download(name, token)
+
+
+def _download(dataset: str, token: str | None) -> Path:
+    """The top-level pictures of a Hub dataset, in the Hub client's cache, which works offline."""
+    patterns = [f"*{suffix}" for lower in PHOTO_SUFFIXES for suffix in (lower, lower.upper())]
+    try:
+        from huggingface_hub import snapshot_download  # here: a local folder needs no Hub client
+
+        folder = snapshot_download(
+            dataset,
+            repo_type="dataset",
+            token=token,
+            allow_patterns=patterns,  # datasets may hold gigabytes of archives
+            ignore_patterns=["*/*"],
+        )
+    except Exception as error:  # the client and its HTTP library raise a dozen unrelated types
+        raise InputError(
+            f"no folder {dataset!r} here, and no Hub dataset of that name could be fetched "
+            f"({type(error).__name__}: {_first_line(error)}): check the name and the connection "
+            "(a private dataset needs a token), or give a local folder of photos"
+        ) from error
+    return Path(folder)
+
+
+def load(folder: str | Path) -> Concept:
+    """Open every photo in `folder`, not in its sub-folders, in natural order: 2.jpg before 10.jpg.
+
+    Photos are turned upright by their EXIF tag; greyscale, palette, CMYK and 16-bit ones become
+    RGB; of an animation the first frame is taken. See-through pixels are put on white: the color
+    stored beneath them is arbitrary (often black, with a ragged edge), while a thing cut out on
+    white looks like the shop photos that the models have seen in millions.
+
+    Raises:
+        InputError: the folder is missing or holds no usable photo; the message says why, by file.
+    """
+    folder = Path(folder)
+    try:
+        paths = sorted(folder.iterdir(), key=_natural_order)
+    except OSError as error:
+        raise InputError(
+            f"cannot read {str(folder)!r} ({error.strerror}): give a folder of photos"
+        ) from None
+    photos: list[Photo] = []
+    skipped: list[tuple[Path, str]] = []
+    for path in paths:
+        if os.path.isdir(path) and path.suffix.lower() not in PHOTO_SUFFIXES:
+            continue  # a sub-folder is no mistake: held-out photos live in one
+        try:
+            photos.append(Photo(path, _open_photo(path)))
+        except Exception as error:  # over damaged files, decoders raise anything
+            skipped.append((path, _reason(path, error)))
+            expected = path.suffix.lower() in EXPECTED_SUFFIXES or path.name == "LICENSE"
+            level = logging.INFO if expected else logging.WARNING
+            logger.log(level, "left out %r: %s", path.name, skipped[-1][1])
+    if not photos:
+        why = "; ".join(f"{path.name!r}: {reason}" for path, reason in skipped[:20])
+        raise InputError(
+            f"no photo left in {str(folder)!r} ({why or 'no files in it'}): "
+            "give 3 to 5 photos, as JPEG, PNG or WebP files"
+        )
+    if len(photos) == 1:
+        only = photos[0].path.name
+        logger.warning("only one photo, %r: 3 to 5 from different sides teach a word better", only)
+    return Concept(tuple(photos), tuple(skipped), _concept_name(folder.resolve()))
+
+
+def _open_photo(path: Path) -> Image.Image:
+    """The picture in a file, RGB and upright; raises whatever is wrong with it."""
+    if not stat.S_ISREG(path.stat().st_mode):  # before opening: a named pipe would wait forever
+        raise InputError("a folder, not a photo" if path.is_dir() else "not a file")
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on size and tags; what matters is below
+        with Image.open(path, formats=formats) as image:
+            if image.width * image.height > MAX_PIXELS:  # only the header has been read so far
+                raise Image.DecompressionBombError
+            return _shrink(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB: 16 bits scaled to 8 (`convert` would clip), alpha composited on white."""
+    if image.mode == "F":
+        raise InputError("floating-point colors of unknown range; save it with 8 or 16 bits")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int32)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError("more than 16 bits per color; save it with 8 or 16 bits")
+        # 65535 = 255 · 257: white stays white, and each value goes to the nearest
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        flat = Image.new("RGBA", image.size, "white")
+        flat.alpha_composite(image.convert("RGBA"))
+        image = flat
+    return image.convert("RGB")
+
+
+def _shrink(image: Image.Image) -> Image.Image:
+    """The same picture, its short side at most MAX_SHORT_SIDE (well over any resolution in use)."""
+    scale = MAX_SHORT_SIDE / min(image.size)
+    if scale >= 1:
+        return image
+    size = (round(image.width * scale), round(image.height * scale))
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _natural_order(path: Path) -> tuple[list[str | int], str]:
+    """Sort key that counts: photo-2 before photo-10, whatever the case; ties by the exact name."""
+    parts = re.split(r"([0-9]+)", path.name.lower())  # text and digits alternate: keys compare
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file was left out, in words a photographer understands."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {MAX_PIXELS // 10**6} megapixels"
+    if path.suffix.lower() in (".heic", ".heif"):
+        return "HEIC cannot be read here; save it as JPEG"
+    if isinstance(error, UnidentifiedImageError):
+        return "not a photo (JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF)"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # the system's words: a link that loops, a file one may not read
+    return f"damaged: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _concept_name(folder: Path) -> str:
+    """The folder's name; in the Hub's cache (datasets--owner--name/snapshots/…) the dataset's."""
+    parts = folder.parts
+    return parts[-3].split("--")[-1] if parts[-2:-1] == ("snapshots",) else folder.name
+
+
+def views(concept: Concept, *, center_crop: bool = False) -> tuple[View, ...]:
+    """Every view of every photo, grouped by photo; of each box the plain view, then the mirrored.
+
+    A square photo has one box, the whole. Any other is never squashed: it has three square boxes
+    along its long side (start, center, end), or with `center_crop` only the one in the center.
+    """
+    found = []
+    for index, photo in enumerate(concept.photos):
+        width, height = photo.image.size
+        side, spare = min(width, height), abs(width - height)
+        offsets = (0, spare // 2, spare) if spare and not center_crop else (spare // 2,)
+        for offset in offsets:
+            left, upper = (offset, 0) if width > height else (0, offset)
+            box = (left, upper, left + side, upper + side)
+            found += [View(index, box, flip) for flip in (False, True)]
+    return tuple(found)
+
+
+def render_view(concept: Concept, view: View, resolution: int) -> np.ndarray:
+    """The view as the VAE wants it: float32 (3, resolution, resolution), x / 127.5 - 1, in [-1, 1].
+
+    Small photos are enlarged; a view that has the size already keeps its pixels bit for bit.
+    """
+    # cropped before it is resized: no color bleeds in from outside the box
+    image = concept.photos[view.photo].image.crop(view.box)
+    size = (resolution, resolution)
+    pixels = np.asarray(image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
+    pixels = pixels[:, ::-1] if view.flip else pixels  # (height, width, 3) uint8
+    return np.ascontiguousarray(PIXEL_VALUES[pixels].transpose(2, 0, 1))
