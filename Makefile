@@ -1,0 +1,72 @@
+# make setup   .venv/ with the versions of constraints.txt
+# make run     teach <wood-toy> to the bundled model and draw it in new places
+# make test    everything that is tested;  make quick: what takes seconds
+# All that is made lies in .venv/, build/ and runs/; each may be deleted at any time.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PY     := .venv/bin/python
+PIP    := $(PY) -m pip install --quiet --quiet
+PYTEST := $(PY) -m pytest --numprocesses 2 --dist worksteal
+
+OVERLAYS := transformers-4.57 colab
+export TIUTILS_TRANSFORMERS4 := $(CURDIR)/build/transformers-4.57
+export TIUTILS_COLAB := $(CURDIR)/build/colab
+
+.PHONY: setup run test lint types quick slow notebooks overlays clean
+.DELETE_ON_ERROR:
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@echo "Installing into .venv/ (minutes, once) ..."
+	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	$(PIP) --constraint constraints.txt --editable '.[notebooks,test,8bit]'
+	@touch $@
+
+WOOD_TOY := --pretrained_model_name_or_path data/tiny-sd --placeholder_token '<wood-toy>' --initializer_token toy
+
+run: setup
+	$(PY) -m tiutils train $(WOOD_TOY) --train_data_dir data/concepts/wood-toy \
+	    --output_dir runs/wood-toy --resume_from_checkpoint latest
+	$(PY) -m tiutils evaluate $(WOOD_TOY) --train_data_dir data/concepts/wood-toy \
+	    --output_dir runs/wood-toy
+
+# Each line is a stage; .ci/stage prints how long it took, and in the end the table of them all.
+test:
+	@rm -f build/stages
+	@.ci/stage set-up $(MAKE) setup overlays
+	@.ci/stage lint $(MAKE) lint
+	@.ci/stage types $(MAKE) types
+	@.ci/stage quick $(MAKE) quick
+	@.ci/stage slow $(MAKE) slow
+	@.ci/stage notebooks $(MAKE) notebooks
+	@.ci/stage python-3.12 .ci/quick-under 3.12
+	@.ci/stage python-3.13 .ci/quick-under 3.13
+	@.ci/stage --table
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: setup
+	$(PY) -m mypy
+
+quick: setup
+	$(PYTEST) -m "not slow"
+
+slow: setup overlays
+	$(PYTEST) -m slow
+
+notebooks: setup
+	$(PY) -m pytest --nbmake --nbmake-timeout=600 notebooks
+
+# Other versions of a few packages, to be laid over .venv/ through PYTHONPATH.
+overlays: $(OVERLAYS:%=build/%/installed)
+
+build/%/installed: tests/versions/%.txt | .venv/installed
+	rm -rf $(@D)
+	$(PIP) --no-deps --target $(@D) --requirement $<
+	@touch $@
+
+clean:
+	rm -rf .venv build
