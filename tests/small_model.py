@@ -1,0 +1,86 @@
+"""A Stable Diffusion of about 100,000 random weights, in the folder layout of SD 1.5, made in a second.
+
+It learns nothing worth seeing; it is for tests of mechanics (what trains, what is saved, what is refused).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+WORDS = "a an the of photo rendering cropped clean dirty dark my cool bright good one nice small large weird toy cat dog horse red in on sand snow".split()
+
+
+def save_tokenizer_files(folder: Path) -> Path:
+    """Write vocab.json and merges.txt of a byte-level CLIP tokenizer in which each of WORDS is a single token."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    letters = list(bytes_to_unicode().values())
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:  # merge from the left, so that one chain of merges builds the word
+            pair = (pieces[0], pieces[1])
+            if pair not in merges:
+                merges.append(pair)
+            pieces = [pieces[0] + pieces[1], *pieces[2:]]
+    tokens = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(
+        json.dumps({token: index for index, token in enumerate(tokens)})
+    )
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n"
+    )
+    return folder
+
+
+def save_small_model(folder: Path, *, prediction_type: str = "epsilon", hidden: int = 32) -> Path:
+    """Build, seed and save the model; returns `folder`."""
+    torch.manual_seed(0)
+    files = save_tokenizer_files(folder / "tokenizer")
+    tokenizer = CLIPTokenizer(
+        str(files / "vocab.json"),
+        str(files / "merges.txt"),
+        pad_token="<|endoftext|>",
+        model_max_length=77,
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4, norm_num_groups=4, sample_size=32, layers_per_block=1,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        block_out_channels=(16, 32), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=hidden, norm_num_groups=4,
+        layers_per_block=1, attention_head_dim=2, sample_size=16,
+    )  # fmt: skip
+    scheduler = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1,
+        prediction_type=prediction_type,
+    )  # fmt: skip
+    StableDiffusionPipeline(
+        vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+    ).save_pretrained(folder)
+    save_tokenizer_files(folder / "tokenizer")  # transformers 5 saves tokenizer.json alone
+    return folder
+
+
+def draw_photo(index: int, size: tuple[int, int] = (48, 48)) -> Image.Image:
+    """A picture of colored blobs that differ from index to index."""
+    generator = np.random.default_rng(index)
+    coarse = generator.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)

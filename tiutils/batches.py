@@ -1,0 +1,121 @@
+"""Everything random in a training step, as a pure function of (seed, step, sample).
+
+`batch_at(plan, step)` needs no generator that was advanced by the steps before, so a run can be resumed at any step, cut
+into micro-batches in any way, or spread over processes, and still trains on the same numbers; PyTorch and JAX see the
+same batch. The random bits are counter-based: raw Philox4x64-10 words (Salmon et al. 2011, "Parallel random numbers: as
+easy as 1, 2, 3"), keyed by seed and step, counted by sample and purpose. The way from bits to uniforms and normals is
+our own, because NumPy promises its bit generators' streams and not its distributions'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# What a stream of random bits is for: a number each, never reused, so that a new purpose moves no old number.
+_PHOTO_ORDER, _VIEW, _PROMPT, _TIMESTEP, _LATENT_NOISE, _NOISE = range(6)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What batches are drawn from.
+
+    Attributes:
+        seed: of the run, 0 to 2**63 - 1.
+        batch_size: samples of one optimizer step, over all micro-batches and processes.
+        views_per_photo: how many views (crops and flips) each photo has.
+        num_prompts: how many prompt templates there are.
+        latent_shape: `(channels, height, width)` of one sample's latents.
+        num_train_timesteps: of the noise schedule, 1000 in Stable Diffusion.
+    """
+
+    seed: int
+    batch_size: int
+    views_per_photo: tuple[int, ...]
+    num_prompts: int
+    latent_shape: tuple[int, int, int]
+    num_train_timesteps: int = 1000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one step, NumPy arrays with one entry a sample.
+
+    Attributes:
+        views: int64 `(batch,)`, indices into all views of all photos in order.
+        prompts: int64 `(batch,)`, indices of prompt templates.
+        timesteps: int64 `(batch,)`.
+        latent_noise: float32 `(batch, channels, height, width)`, turns a view's moments into a latent sample.
+        noise: float32 `(batch, channels, height, width)`, what the U-Net is to predict.
+    """
+
+    views: np.ndarray
+    prompts: np.ndarray
+    timesteps: np.ndarray
+    latent_noise: np.ndarray
+    noise: np.ndarray
+
+
+def batch_at(plan: BatchPlan, step: int, start: int = 0, stop: int | None = None) -> Batch:
+    """Samples `start` to `stop` of the batch of one step; the whole batch by default.
+
+    Each photo is seen equally often: samples walk through a fresh shuffle of the photos in each pass. Views, prompts
+    and timesteps are uniform.
+    """
+    samples = range(start, plan.batch_size if stop is None else stop)
+    first_view = np.concatenate([[0], np.cumsum(plan.views_per_photo)])
+    columns: list[tuple[int, int, int]] = []
+    for sample in samples:
+        photo = _photo_of(plan, step * plan.batch_size + sample)
+        view = first_view[photo] + _choice(plan, step, sample, _VIEW, plan.views_per_photo[photo])
+        prompt = _choice(plan, step, sample, _PROMPT, plan.num_prompts)
+        columns.append(
+            (view, prompt, _choice(plan, step, sample, _TIMESTEP, plan.num_train_timesteps))
+        )
+    views, prompts, timesteps = np.array(columns, dtype=np.int64).reshape(-1, 3).T
+    latent_noise, noise = (
+        np.stack(
+            [
+                _normals(_bits(plan.seed, step, sample, purpose, plan.latent_shape))
+                for sample in samples
+            ]
+        )
+        for purpose in (_LATENT_NOISE, _NOISE)
+    )
+    return Batch(views, prompts, timesteps, latent_noise, noise)
+
+
+def _photo_of(plan: BatchPlan, position: int) -> int:
+    """The photo at a position of the endless walk: pass `position // photos` is a shuffle keyed by (seed, pass)."""
+    walk, place = divmod(position, len(plan.views_per_photo))
+    keys = _bits(plan.seed, walk, 0, _PHOTO_ORDER, (len(plan.views_per_photo),))
+    return int(np.argsort(keys, kind="stable")[place])
+
+
+def _choice(plan: BatchPlan, step: int, sample: int, purpose: int, count: int) -> int:
+    """A uniform integer below `count`."""
+    return int(_uniforms(_bits(plan.seed, step, sample, purpose, (1,)))[0] * count)
+
+
+def _bits(seed: int, step: int, sample: int, purpose: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Raw Philox words, uint64 of `shape`; the lowest counter word counts the blocks within one stream."""
+    generator = np.random.Philox(key=[seed, step], counter=[0, 0, sample, purpose])
+    return generator.random_raw(int(np.prod(shape))).reshape(shape)
+
+
+def _uniforms(bits: np.ndarray) -> np.ndarray:
+    """Float64 in [0, 1) from the upper 53 bits of each word."""
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def _normals(bits: np.ndarray) -> np.ndarray:
+    """Standard normals, float32 of the same shape, one a word (Box and Muller 1958).
+
+    The two halves of a word are the two uniforms; only the cosine is taken, so each value depends on its own word.
+    """
+    upper = (
+        (bits >> np.uint64(32)).astype(np.float64) + 0.5
+    ) * 2.0**-32  # in (0, 1): its logarithm is finite
+    lower = (bits & np.uint64(0xFFFFFFFF)).astype(np.float64) * 2.0**-32
+    return (np.sqrt(-2.0 * np.log(upper)) * np.cos(2.0 * np.pi * lower)).astype(np.float32)

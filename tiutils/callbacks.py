@@ -1,0 +1,151 @@
+"""What watches a run: the progress bar, saving, pictures on the way, trackers, Ctrl-C.
+
+Each is called after every step with a `Progress` and returns true to end the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from tiutils import checkpoints, embedding_files, figures, inference
+from tiutils.checkpoints import CheckpointError
+from tiutils.config import TrainingConfig
+from tiutils.embedding_files import LearnedEmbedding
+from tiutils.training import Callback, Progress, Training, capture
+
+logger = logging.getLogger("tiutils")
+
+
+@contextlib.contextmanager
+def progress_bar(training: Training, start: int) -> Iterator[Callback]:
+    """A bar with the mean of the last losses and the time left; reads the loss every tenth step."""
+    with tqdm(total=training.total_steps, initial=start, unit="step", desc="learning") as bar:
+        recent: list[Any] = []
+
+        def update(progress: Progress) -> None:
+            recent.append(progress.loss)
+            if progress.step % 10 == 0 or progress.step == training.total_steps:
+                bar.set_postfix(loss=f"{float(sum(recent) / len(recent)):.4f}", refresh=False)
+                recent.clear()
+            bar.update()
+
+        yield update
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Callback]:
+    """Ctrl-C, or a cluster's SIGTERM, ends the run after the step under way; again: at once."""
+    asked = threading.Event()
+    before: dict[int, Any] = {}
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        logger.warning(
+            "stopping after this step and keeping what was learned; again to stop at once"
+        )
+        signal.signal(number, before[number])
+
+    # only the main thread of a program may say what its signals do
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
+    try:
+        yield lambda progress: asked.is_set()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def saving(config: TrainingConfig) -> Callback:
+    """Write the rows every --save_steps and a checkpoint every --checkpointing_steps."""
+
+    def save(progress: Progress) -> None:
+        if progress.step % config.save_steps == 0:
+            write_rows(progress.training, progress.step, f"learned_embeds-steps-{progress.step}")
+        if progress.step % config.checkpointing_steps == 0:
+            write_checkpoint(progress.training, progress.step)
+
+    return save
+
+
+def write_rows(training: Training, step: int, stem: str) -> Path:
+    """Write the learned rows into the output folder; what is to be known about them goes along."""
+    config, placeholder = training.config, training.placeholder
+    suffix = ".bin" if config.no_safe_serialization else ".safetensors"
+    facts = {
+        "base_model": training.models.name,
+        "initializer_token": placeholder.initializer_token or "",
+        "learnable_property": config.learnable_property,
+        "steps": str(step),
+        "seed": str(config.seed),
+    }
+    vectors = training.rows.detach().cpu().numpy()
+    return embedding_files.write(
+        Path(config.output_dir) / (stem + suffix),
+        LearnedEmbedding(placeholder.token, vectors, facts),
+        safe_serialization=not config.no_safe_serialization,
+    )
+
+
+def write_checkpoint(training: Training, step: int) -> None:
+    """Write a checkpoint; when it cannot be written, say so and go on: the rows are still learned."""
+    config = training.config
+    try:
+        checkpoints.save(
+            Path(config.output_dir), capture(training, step), limit=config.checkpoints_total_limit
+        )
+    except CheckpointError as error:
+        logger.warning("%s", error)
+
+
+def validation(training: Training) -> list[Callback]:
+    """Draw --validation_prompt every --validation_steps, with the parts already loaded."""
+    config = training.config
+    if config.validation_prompt is None:
+        return []
+    prompt = config.validation_prompt
+
+    def draw(progress: Progress) -> None:
+        if progress.step % config.validation_steps:
+            return
+        images = inference.generate(
+            training.models,
+            prompt,
+            num_images_per_prompt=config.num_validation_images,
+            seed=config.seed,
+        )
+        alt = f"“{prompt}” drawn {len(images)} times after {progress.step} steps"
+        path = Path(config.output_dir) / f"validation-steps-{progress.step}.png"
+        figures.save(figures.contact_sheet(images), path, alt=alt)
+        log_images(training, images, progress.step)
+
+    return [draw]
+
+
+def log_images(training: Training, images: list[Image.Image], step: int) -> None:
+    """Give validation pictures to the trackers that show pictures."""
+    for tracker in training.accelerator.trackers:
+        if tracker.name in ("tensorboard", "wandb"):
+            tracker.log_images({"validation": np.stack([np.asarray(i) for i in images])}, step)
+
+
+def tracking(training: Training) -> list[Callback]:
+    """Send loss and learning rate of each step to the trackers of --report_to."""
+    if not training.accelerator.trackers:
+        return []
+
+    def log(progress: Progress) -> None:
+        values = {"loss": float(progress.loss), "lr": progress.learning_rate}
+        training.accelerator.log(values, step=progress.step)
+
+    return [log]

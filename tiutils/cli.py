@@ -1,0 +1,226 @@
+"""The command line: `tiutils train | generate | evaluate | doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import sys
+import tomllib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tiutils.config import TrainingConfig
+from tiutils.errors import InputError
+
+EXIT_OK, EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+# Prompts that put the thing where it was never photographed.
+PLACES = ("a {} on the beach", "a {} in the snow", "a {} in the forest", "two {} on grass")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 something given is wrong."""
+    options = build_parser().parse_args(arguments)
+    logging.basicConfig(format="tiutils: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    quiet_libraries()
+    try:
+        return options.run(options)
+    except InputError as error:
+        print(f"tiutils: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their flags."""
+    parser = argparse.ArgumentParser(
+        prog="tiutils", description="Textual Inversion: teach a model a new word."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    train = commands.add_parser("train", help="learn a word from photos")
+    train.add_argument(
+        "--config", metavar="FILE", help="read flags from a TOML or JSON file; flags given here win"
+    )
+    add_training_flags(train)
+    train.set_defaults(run=run_train)
+
+    generate = commands.add_parser("generate", help="draw prompts with learned words")
+    generate.add_argument(
+        "--embedding",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a learned word; may repeat",
+    )
+    generate.add_argument(
+        "--prompt", action="append", required=True, help="what to draw; may repeat"
+    )
+    generate.add_argument("--output_dir", default="pictures", help="folder for the PNG files")
+    add_drawing_flags(generate, num_images=4)
+    generate.set_defaults(run=run_generate)
+
+    evaluate = commands.add_parser(
+        "evaluate", help="photos | before | after, and scores, for a finished run"
+    )
+    evaluate.add_argument("run_dir", help="output folder of `tiutils train`")
+    evaluate.add_argument(
+        "--held_out", metavar="DIR", help="photos to compare with; held_out/ beside the photos"
+    )
+    evaluate.add_argument(
+        "--prompt", action="append", help="prompts with {} for the word; may repeat"
+    )
+    add_drawing_flags(evaluate, num_images=2)
+    evaluate.set_defaults(run=run_evaluate)
+
+    doctor = commands.add_parser("doctor", help="what is installed, what fits, what to change")
+    doctor.set_defaults(run=run_doctor)
+    return parser
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag for each field of TrainingConfig; what is not given stays out of the namespace."""
+    kinds = typing.get_type_hints(TrainingConfig)
+    for field in dataclasses.fields(TrainingConfig):
+        kind = kinds[field.name]
+        if isinstance(kind, types.UnionType):  # `int | None`
+            kind = next(part for part in kind.__args__ if part is not type(None))
+        details: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help_of(field)}
+        if kind is bool:
+            parser.add_argument(f"--{field.name}", action="store_true", **details)
+        else:
+            parser.add_argument(
+                f"--{field.name}", type=kind, choices=field.metadata["choices"], **details
+            )
+
+
+def help_of(field: dataclasses.Field[Any]) -> str:
+    """The field's help with its default."""
+    text = field.metadata["help"].replace("%", "%%")
+    return text if field.default in (None, "", False) else f"{text} (default: {field.default})"
+
+
+def add_drawing_flags(parser: argparse.ArgumentParser, num_images: int) -> None:
+    """Flags that every command which draws has."""
+    parser.add_argument("--pretrained_model_name_or_path", help="model folder or Hub id")
+    parser.add_argument(
+        "--num_images", type=int, default=num_images, help="pictures of each prompt (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture (%(default)s)")
+    parser.add_argument(
+        "--num_inference_steps", type=int, default=25, help="steps of the sampler (%(default)s)"
+    )
+    parser.add_argument(
+        "--guidance_scale",
+        type=float,
+        default=7.5,
+        help="how closely to follow the prompt (%(default)s)",
+    )
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """Flags from a TOML or JSON file, by name, with or without dashes in front.
+
+    A `run.json` of an earlier run will do: its flags are taken.
+
+    Raises:
+        InputError: it cannot be read, or holds something that is no flag.
+    """
+    try:
+        text = Path(path).read_text()
+        values = json.loads(text) if path.endswith(".json") else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--config {path} cannot be read ({error}); it must be TOML or JSON"
+        ) from error
+    values = values.get("flags", values) if isinstance(values, dict) else {}
+    known = {field.name for field in dataclasses.fields(TrainingConfig)}
+    unknown = [name for name in values if name.lstrip("-") not in known]
+    if unknown:
+        raise InputError(
+            f"--config {path} holds {unknown[0]!r}, which is no flag; see `tiutils train --help`"
+        )
+    return {name.lstrip("-"): value for name, value in values.items()}
+
+
+def training_config(options: argparse.Namespace) -> TrainingConfig:
+    """The file's flags, then the command line's."""
+    values = read_config_file(options.config) if options.config else {}
+    known = {field.name for field in dataclasses.fields(TrainingConfig)}
+    values |= {name: value for name, value in vars(options).items() if name in known}
+    return TrainingConfig(**values)
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """`tiutils train`."""
+    from tiutils import run
+
+    result = run.train(training_config(options))
+    if not result.is_main_process:
+        return EXIT_OK
+    print(f"{result.placeholder.token} after {result.steps} steps: {result.embedding_path}")
+    if result.stopped is None:
+        return EXIT_OK
+    print(f"tiutils: {result.stopped}", file=sys.stderr)
+    return EXIT_FAILED if result.diverged else EXIT_INTERRUPTED
+
+
+def run_generate(options: argparse.Namespace) -> int:
+    """`tiutils generate`."""
+    from tiutils import figures, inference, models
+
+    parts = models.load(options.pretrained_model_name_or_path, device=models.best_device())
+    for path in options.embedding:
+        inference.load_embedding(parts, path)
+    images = inference.generate(parts, options.prompt, **drawing(options))
+    for number, image in enumerate(images):
+        prompt = options.prompt[number // options.num_images]
+        path = Path(options.output_dir) / f"{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(figures.save(image, path, alt=prompt), prompt)
+    return EXIT_OK
+
+
+def drawing(options: argparse.Namespace) -> dict[str, Any]:
+    """The flags of `add_drawing_flags` as arguments of `inference.generate`."""
+    return {
+        "num_images_per_prompt": options.num_images,
+        "seed": options.seed,
+        "num_inference_steps": options.num_inference_steps,
+        "guidance_scale": options.guidance_scale,
+    }
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """`tiutils evaluate`."""
+    from tiutils import report
+
+    report.evaluate_run(
+        options.run_dir,
+        held_out=options.held_out,
+        prompts=options.prompt or PLACES,
+        model=options.pretrained_model_name_or_path,
+        **drawing(options),
+    )
+    return EXIT_OK
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """`tiutils doctor`."""
+    from tiutils import doctor
+
+    return doctor.main()
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to our own lines: other libraries' hints are not for the reader."""
+    for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(variable, "error")
+    for name in ("accelerate", "bitsandbytes", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,246 @@
+"""All settings of a training run: one dataclass, whose fields are the command line's flags.
+
+Names and meanings are those of diffusers' `textual_inversion.py`, so that a command from any tutorial works with the
+program's name changed. A default that differs from that script's says so in its help.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tiutils.errors import InputError
+
+LR_SCHEDULERS = (
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+)
+
+
+def option(
+    default: Any, text: str, *, choices: tuple[str, ...] | None = None, script: Any = None
+) -> Any:
+    """A field with its help; `script` is the diffusers script's default where ours is another."""
+    if script is not None:
+        text += f" [differs from the diffusers script, where it is {script}]"
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of a run; see `tiutils train --help` for each."""
+
+    # what is taught, and to which model
+    train_data_dir: str = option("", "folder with 3 to 5 photos, or the id of a dataset on the Hub")
+    placeholder_token: str = option("", "the new word, such as '<wood-toy>'; lower case is safest")
+    initializer_token: str = option("", "a known word to start from, such as 'toy'; one token")
+    learnable_property: str = option("object", "what the photos show", choices=("object", "style"))
+    num_vectors: int = option(1, "rows of the embedding table that the word gets")
+    pretrained_model_name_or_path: str | None = option(
+        None,
+        "model folder or Hub id; Stable Diffusion 1.5 where there is a GPU and the Hub, else the bundled model",
+        script="required",
+    )
+    revision: str | None = option(None, "branch, tag or commit of the model on the Hub")
+    variant: str | None = option(None, "variant of the weight files, such as fp16")
+    tokenizer_name: str | None = option(None, "a tokenizer other than the model's own")
+
+    # photos
+    resolution: int | None = option(
+        None, "side of the training pictures in pixels; the model's own", script=512
+    )
+    center_crop: bool = option(
+        False,
+        "use only the central square of a photo; else three squares along it [the script squashes photos instead]",
+    )
+    repeats: int = option(
+        100, "how often an epoch repeats the photos; counts only with --num_train_epochs"
+    )
+
+    # how long and how fast
+    num_train_epochs: int | None = option(
+        None, "length in epochs; used when --max_train_steps is not given", script="100, never used"
+    )
+    max_train_steps: int | None = option(
+        None, "length in optimizer steps; 500 if no epochs are given", script=5000
+    )
+    train_batch_size: int = option(4, "samples of one forward pass, per process", script=16)
+    gradient_accumulation_steps: int = option(1, "forward passes in one optimizer step")
+    learning_rate: float = option(5e-3, "of AdamW", script=1e-4)
+    scale_lr: bool = option(
+        False, "multiply the learning rate by batch size × accumulation × processes"
+    )
+    lr_scheduler: str = option(
+        "constant", "the learning rate over the steps", choices=LR_SCHEDULERS
+    )
+    lr_warmup_steps: int = option(500, "steps of linear warm-up; no effect with 'constant'")
+    lr_num_cycles: int = option(1, "cycles of cosine_with_restarts")
+    adam_beta1: float = option(0.9, "decay of AdamW's first moment")
+    adam_beta2: float = option(0.999, "decay of AdamW's second moment")
+    adam_weight_decay: float = option(1e-2, "decoupled weight decay")
+    adam_epsilon: float = option(1e-8, "AdamW's epsilon")
+    use_8bit_adam: bool = option(
+        False, "AdamW with 8-bit states, from bitsandbytes; acts on 4096 values and more"
+    )
+
+    # device
+    mixed_precision: str = option(
+        "no", "number format of the frozen parts", choices=("no", "fp16", "bf16")
+    )
+    gradient_checkpointing: bool = option(
+        False, "recompute activations in the backward pass: less memory, more time"
+    )
+    enable_xformers_memory_efficient_attention: bool = option(
+        False, "xFormers' attention instead of PyTorch's own"
+    )
+    allow_tf32: bool = option(False, "TF32 matrix products on Ampere GPUs and later")
+    deterministic: bool = option(
+        False, "bit-exact repetition on a GPU, slower; a CPU always repeats exactly"
+    )
+    dataloader_num_workers: int = option(
+        0, "cannot act: photos are encoded once, nothing is loaded during training"
+    )
+
+    # what is written
+    output_dir: str = option("text-inversion-model", "folder for all that the run writes")
+    seed: int = option(0, "of every random draw", script="none: another one each time")
+    save_steps: int = option(500, "write learned_embeds-steps-N.safetensors every N steps")
+    checkpointing_steps: int = option(
+        500, "write checkpoint-N/ every N steps, for --resume_from_checkpoint"
+    )
+    checkpoints_total_limit: int | None = option(None, "keep only so many checkpoints, the newest")
+    resume_from_checkpoint: str | None = option(
+        None, "path of a checkpoint, or 'latest' of the output folder"
+    )
+    save_as_full_pipeline: bool = option(False, "also write the whole model with the word in it")
+    no_safe_serialization: bool = option(
+        False, "write the learned rows as PyTorch .bin instead of .safetensors"
+    )
+    validation_prompt: str | None = option(
+        None, "draw this prompt during training; it should hold the new word"
+    )
+    num_validation_images: int = option(4, "pictures of each validation")
+    validation_steps: int = option(100, "draw every N steps")
+    report_to: str | None = option(
+        None,
+        "log to 'tensorboard', 'wandb', 'comet_ml' or 'all', where installed",
+        script="tensorboard",
+    )
+    logging_dir: str = option("logs", "folder of the logs inside --output_dir")
+    push_to_hub: bool = option(
+        False, "publish the learned word on the Hub when done; never by default"
+    )
+    hub_model_id: str | None = option(
+        None, "repository on the Hub; the output folder's name by default"
+    )
+    hub_token: str | None = option(
+        None, "access token of the Hub; that of `hf auth login` by default"
+    )
+
+    @property
+    def samples_per_process(self) -> int:
+        """Samples that one process contributes to an optimizer step."""
+        return self.train_batch_size * self.gradient_accumulation_steps
+
+    def total_steps(self, num_photos: int, num_processes: int = 1) -> int:
+        """Length of the run in optimizer steps: as given, or from epochs as the diffusers script counts them."""
+        if self.max_train_steps is not None:
+            return self.max_train_steps
+        if self.num_train_epochs is None:
+            return 500
+        batches = math.ceil(
+            math.ceil(num_photos * self.repeats / self.train_batch_size) / num_processes
+        )
+        return self.num_train_epochs * math.ceil(batches / self.gradient_accumulation_steps)
+
+    def peak_learning_rate(self, num_processes: int = 1) -> float:
+        """The learning rate after --scale_lr, before the schedule."""
+        return self.learning_rate * (
+            self.samples_per_process * num_processes if self.scale_lr else 1
+        )
+
+
+def learning_rate_at(
+    config: TrainingConfig, step: int, total_steps: int, num_processes: int = 1
+) -> float:
+    """The learning rate of a step, counted from 0: the six schedules of diffusers as functions of the step.
+
+    A function has no state that a resume could get wrong, or that could step once too often.
+    """
+    peak = config.peak_learning_rate(num_processes)
+    warmup, name = config.lr_warmup_steps, config.lr_scheduler
+    if name == "constant":
+        return peak
+    if step < warmup:
+        return peak * step / max(1, warmup)
+    if name == "constant_with_warmup":
+        return peak
+    if name == "linear":
+        return peak * max(0.0, (total_steps - step) / max(1, total_steps - warmup))
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    if name == "cosine":
+        return peak * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+    if name == "cosine_with_restarts":
+        cycle = (config.lr_num_cycles * progress) % 1.0
+        return 0.0 if progress >= 1.0 else peak * max(0.0, 0.5 * (1.0 + math.cos(math.pi * cycle)))
+    lowest = 1e-7  # where diffusers' polynomial schedule ends; its power is 1
+    return lowest if step > total_steps else lowest + (peak - lowest) * (1 - progress)
+
+
+def check(config: TrainingConfig) -> None:
+    """Refuse settings that cannot work, before anything is loaded.
+
+    Raises:
+        InputError: names the flag, what was given and what is allowed.
+    """
+    for name in ("train_data_dir", "placeholder_token", "initializer_token"):
+        if not getattr(config, name):
+            example = TrainingConfig.__dataclass_fields__[name].metadata["help"]
+            raise InputError(f"--{name} is missing: {example}")
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        choices = field.metadata["choices"]
+        if choices and value not in choices:
+            raise InputError(f"--{field.name} is {value!r}; it must be one of {', '.join(choices)}")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            _check_number(field.name, value)
+    if config.use_8bit_adam and importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            "--use_8bit_adam needs bitsandbytes: pip install bitsandbytes, or leave the flag out"
+        )
+    if (
+        config.enable_xformers_memory_efficient_attention
+        and importlib.util.find_spec("xformers") is None
+    ):
+        raise InputError(
+            "--enable_xformers_memory_efficient_attention needs xformers: pip install xformers, or leave the flag out: "
+            "PyTorch's own attention is as lean"
+        )
+
+
+MAY_BE_ZERO = {
+    "learning_rate",
+    "lr_warmup_steps",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_weight_decay",
+    "seed",
+}
+MAY_BE_ZERO |= {"dataloader_num_workers"}
+BELOW_ONE = {"adam_beta1", "adam_beta2"}
+
+
+def _check_number(name: str, value: float) -> None:
+    allowed = "at least 0" if name in MAY_BE_ZERO else "above 0"
+    if name in BELOW_ONE:
+        allowed += " and below 1"
+    in_range = value >= 0 if name in MAY_BE_ZERO else value > 0
+    if not (math.isfinite(value) and in_range and (name not in BELOW_ONE or value < 1)):
+        raise InputError(f"--{name} is {value}; it must be {allowed}")

@@ -1,0 +1,133 @@
+"""What is learned from, and the loss: frozen work done once, then the U-Net asked to name the noise.
+
+Photos pass through the VAE once per view and keep their moments (mean and standard deviation), so that each step still
+draws a fresh latent sample, while the VAE can leave the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tiutils import concept as concepts
+from tiutils.batches import BatchPlan, batch_at
+from tiutils.concept import Concept
+from tiutils.errors import InputError
+from tiutils.models import Models
+from tiutils.tokens import tokenize
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run trains on, all of it on the device, made once.
+
+    Attributes:
+        mean: `(views, channels, height, width)` float32, the VAE's mean of each view's latents, scaled.
+        std: the same shape, their standard deviation; a step draws `mean + std * noise`.
+        prompt_ids: `(prompts, tokens)` int64, the prompt templates with the new word in them.
+        plan: how batches are drawn from these.
+    """
+
+    mean: Tensor
+    std: Tensor
+    prompt_ids: Tensor
+    plan: BatchPlan
+
+
+@torch.no_grad()
+def encode_views(
+    models: Models, concept: Concept, views: Sequence[concepts.View], resolution: int
+) -> tuple[Tensor, Tensor]:
+    """Pass each view of each photo through the VAE once and keep its moments.
+
+    Returns:
+        mean and standard deviation of the latents, float32 `(views, channels, height, width)`, on the model's device,
+        multiplied by the VAE's scaling factor (Rombach et al. 2022, section D.1: latents of unit variance).
+    """
+    device, scale = models.vae.device, models.vae.config.scaling_factor
+    moments = []
+    for view in views:
+        pixels = torch.from_numpy(concepts.render_view(concept, view, resolution))[None]
+        latents = models.vae.encode(pixels.to(device, models.vae.dtype)).latent_dist
+        moments.append((latents.mean.float() * scale, latents.std.float() * scale))
+    means, stds = zip(*moments, strict=True)
+    return torch.cat(means).to(models.device), torch.cat(stds).to(models.device)
+
+
+def prepare_material(
+    models: Models,
+    concept: Concept,
+    word: str,
+    *,
+    learnable_property: str = "object",
+    resolution: int | None = None,
+    center_crop: bool = False,
+    seed: int = 0,
+    batch_size: int = 4,
+) -> Material:
+    """Encode the photos and tokenize the prompt templates with `word` in them (any word, learned or not)."""
+    resolution = resolution or models.resolution
+    views = concepts.views(concept, center_crop=center_crop)
+    mean, std = encode_views(models, concept, views, resolution)
+    prompts = [t.format(word) for t in concepts.templates(learnable_property)]
+    prompt_ids = tokenize(models.tokenizer, prompts).to(models.device)
+    photo_of_view = np.array([view.photo for view in views])
+    plan = BatchPlan(
+        seed=seed,
+        batch_size=batch_size,
+        views_per_photo=tuple(np.bincount(photo_of_view, minlength=len(concept.photos)).tolist()),
+        num_prompts=len(prompts),
+        latent_shape=models.latent_shape(resolution),
+        num_train_timesteps=models.noise_scheduler.config.num_train_timesteps,
+    )
+    return Material(mean, std, prompt_ids, plan)
+
+
+def diffusion_loss(
+    models: Models, latents: Tensor, noise: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor
+) -> Tensor:
+    """How badly the U-Net predicts the noise it was given: float32 `(batch,)`, a loss for each sample.
+
+    Eq. 2 of Gal et al. 2022, arXiv 2208.01618: the mean over pixels of (ε − ε_θ(z_t, t, c(y)))², or of the velocity
+    where the model predicts that (Salimans & Ho 2022, arXiv 2202.00512, section 4).
+
+    Args:
+        models: the frozen parts.
+        latents: `(batch, channels, height, width)` float32, scaled.
+        noise: the same shape.
+        timesteps: `(batch,)` int64.
+        encoder_hidden_states: `(batch, tokens, hidden)`, what the text encoder made of the prompts.
+    """
+    scheduler = models.noise_scheduler
+    noisy_latents = scheduler.add_noise(latents, noise, timesteps)
+    if scheduler.config.prediction_type == "epsilon":
+        target = noise
+    elif scheduler.config.prediction_type == "v_prediction":
+        target = scheduler.get_velocity(latents, noise, timesteps)
+    else:
+        raise InputError(
+            f"{models.name} predicts {scheduler.config.prediction_type!r}; "
+            f"only 'epsilon' and 'v_prediction' models can be taught"
+        )
+    dtype = models.unet.dtype
+    prediction = models.unet(
+        noisy_latents.to(dtype), timesteps, encoder_hidden_states.to(dtype)
+    ).sample
+    return F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
+
+
+def losses_at(models: Models, material: Material, step: int, start: int, stop: int) -> Tensor:
+    """The loss of samples `start` to `stop` of a step's batch: float32 `(stop - start,)`."""
+    batch = batch_at(material.plan, step, start, stop)
+    arrays = (batch.views, batch.prompts, batch.timesteps, batch.latent_noise, batch.noise)
+    views, prompts, timesteps, latent_noise, noise = (
+        torch.from_numpy(a).to(models.device) for a in arrays
+    )
+    latents = material.mean[views] + material.std[views] * latent_noise
+    encoder_hidden_states = models.text_encoder(material.prompt_ids[prompts])[0]
+    return diffusion_loss(models, latents, noise, timesteps, encoder_hidden_states)

@@ -1,0 +1,259 @@
+"""The training step and the loop: noise in, one gradient to a few rows, repeat.
+
+A step is a pure function of the seed, the step's number and the run state (rows, optimizer, loss scaler). What watches
+a run is a callback that the caller gives; nothing here draws, prints or uploads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from tiutils.checkpoints import RunState
+from tiutils.concept import Concept
+from tiutils.config import TrainingConfig, learning_rate_at
+from tiutils.diffusion import Material, losses_at, prepare_material
+from tiutils.errors import InputError
+from tiutils.models import Models
+from tiutils.tokens import Placeholder, rows_of
+
+
+@dataclass
+class Training:
+    """Everything a step needs; see `prepare`."""
+
+    models: Models
+    placeholder: Placeholder
+    material: Material
+    config: TrainingConfig
+    accelerator: Accelerator
+    rows: nn.Parameter
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    total_steps: int
+
+
+@dataclass
+class Progress:
+    """What a callback sees after each step.
+
+    Attributes:
+        step: steps done, from 1.
+        loss: mean loss of the step, a scalar tensor on the device; reading it waits for the device.
+        learning_rate: the one used in this step.
+        training: all parts, the rows among them.
+    """
+
+    step: int
+    loss: Tensor
+    learning_rate: float
+    training: Training
+
+
+Callback = Callable[[Progress], bool | None]  # true: stop after this step, keeping what was learned
+
+
+@dataclass
+class LoopResult:
+    """How a loop ended.
+
+    Attributes:
+        losses: one for each step done.
+        step: steps done in all, those before a resume among them.
+        stopped: why it ended before its time; None if it did not.
+        diverged: the loss was not finite; the rows are the last good ones, the optimizer is not.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    step: int = 0
+    stopped: str | None = None
+    diverged: bool = False
+
+
+def prepare(
+    models: Models,
+    placeholder: Placeholder,
+    concept: Concept,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+    scaler: torch.amp.GradScaler | None = None,
+) -> Training:
+    """Bring together what the steps need: material, rows, optimizer, loss scaler, and the switches for memory."""
+    material = prepare_material(
+        models,
+        concept,
+        placeholder.token,
+        learnable_property=config.learnable_property,
+        resolution=config.resolution,
+        center_crop=config.center_crop,
+        seed=config.seed,
+        batch_size=config.samples_per_process * accelerator.num_processes,
+    )
+    if config.enable_xformers_memory_efficient_attention:
+        models.unet.enable_xformers_memory_efficient_attention()
+    if config.gradient_checkpointing:
+        models.unet.enable_gradient_checkpointing()
+        encoder = models.text_encoder
+        recompute = getattr(encoder, "activation_checkpointing_enable", None)  # its name in newer versions
+        (recompute or encoder.gradient_checkpointing_enable)({"use_reentrant": False})
+        encoder.train()  # transformers recomputes only in training mode; CLIP has no dropout
+    rows = rows_of(models, placeholder)
+    if scaler is None:
+        scaler = torch.amp.GradScaler(models.device.type, enabled=config.mixed_precision == "fp16")
+    return Training(
+        models,
+        placeholder,
+        material,
+        config,
+        accelerator,
+        rows,
+        make_optimizer(rows, config),
+        scaler,
+        config.total_steps(len(concept.photos), accelerator.num_processes),
+    )
+
+
+def make_optimizer(rows: nn.Parameter, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW over the rows and nothing else; its learning rate is set anew in each step."""
+    settings: dict[str, Any] = {
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "weight_decay": config.adam_weight_decay,
+        "eps": config.adam_epsilon,
+    }
+    if config.use_8bit_adam:
+        import bitsandbytes
+
+        return bitsandbytes.optim.AdamW8bit([rows], lr=config.learning_rate, **settings)
+    return torch.optim.AdamW([rows], lr=config.learning_rate, **settings)
+
+
+def training_step(training: Training, step: int) -> Tensor:
+    """One optimizer step on the batch of `step`; returns its mean loss, a scalar on the device.
+
+    Each process takes its share of the batch in micro-batches, adds up gradients, and shares the sum with the others:
+    a tensor of `num_vectors × hidden` numbers.
+    """
+    config, accelerator, rows = training.config, training.accelerator, training.rows
+    share = config.samples_per_process
+    first = accelerator.process_index * share
+    loss = torch.zeros((), device=rows.device)
+    for start in range(first, first + share, config.train_batch_size):
+        with accelerator.autocast():
+            losses = losses_at(
+                training.models, training.material, step, start, start + config.train_batch_size
+            )
+        micro_loss = losses.sum() / share
+        training.scaler.scale(micro_loss).backward()
+        loss += micro_loss.detach()
+    if accelerator.num_processes > 1:
+        shared = accelerator.reduce(torch.cat([rows.grad.flatten(), loss[None]]), reduction="mean")
+        rows.grad.copy_(shared[:-1].view_as(rows))
+        loss = shared[-1]
+    for group in training.optimizer.param_groups:
+        group["lr"] = learning_rate_at(
+            config, step, training.total_steps, accelerator.num_processes
+        )
+    training.scaler.step(training.optimizer)
+    training.scaler.update()
+    training.optimizer.zero_grad()
+    return loss
+
+
+def train_rows(
+    training: Training, start: int = 0, callbacks: Sequence[Callback] = ()
+) -> LoopResult:
+    """The loop: steps `start` to the end, callbacks after each; a non-finite loss ends it with the last good rows."""
+    result = LoopResult(step=start)
+    rows, on_cpu = training.rows, training.rows.device.type == "cpu"
+    losses: list[Tensor] = []
+    good_rows, good_step = rows.detach().clone(), start
+    for step in range(start, training.total_steps):
+        losses.append(training_step(training, step))
+        # reading a loss waits for the device, so that a GPU is asked only now and then
+        if on_cpu or (step + 1) % 10 == 0 or step + 1 == training.total_steps:
+            if not (torch.stack(losses[-10:]).isfinite().all() and rows.isfinite().all()):
+                rows.data.copy_(good_rows)
+                result.diverged = True
+                result.stopped = (
+                    f"the loss was not finite at step {step + 1}; the rows of step {good_step} are "
+                    f"kept; a lower --learning_rate helps"
+                )
+                break
+            good_rows.copy_(rows.detach())
+            good_step = step + 1
+        result.step = step + 1
+        lr = training.optimizer.param_groups[0]["lr"]
+        progress = Progress(result.step, losses[-1], lr, training)
+        wishes = [callback(progress) for callback in callbacks]
+        if _agreed(training.accelerator, any(wishes)):
+            result.stopped = "stopped by request"
+            break
+    result.losses = torch.stack(losses).tolist() if losses else []
+    return result
+
+
+def _agreed(accelerator: Accelerator, wish: bool) -> bool:
+    """Whether any process wishes to stop: they must all stop after the same step."""
+    if accelerator.num_processes == 1:
+        return wish
+    return bool(
+        accelerator.reduce(torch.tensor(float(wish), device=accelerator.device), reduction="sum")
+        > 0
+    )
+
+
+def capture(training: Training, step: int) -> RunState:
+    """The run state after `step` steps: all that the next step depends on, beside seed and step."""
+    tensors = {"rows": training.rows.detach().cpu().numpy()}
+    numbers: dict[str, Any] = {}
+    for name, value in training.optimizer.state[training.rows].items():
+        if isinstance(value, Tensor):
+            tensors[f"optimizer.{name}"] = value.cpu().numpy()
+        else:
+            numbers[name] = value
+    scalars = {
+        "placeholder_token": training.placeholder.token,
+        "model": training.models.name,
+        "optimizer": type(training.optimizer).__name__,
+        "optimizer_numbers": numbers,
+        "scaler": training.scaler.state_dict(),
+        "seed": training.config.seed,
+        "batch_size": training.material.plan.batch_size,
+    }
+    return RunState(step, tensors, scalars)
+
+
+def restore(training: Training, state: RunState) -> None:
+    """Go back to a run state.
+
+    Raises:
+        InputError: it belongs to another word, another width or another optimizer.
+    """
+    expected = {
+        "placeholder_token": training.placeholder.token,
+        "optimizer": type(training.optimizer).__name__,
+        "rows of shape": tuple(training.rows.shape),
+    }
+    found = {**state.scalars, "rows of shape": tuple(state.tensors["rows"].shape)}
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise InputError(
+                f"the checkpoint of step {state.step} has {name} {found.get(name)!r}, this run {value!r}; "
+                f"use the flags the run was begun with, or another --output_dir"
+            )
+    training.rows.data.copy_(torch.from_numpy(state.tensors["rows"].copy()))
+    optimizer_state: dict[str, Any] = dict(state.scalars["optimizer_numbers"])
+    for name, array in state.tensors.items():
+        if name.startswith("optimizer."):
+            # AdamW keeps its step count on the CPU, everything else lies beside the rows
+            device = "cpu" if array.ndim == 0 else training.rows.device
+            optimizer_state[name.removeprefix("optimizer.")] = torch.from_numpy(array.copy()).to(
+                device
+            )
+    training.optimizer.state[training.rows] = optimizer_state
+    training.scaler.load_state_dict(state.scalars["scaler"])
