@@ -10,7 +10,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the Hub
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small are slower on several threads
 
-from small_model import draw_photo, save_small_model  # noqa: E402
+from small_model import draw_photo, save_small_model
 
 
 @pytest.fixture(scope="session")

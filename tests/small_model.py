@@ -14,7 +14,9 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNe
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-WORDS = "a an the of photo rendering cropped clean dirty dark my cool bright good one nice small large weird toy cat dog horse red in on sand snow".split()
+TEXT = """a an the of photo rendering cropped clean dirty dark my cool bright good one nice small
+large weird toy cat dog horse red in on sand snow"""
+WORDS = TEXT.split()
 
 
 def save_tokenizer_files(folder: Path) -> Path:
@@ -60,7 +62,8 @@ def save_small_model(folder: Path, *, prediction_type: str = "epsilon", hidden: 
         )
     )  # fmt: skip
     vae = AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4, norm_num_groups=4, sample_size=32, layers_per_block=1,
     )  # fmt: skip
     unet = UNet2DConditionModel(

@@ -1,10 +1,11 @@
 """Everything random in a training step, as a pure function of (seed, step, sample).
 
-`batch_at(plan, step)` needs no generator that was advanced by the steps before, so a run can be resumed at any step, cut
-into micro-batches in any way, or spread over processes, and still trains on the same numbers; PyTorch and JAX see the
-same batch. The random bits are counter-based: raw Philox4x64-10 words (Salmon et al. 2011, "Parallel random numbers: as
-easy as 1, 2, 3"), keyed by seed and step, counted by sample and purpose. The way from bits to uniforms and normals is
-our own, because NumPy promises its bit generators' streams and not its distributions'.
+`batch_at(plan, step)` needs no generator that was advanced by the steps before, so a run can be
+resumed at any step, cut into micro-batches in any way, or spread over processes, and still trains
+on the same numbers; PyTorch and JAX see the same batch. The random bits are counter-based: raw
+Philox4x64-10 words (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), keyed by
+seed and step, counted by sample and purpose. The way from bits to uniforms and normals is our own,
+because NumPy promises its bit generators' streams and not its distributions'.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ def stop_on_signal() -> Iterator[Callback]:
     try:
         yield lambda progress: asked.is_set()
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
 
 
 def saving(config: TrainingConfig) -> Callback:

@@ -225,7 +225,7 @@ def expand_prompt(tokenizer: CLIPTokenizer, prompt: str) -> str:
     """Write each learned word of several vectors out: `a <toy>` becomes `a <toy> <toy>_1`."""
     added = tokenizer.get_added_vocab()
     for token in added:
-        tail = []
+        tail: list[str] = []
         while (next_token := f"{token}_{len(tail) + 1}") in added:
             tail.append(next_token)
         if tail:  # not before its own tail, and not inside `<toy>_1`

@@ -99,7 +99,9 @@ def prepare(
     if config.gradient_checkpointing:
         models.unet.enable_gradient_checkpointing()
         encoder = models.text_encoder
-        recompute = getattr(encoder, "activation_checkpointing_enable", None)  # its name in newer versions
+        recompute = getattr(
+            encoder, "activation_checkpointing_enable", None
+        )  # its name in newer versions
         (recompute or encoder.gradient_checkpointing_enable)({"use_reentrant": False})
         encoder.train()  # transformers recomputes only in training mode; CLIP has no dropout
     rows = rows_of(models, placeholder)
@@ -150,7 +152,7 @@ def training_step(training: Training, step: int) -> Tensor:
         micro_loss = losses.sum() / share
         training.scaler.scale(micro_loss).backward()
         loss += micro_loss.detach()
-    if accelerator.num_processes > 1:
+    if accelerator.num_processes > 1 and rows.grad is not None:
         shared = accelerator.reduce(torch.cat([rows.grad.flatten(), loss[None]]), reduction="mean")
         rows.grad.copy_(shared[:-1].view_as(rows))
         loss = shared[-1]
