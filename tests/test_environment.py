@@ -1,0 +1,132 @@
+"""pyproject.toml, constraints.txt, environment.yml and the overlays say the same thing."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from overlays import VARIABLES, run_under
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# Colab's images of August 2026; the older of GPU and TPU where they differ.
+COLAB = {
+    "accelerate": "1.14.0", "diffusers": "0.39.0", "ipywidgets": "7.7.1", "numpy": "2.1.3",
+    "pillow": "11.3.0", "torch": "2.9.0", "transformers": "5.15.0",
+}  # fmt: skip
+
+
+def by_name(requirements: list[str]) -> dict[str, SpecifierSet]:
+    """Version ranges by normalized package name; no package may be named twice."""
+    parsed = [Requirement(line) for line in requirements]
+    ranges = {canonicalize_name(one.name): one.specifier for one in parsed}
+    assert len(ranges) == len(parsed), "a package is named twice"
+    return ranges
+
+
+def pins(path: Path) -> dict[str, Version]:
+    """Exact versions by normalized name from a file of `name==version` lines."""
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    found = {}
+    for name, specifiers in by_name(lines).items():
+        (specifier,) = specifiers
+        assert specifier.operator == "==" and "*" not in specifier.version, f"{name}{specifiers}"
+        found[name] = Version(specifier.version)
+    return found
+
+
+REQUIRED = by_name(PROJECT["dependencies"])
+EXTRA = by_name([line for lines in PROJECT["optional-dependencies"].values() for line in lines])
+ALL = REQUIRED | EXTRA
+PINS = pins(ROOT / "constraints.txt")
+
+
+def test_no_package_is_both_required_and_extra():
+    assert not REQUIRED.keys() & EXTRA.keys()
+
+
+def test_each_requirement_is_pinned_within_its_range():
+    assert {name for name in ALL if name not in PINS} == set()
+    outside = {n: str(PINS[n]) for n, allowed in ALL.items() if not allowed.contains(PINS[n])}
+    assert outside == {}
+
+
+def test_torch_is_pinned_without_a_build():
+    assert str(PINS["torch"]) == "2.13.0"  # "+cpu" could be installed on no other machine
+
+
+def test_floors_have_no_ceiling():
+    """Exact pins and upper bounds are what made other courses impossible to install on Colab."""
+    operators = {specifier.operator for allowed in ALL.values() for specifier in allowed}
+    assert operators <= {">=", "!="}
+
+
+@pytest.mark.parametrize("name", COLAB)
+def test_colab_needs_no_replacement(name):
+    assert REQUIRED[name].contains(COLAB[name])
+
+
+def test_environment_yml_says_the_same():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip_itself, below = environment["dependencies"]
+    assert pip_itself == "pip"
+    assert SpecifierSet(PROJECT["requires-python"]).contains(python.removeprefix("python="))
+    options = [line for line in below["pip"] if line.startswith("-")]
+    assert options == ["--constraint constraints.txt", "--editable ."]
+    assert by_name([line for line in below["pip"] if line not in options]) == ALL
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_overlays_keep_within_the_floors(name):
+    for package, version in pins(ROOT / "tests" / "versions" / f"{name}.txt").items():
+        assert ALL.get(package, SpecifierSet()).contains(version), f"{package}=={version}"
+
+
+@pytest.mark.skipif(
+    not Path(sys.prefix, "installed").is_file() or "PYTHONPATH" in os.environ,
+    reason="only where make has installed the pins, with nothing laid over them",
+)
+def test_what_is_installed_is_what_is_pinned():
+    """`.venv/` has not drifted; other packages may lie beside the pinned ones."""
+    installed = {
+        name: Version(Version(metadata.version(name)).public) for name in ALL if name in PINS
+    }
+    assert installed == {name: PINS[name] for name in installed}
+
+
+def test_modules_import_only_declared_packages():
+    """An import that pyproject.toml does not know works here by luck and fails elsewhere."""
+    known = ALL.keys() | {"tiutils", "xformers", "pil", "yaml", "jax"}
+    imported = set()
+    for path in (ROOT / "tiutils").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(str(node.module).split(".")[0])
+    ours = {canonicalize_name(name) for name in imported - set(sys.stdlib_module_names)}
+    assert ours - known == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIABLES)
+def test_overlay_imports_with_its_own_versions(name):
+    wanted = pins(ROOT / "tests" / "versions" / f"{name}.txt")
+    code = (
+        "import importlib, sys, tiutils.models\n"
+        "for name in sys.argv[1:]: print(importlib.import_module(name).__version__)"
+    )
+    modules = [package.replace("-", "_") for package in wanted]
+    printed = run_under(name, code, *modules).split()
+    assert [Version(version) for version in printed] == list(wanted.values())
