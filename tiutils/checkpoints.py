@@ -87,7 +87,7 @@ def load(path: str | Path) -> RunState:
         CheckpointError: it is missing, cut short, altered, or of another format version.
     """
     file = Path(path) / STATE_FILE
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise CheckpointError(
             f"no checkpoint at {str(path)!r}: expected a folder with {STATE_FILE}"
         )
@@ -95,11 +95,11 @@ def load(path: str | Path) -> RunState:
         with safetensors.safe_open(file, framework="np") as content:
             metadata = content.metadata() or {}
             version = metadata.get("tiutils_checkpoint")
-            tensors = {name: content.get_tensor(name) for name in list(content.keys())}
-        if version == FORMAT_VERSION:
-            if metadata["sha256"] != _digest(metadata["step"], metadata["scalars"], tensors):
-                raise ValueError("its checksum differs")
-            return RunState(int(metadata["step"]), tensors, json.loads(metadata["scalars"]))
+            if version == FORMAT_VERSION:
+                tensors = {name: content.get_tensor(name) for name in list(content.keys())}
+                if metadata["sha256"] != _digest(metadata["step"], metadata["scalars"], tensors):
+                    raise ValueError("its checksum differs")
+                return RunState(int(metadata["step"]), tensors, json.loads(metadata["scalars"]))
     except Exception as error:  # damage shows as whatever the parser trips over first
         raise CheckpointError(
             f"{str(path)!r} is damaged or cut short ({error}): resume from another checkpoint"
@@ -113,14 +113,16 @@ def load(path: str | Path) -> RunState:
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
     """The folders named `checkpoint-<step>`, newest (highest step) first, whole or damaged."""
     output_dir = Path(output_dir)
-    if not output_dir.is_dir():
+    try:
+        names = os.listdir(output_dir)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    steps = [
-        int(match[1])
-        for path in output_dir.iterdir()
-        if (match := re.fullmatch(r"checkpoint-(0|[1-9][0-9]{0,17})", path.name)) and path.is_dir()
-    ]
-    return [output_dir / f"checkpoint-{step}" for step in sorted(steps, reverse=True)]
+    except OSError as error:
+        raise CheckpointError(f"cannot read {str(output_dir)!r} ({error.strerror})") from None
+    matches = [re.fullmatch(r"checkpoint-(0|[1-9][0-9]{0,17})", name) for name in names]
+    steps = sorted((int(match[1]) for match in matches if match), reverse=True)
+    paths = [output_dir / f"checkpoint-{step}" for step in steps]
+    return [path for path in paths if os.path.isdir(path)]
 
 
 def load_latest(output_dir: str | Path) -> RunState | None:

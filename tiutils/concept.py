@@ -177,7 +177,17 @@ def _open_photo(path: Path) -> Image.Image:
         with Image.open(path, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:  # only the header has been read so far
                 raise Image.DecompressionBombError
-            return _shrink(_to_rgb(ImageOps.exif_transpose(image)))
+            return _shrink(_to_rgb(_upright(image)))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (
+        Exception
+    ):  # a damaged tag does not spoil the pixels; if they are damaged, `load` says so
+        image.load()
+        return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

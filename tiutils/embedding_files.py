@@ -13,6 +13,7 @@ import logging
 import os
 import pickle
 import stat
+import warnings
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -177,7 +178,11 @@ def _read_torch(path: Path, data: bytes) -> tuple[str, np.ndarray, dict[str, str
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
                     raise ValueError("it unpacks to far more than an embedding")
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # torch's remarks on old formats; it decides all the same
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
             f"{str(path)!r} was not loaded: it is damaged, or a pickle of more than tensors, "
@@ -208,11 +213,11 @@ def _only_key(path: Path, content: Any) -> str:
         raise InputError(
             f"{str(path)!r} holds a {type(content).__name__}: expected {{word: floats}}"
         )
-    keys = list(content)
-    if len(keys) != 1 or not isinstance(keys[0], str):
-        found = ", ".join(repr(key)[:40] for key in keys[:5]) + (", …" if len(keys) > 5 else "")
-        raise InputError(f"{str(path)!r} holds {len(keys)} entries ({found}): expected one word")
-    return keys[0]
+    names = sorted(repr(key)[:40] for key in content)  # safetensors' own order is arbitrary
+    if len(content) != 1 or not isinstance(next(iter(content)), str):
+        found = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        raise InputError(f"{str(path)!r} holds {len(names)} entries ({found}): expected one word")
+    return next(iter(content))
 
 
 def _check(path: Path, token: str, vectors: np.ndarray) -> np.ndarray:
@@ -225,7 +230,7 @@ def _check(path: Path, token: str, vectors: np.ndarray) -> np.ndarray:
             f"{str(path)!r}: {token!r} has shape {vectors.shape}, expected (n, hidden)"
         )
     with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, refused below
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        vectors = np.array(vectors, dtype=np.float32, order="C")  # a copy, so writable
     if not np.isfinite(vectors).all():
         raise InputError(f"{str(path)!r}: {token!r} holds NaN or infinite values: train it again")
     return vectors
