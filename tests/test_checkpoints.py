@@ -341,8 +341,9 @@ def test_a_full_disk_at_any_stage_leaves_the_one_before_whole(tmp_path, monkeypa
         moves = [name for name in begun[:-1] if name in ("replace", "rename")]
         assert_same(latest, new if len(moves) == 2 else state_at(2))
         assert_same(checkpoints.load(folder / "checkpoint-1"), state_at(1))
-    assert begun[:5] == ["mkdir", "mkdir", "write", "fsync", "replace"]
-    assert stage == len(begun) + 1 > 7  # each one has failed once
+    to_disk = ["mkdir", "mkdir", "write", "fsync", "replace", "fsync"]  # the state and its name
+    in_place = ["replace", "fsync", "fsync"] if replacing else ["rename", "fsync"]
+    assert begun == to_disk + in_place and stage == len(begun) + 1  # each one has failed once
 
 
 def test_with_no_checkpoint_yet_a_full_disk_says_so(tmp_path, monkeypatch):
