@@ -100,11 +100,11 @@ def test_stock_diffusers_loads_what_we_write(small_model, tmp_path, count, name)
 def test_a_word_in_mixed_case_is_warned_about(tmp_path, caplog):
     write(tmp_path / "lower", LearnedEmbedding("<my-toy>", vectors()))
     assert not caplog.records
-    write(tmp_path / "mixed", LearnedEmbedding("<my-Toy>", vectors()))
+    write(tmp_path / "mixed", LearnedEmbedding("<My-Own-Toy>", vectors()))
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("tiutils", logging.WARNING)
-    assert "'<my-Toy>' as '<my-toy>'" in record.getMessage()
-    assert read(tmp_path / "mixed").token == "<my-Toy>"
+    assert "'<My-Own-Toy>' as '<my-own-toy>'" in record.getMessage()
+    assert read(tmp_path / "mixed").token == "<My-Own-Toy>"
 
 
 # Files that others wrote
