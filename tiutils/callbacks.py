@@ -21,6 +21,7 @@ from tiutils import checkpoints, embedding_files, figures, inference
 from tiutils.checkpoints import CheckpointError
 from tiutils.config import TrainingConfig
 from tiutils.embedding_files import LearnedEmbedding
+from tiutils.errors import InputError
 from tiutils.training import Callback, Progress, Training, capture
 
 logger = logging.getLogger("tiutils")
@@ -58,7 +59,7 @@ def stop_on_signal() -> Iterator[Callback]:
     # only the main thread of a program may say what its signals do
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask)
+            before[number] = signal.signal(number, ask) or signal.SIG_DFL
     try:
         yield lambda progress: asked.is_set()
     finally:
@@ -67,13 +68,24 @@ def stop_on_signal() -> Iterator[Callback]:
 
 
 def saving(config: TrainingConfig) -> Callback:
-    """Write the rows every --save_steps and a checkpoint every --checkpointing_steps."""
+    """Write the rows every --save_steps and a checkpoint every --checkpointing_steps.
+
+    What cannot be written is said, and the run goes on: the rows are still being learned.
+    """
 
     def save(progress: Progress) -> None:
-        if progress.step % config.save_steps == 0:
-            write_rows(progress.training, progress.step, f"learned_embeds-steps-{progress.step}")
-        if progress.step % config.checkpointing_steps == 0:
-            write_checkpoint(progress.training, progress.step)
+        training, step = progress.training, progress.step
+        rows_are_due = step % config.save_steps == 0
+        checkpoint_is_due = step % config.checkpointing_steps == 0
+        if not (rows_are_due or checkpoint_is_due) or not training.rows.isfinite().all():
+            return  # on a GPU the loop looks at the loss only now and then
+        try:
+            if rows_are_due:
+                write_rows(training, step, f"learned_embeds-steps-{step}")
+        except InputError as error:
+            logger.warning("%s", error)
+        if checkpoint_is_due:
+            write_checkpoint(training, step)
 
     return save
 
@@ -98,7 +110,7 @@ def write_rows(training: Training, step: int, stem: str) -> Path:
 
 
 def write_checkpoint(training: Training, step: int) -> None:
-    """Write a checkpoint; when it cannot be written, say so and go on: the rows are still learned."""
+    """Write a checkpoint; when it cannot be written, say so and go on."""
     config = training.config
     try:
         checkpoints.save(
@@ -126,7 +138,12 @@ def validation(training: Training) -> list[Callback]:
         )
         alt = f"“{prompt}” drawn {len(images)} times after {progress.step} steps"
         path = Path(config.output_dir) / f"validation-steps-{progress.step}.png"
-        figures.save(figures.contact_sheet(images), path, alt=alt)
+        try:
+            figures.save(figures.contact_sheet(images), path, alt=alt)
+        except OSError as error:
+            logger.warning(
+                "could not write %s (%s); the run goes on", path, error.strerror or error
+            )
         log_images(training, images, progress.step)
 
     return [draw]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -11,13 +12,14 @@ import sys
 import tomllib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 
+logger = logging.getLogger("tiutils")
 EXIT_OK, EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 # Prompts that put the thing where it was never photographed.
 PLACES = ("a {} on the beach", "a {} in the snow", "a {} in the forest", "two {} on grass")
@@ -26,22 +28,28 @@ PLACES = ("a {} on the beach", "a {} in the snow", "a {} in the forest", "two {}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 something given is wrong."""
     options = build_parser().parse_args(arguments)
-    logging.basicConfig(format="tiutils: %(message)s", level=logging.WARNING, stream=sys.stderr)
     quiet_libraries()
-    try:
-        return options.run(options)
-    except InputError as error:
-        print(f"tiutils: {error}", file=sys.stderr)
-        return EXIT_INPUT
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    with warnings_on_stderr():
+        try:
+            return options.run(options)
+        except InputError as error:
+            print(f"tiutils: {error}", file=sys.stderr)
+            return EXIT_INPUT
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line, not a screen of all flags."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line and leave with status 2."""
+        self.exit(EXIT_INPUT, f"tiutils: {message}; see `{self.prog} --help`\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
-    parser = argparse.ArgumentParser(
-        prog="tiutils", description="Textual Inversion: teach a model a new word."
-    )
+    parser = Parser(prog="tiutils", description="Textual Inversion: teach a model a new word.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     train = commands.add_parser("train", help="learn a word from photos")
@@ -49,6 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--config", metavar="FILE", help="read flags from a TOML or JSON file; flags given here win"
     )
     add_training_flags(train)
+    # flags of older scripts and launchers: let through, though there is nothing for them to do
+    train.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    train.add_argument("--validation_epochs", type=int, help=argparse.SUPPRESS)
     train.set_defaults(run=run_train)
 
     generate = commands.add_parser("generate", help="draw prompts with learned words")
@@ -103,7 +114,8 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
 def help_of(field: dataclasses.Field[Any]) -> str:
     """The field's help with its default."""
     text = field.metadata["help"].replace("%", "%%")
-    return text if field.default in (None, "", False) else f"{text} (default: {field.default})"
+    says_nothing = field.default in (None, "") or field.default is False
+    return text if says_nothing else f"{text} (default: {field.default})"
 
 
 def add_drawing_flags(parser: argparse.ArgumentParser, num_images: int) -> None:
@@ -133,13 +145,17 @@ def read_config_file(path: str) -> dict[str, Any]:
         InputError: it cannot be read, or holds something that is no flag.
     """
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
         values = json.loads(text) if path.endswith(".json") else tomllib.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"--config {path} cannot be read ({error}); it must be TOML or JSON"
         ) from error
-    values = values.get("flags", values) if isinstance(values, dict) else {}
+    values = values.get("flags", values) if isinstance(values, dict) else values
+    if not isinstance(values, dict):
+        raise InputError(
+            f"--config {path} holds a {type(values).__name__}; it must hold flags with their values"
+        )
     known = {field.name for field in dataclasses.fields(TrainingConfig)}
     unknown = [name for name in values if name.lstrip("-") not in known]
     if unknown:
@@ -161,6 +177,10 @@ def run_train(options: argparse.Namespace) -> int:
     """`tiutils train`."""
     from tiutils import run
 
+    if options.validation_epochs is not None:
+        logger.warning(
+            "--validation_epochs has nothing to do: --validation_steps says when to draw"
+        )
     result = run.train(training_config(options))
     if not result.is_main_process:
         return EXIT_OK
@@ -173,8 +193,10 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_generate(options: argparse.Namespace) -> int:
     """`tiutils generate`."""
-    from tiutils import figures, inference, models
+    from tiutils import embedding_files, figures, inference, models
 
+    for path in options.embedding:
+        embedding_files.read(path)  # a mistake is told before gigabytes are loaded
     parts = models.load(options.pretrained_model_name_or_path, device=models.best_device())
     for path in options.embedding:
         inference.load_embedding(parts, path)
@@ -199,15 +221,20 @@ def drawing(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """`tiutils evaluate`."""
-    from tiutils import report
+    from tiutils import report, run
 
-    report.evaluate_run(
+    made = report.evaluate_run(
         options.run_dir,
+        options.prompt or PLACES,
         held_out=options.held_out,
-        prompts=options.prompt or PLACES,
         model=options.pretrained_model_name_or_path,
         **drawing(options),
     )
+    flags = run.read_record(options.run_dir)["flags"]
+    print(report.as_text(made, flags["placeholder_token"], flags["initializer_token"]))
+    print(f"\nphotos | before | after:  {made.picture}")
+    print(f"the learned word:         {options.run_dir}/learned_embeds.safetensors")
+    print("what to open next:        notebooks/00_start_here.ipynb")
     return EXIT_OK
 
 
@@ -216,6 +243,19 @@ def run_doctor(options: argparse.Namespace) -> int:
     from tiutils import doctor
 
     return doctor.main()
+
+
+@contextlib.contextmanager
+def warnings_on_stderr() -> Iterator[None]:
+    """Show this package's warnings, each as one line; of several processes only the first speaks."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("tiutils: %(message)s"))
+    handler.setLevel(logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def quiet_libraries() -> None:

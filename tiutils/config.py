@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import os
+import typing
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +27,18 @@ LR_SCHEDULERS = (
 
 
 def option(
-    default: Any, text: str, *, choices: tuple[str, ...] | None = None, script: Any = None
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    script: Any = None,
+    secret: bool = False,
 ) -> Any:
     """A field with its help; `script` is the diffusers script's default where ours is another."""
     if script is not None:
         text += f" [differs from the diffusers script, where it is {script}]"
-    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+    metadata = {"help": text, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ class TrainingConfig:
         None, "repository on the Hub; the output folder's name by default"
     )
     hub_token: str | None = option(
-        None, "access token of the Hub; that of `hf auth login` by default"
+        None, "access token of the Hub; that of `hf auth login` by default", secret=True
     )
 
     @property
@@ -200,17 +208,19 @@ def check(config: TrainingConfig) -> None:
     Raises:
         InputError: names the flag, what was given and what is allowed.
     """
-    for name in ("train_data_dir", "placeholder_token", "initializer_token"):
-        if not getattr(config, name):
-            example = TrainingConfig.__dataclass_fields__[name].metadata["help"]
-            raise InputError(f"--{name} is missing: {example}")
+    kinds = typing.get_type_hints(TrainingConfig)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        _check_type(field.name, value, kinds[field.name])
         choices = field.metadata["choices"]
         if choices and value not in choices:
             raise InputError(f"--{field.name} is {value!r}; it must be one of {', '.join(choices)}")
         if isinstance(value, int | float) and not isinstance(value, bool):
             _check_number(field.name, value)
+    for name in ("train_data_dir", "placeholder_token", "initializer_token"):
+        if not getattr(config, name):
+            example = TrainingConfig.__dataclass_fields__[name].metadata["help"]
+            raise InputError(f"--{name} is missing: {example}")
     if config.use_8bit_adam and importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
             "--use_8bit_adam needs bitsandbytes: pip install bitsandbytes, or leave the flag out"
@@ -225,22 +235,29 @@ def check(config: TrainingConfig) -> None:
         )
 
 
-MAY_BE_ZERO = {
-    "learning_rate",
-    "lr_warmup_steps",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_weight_decay",
-    "seed",
-}
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    """A value from a file or a notebook has had no argument parser to look at it."""
+    kinds = typing.get_args(kind) or (kind,)
+    allowed = {float: (float, int), str: (str, os.PathLike)}
+    fits = isinstance(value, tuple(t for k in kinds for t in allowed.get(k, (k,))))
+    if not fits or (isinstance(value, bool) and bool not in kinds):
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        wanted = " or ".join(names.get(k, "left out") for k in kinds)
+        raise InputError(f"--{name} is {value!r}; it must be {wanted}")
+
+
+MAY_BE_ZERO = {"lr_warmup_steps", "adam_beta1", "adam_beta2", "adam_weight_decay", "seed"}
 MAY_BE_ZERO |= {"dataloader_num_workers"}
-BELOW_ONE = {"adam_beta1", "adam_beta2"}
+UPPER_BOUNDS = {"adam_beta1": 1, "adam_beta2": 1, "seed": 2**63}  # the bits of a batch key are 64
 
 
 def _check_number(name: str, value: float) -> None:
-    allowed = "at least 0" if name in MAY_BE_ZERO else "above 0"
-    if name in BELOW_ONE:
-        allowed += " and below 1"
     in_range = value >= 0 if name in MAY_BE_ZERO else value > 0
-    if not (math.isfinite(value) and in_range and (name not in BELOW_ONE or value < 1)):
+    bound = UPPER_BOUNDS.get(name, math.inf)
+    if not (in_range and value < bound):  # false for NaN too
+        allowed = "at least 0" if name in MAY_BE_ZERO else "above 0"
+        if name in UPPER_BOUNDS:
+            allowed += f" and below {bound}"
+        elif isinstance(value, float):
+            allowed += " and finite"
         raise InputError(f"--{name} is {value}; it must be {allowed}")

@@ -7,6 +7,7 @@ embedding may need, and raises nothing but `InputError`.
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import json
 import logging
@@ -54,13 +55,7 @@ def write(
     """
     path, token = Path(path), embedding.token
     vectors = _check(path, token, embedding.vectors)
-    if token != token.lower():
-        logger.warning(
-            "stock diffusers folds case: it reads %r as %r, and of several vectors uses only the "
-            "first; a word in lower case works everywhere",
-            token,
-            token.lower(),
-        )
+    warn_of_case(token)
     if safe_serialization:
         from safetensors.numpy import save
 
@@ -80,6 +75,18 @@ def write(
             "place; a file that was there before is unchanged"
         ) from error
     return path
+
+
+@functools.cache  # once for each word: a run writes its embedding many times
+def warn_of_case(token: str) -> None:
+    """Warn of a word that works here, but that other programs would mistake for another."""
+    if token != token.lower():
+        logger.warning(
+            "stock diffusers folds case: it reads %r as %r, and of several vectors uses only the "
+            "first; a word in lower case works everywhere",
+            token,
+            token.lower(),
+        )
 
 
 def read(path: str | Path) -> LearnedEmbedding:

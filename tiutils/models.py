@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,15 +99,17 @@ def hub_answers(path: str, *, timeout: float = 5.0) -> bool:
 
     One request, because the Hub's own client tries again for minutes before it gives up.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import constants, utils
 
     if constants.HF_HUB_OFFLINE:
         return False
-    request = urllib.request.Request(f"{constants.ENDPOINT}/api/{path}", method="HEAD")
+    url = f"{constants.ENDPOINT}/api/{urllib.parse.quote(path)}"
+    # with the token of `hf auth login`, if there is one: a private model is there for its owner
+    request = urllib.request.Request(url, method="HEAD", headers=utils.build_hf_headers())
     try:
         with urllib.request.urlopen(request, timeout=timeout):
             return True
-    except OSError:  # no network, no such model, a private one: it cannot be had as things are
+    except OSError:  # no network, no such model, another's private one: it cannot be had
         return False
 
 
@@ -125,7 +129,7 @@ def locate(
         InputError: there is no such folder and the Hub has none or cannot be reached.
     """
     folder = Path(name)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # false, too, for a name that is too long
         missing = [part for part in (*PARTS, "scheduler") if not (folder / part).is_dir()]
         if missing:
             raise InputError(
@@ -156,7 +160,7 @@ def locate(
         return Path(
             huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=small_files)
         )
-    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+    except Exception as error:  # the Hub client's own errors, and its HTTP library's
         raise InputError(
             f"the Hub did not give the model {name!r}: {_first_line(error)}"
         ) from error
@@ -211,7 +215,7 @@ def load(
                 for part, subfolder in ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet"))
             )
             noise_scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except Exception as error:  # over a damaged folder, three libraries raise anything
         raise InputError(
             f"cannot read the weights of the model {name!r}: {_first_line(error)}"
         ) from error
@@ -235,7 +239,7 @@ def load_tokenizer(folder: str | Path, *, tokenizer_name: str | None = None) -> 
     source = tokenizer_name or str(Path(folder) / "tokenizer")
     try:
         tokenizer = CLIPTokenizer.from_pretrained(source)
-    except (OSError, ValueError, TypeError) as error:
+    except Exception as error:  # `tokenizers` itself raises no less general a type
         raise InputError(f"cannot read the tokenizer {source}: {_first_line(error)}") from error
     if len(tokenizer) < 100:  # transformers 5 makes an empty tokenizer where it finds no file
         raise InputError(
@@ -252,7 +256,7 @@ def read_config(folder: str | Path, part: str) -> dict[str, Any]:
     """
     path = Path(folder) / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {_first_line(error)}") from error
 
@@ -265,7 +269,7 @@ def save(models: Models, folder: str | Path) -> Path:
     have a plain embedding table: see `tokens.merged`.
     """
     folder = Path(folder)
-    diffusers.StableDiffusionPipeline(
+    pipeline = diffusers.StableDiffusionPipeline(
         vae=models.vae,
         text_encoder=models.text_encoder,
         tokenizer=models.tokenizer,
@@ -274,7 +278,9 @@ def save(models: Models, folder: str | Path) -> Path:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(folder)
+    )
+    with _no_progress_bars():
+        pipeline.save_pretrained(folder)
     weights = folder / "text_encoder" / "model.safetensors"
     tensors = {
         f"text_model.{name.removeprefix('text_model.')}": tensor
@@ -283,10 +289,12 @@ def save(models: Models, folder: str | Path) -> Path:
     safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
     tokenizer = json.loads(models.tokenizer.backend_tokenizer.to_str())["model"]
     (folder / "tokenizer" / "vocab.json").write_text(
-        json.dumps(tokenizer["vocab"], ensure_ascii=False)
+        json.dumps(tokenizer["vocab"], ensure_ascii=False), encoding="utf-8"
     )
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in tokenizer["merges"]]
-    (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    (folder / "tokenizer" / "merges.txt").write_text(
+        "\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8"
+    )
     return folder
 
 

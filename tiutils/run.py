@@ -14,6 +14,7 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import math
 import os
 import platform
 import time
@@ -26,8 +27,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import LoggerType, ProjectConfiguration
 
+import tiutils
 from tiutils import callbacks as watchers
 from tiutils import checkpoints, concept, embedding_files, hub, models, tokens
 from tiutils import config as settings
@@ -37,7 +39,7 @@ from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.models import Models
 from tiutils.tokens import Placeholder
-from tiutils.training import Callback, Training, prepare, restore, train_rows
+from tiutils.training import Callback, Training, check_state, prepare, restore, train_rows
 
 logger = logging.getLogger("tiutils")
 
@@ -103,6 +105,7 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
 
     start = state.step if state else 0
     earlier = read_record(config.output_dir).get("losses", [])[:start]
+    earlier += [None] * (start - len(earlier))  # a killed run took its last losses with it
     if accelerator.is_main_process:
         write_record(training, photos, clock, "running", start, earlier)
     with watchers.stop_on_signal() as stop, watchers.progress_bar(training, start) as bar:
@@ -117,7 +120,7 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
         path = watchers.write_rows(training, result.step, "learned_embeds")
         if not result.diverged:
             watchers.write_checkpoint(training, result.step)
-        if config.save_as_full_pipeline or config.push_to_hub:
+        if config.save_as_full_pipeline:
             models.save(tokens.merged(parts), config.output_dir)
         clock.lap("saving")
         write_record(
@@ -162,14 +165,20 @@ def check_inputs(config: TrainingConfig) -> tuple[RunState | None, Concept, str]
         )
     state = find_checkpoint(config)
     photos = concept.load(concept.find_photos(config.train_data_dir, token=config.hub_token))
-    name = config.pretrained_model_name_or_path or models.default_model()
+    name = str(config.pretrained_model_name_or_path or models.default_model())
     folder = models.locate(name, revision=config.revision, weights=False)
     tokenizer = models.load_tokenizer(folder, tokenizer_name=config.tokenizer_name)
     tokens.check_placeholder(tokenizer, config.placeholder_token, config.num_vectors)
     tokens.check_initializer(tokenizer, config.initializer_token)
     check_resolution(config.resolution, folder)
+    if state is not None:
+        hidden_size = models.read_config(folder, "text_encoder")["hidden_size"]
+        check_state(state, config.placeholder_token, (config.num_vectors, hidden_size), config)
     if config.push_to_hub:
-        hub.check_access(config.hub_token)
+        hub.check_access(
+            config.hub_token, config.hub_model_id or Path(config.output_dir).resolve().name
+        )
+    embedding_files.warn_of_case(config.placeholder_token)
     if config.dataloader_num_workers:
         logger.warning("--dataloader_num_workers has nothing to do: photos are encoded once")
     return state, photos, name
@@ -197,11 +206,17 @@ def check_output_dir(config: TrainingConfig) -> None:
     """Nothing the user made is overwritten: a folder with a run in it is left alone.
 
     Raises:
-        InputError: the folder holds a run, and this one is not its continuation; or is a file.
+        InputError: the folder holds a run, and this one is not its continuation; or it holds the
+            photos, among which the run's pictures would be; or it cannot be written to.
     """
     folder = Path(config.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output_dir {folder} is a file; give a folder")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"--output_dir {folder}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"--output_dir {folder}: {there} is not writable; give another folder")
+    if folder.resolve() == Path(config.train_data_dir).resolve():
+        raise InputError(f"--output_dir {folder} is the folder of the photos; give another one")
     held = [folder / "run.json", folder / "model_index.json", *folder.glob("learned_embeds*")]
     held = [path for path in [*held, *checkpoints.list_checkpoints(folder)] if path.exists()]
     if not held:
@@ -233,9 +248,8 @@ def find_checkpoint(config: TrainingConfig) -> RunState | None:
             logger.warning("no whole checkpoint in %s: starting anew", config.output_dir)
         return state
     path = Path(config.resume_from_checkpoint)
-    if not path.exists():  # the diffusers script looks in the output folder alone
-        path = Path(config.output_dir) / path.name
-    return checkpoints.load(path)
+    beside = Path(config.output_dir) / path.name  # the only place where the diffusers script looks
+    return checkpoints.load(beside if beside.exists() and not path.exists() else path)
 
 
 def warn_of_changes(training: Training, state: RunState) -> None:
@@ -259,9 +273,14 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     """The device, the processes, mixed precision and trackers, all through accelerate.
 
     Raises:
-        InputError: a tracker of --report_to is not installed.
+        InputError: the tracker of --report_to is unknown or not installed.
     """
-    named = config.report_to if config.report_to not in (None, "none", "all") else None
+    report_to = None if config.report_to in (None, "none") else config.report_to
+    named = report_to if report_to != "all" else None
+    if named and named not in LoggerType.list():
+        raise InputError(
+            f"--report_to is {named!r}; it must be one of {', '.join(LoggerType.list())} or none"
+        )
     if named and importlib.util.find_spec(named) is None:
         raise InputError(
             f"--report_to {named}: that package is not installed; pip install {named}, or leave "
@@ -275,8 +294,10 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     AcceleratorState._reset_state()  # a notebook may train twice, in another precision
     output_dir = Path(config.output_dir)
     accelerator = Accelerator(
+        # said outright, because several processes on CPUs are joined only then
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=config.mixed_precision,
-        log_with=None if config.report_to == "none" else config.report_to,
+        log_with=report_to,
         project_config=ProjectConfiguration(
             project_dir=str(output_dir), logging_dir=str(output_dir / config.logging_dir)
         ),
@@ -313,8 +334,9 @@ class Stopwatch:
 
 
 def public_flags(config: TrainingConfig) -> dict[str, Any]:
-    """The settings without the access token, which belongs in no file."""
-    return {k: v for k, v in dataclasses.asdict(config).items() if k != "hub_token"}
+    """The settings as JSON has them, without the access token, which belongs in no file."""
+    flags = {k: v for k, v in dataclasses.asdict(config).items() if k != "hub_token"}
+    return {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in flags.items()}
 
 
 def write_record(
@@ -323,10 +345,13 @@ def write_record(
     clock: Stopwatch,
     status: str,
     steps: int,
-    losses: Sequence[float] = (),
+    losses: Sequence[float | None] = (),
 ) -> None:
-    """Write run.json: all that is needed to know what made these files, and to make them again."""
-    packages = ("tiutils", "torch", "diffusers", "transformers", "accelerate")
+    """Write run.json: all that is needed to know what made these files, and to make them again.
+
+    `losses` has an entry for each step from the first; null where it is not known or not finite.
+    """
+    packages = ("torch", "diffusers", "transformers", "accelerate")
     record = {
         "status": status,
         "steps": steps,
@@ -337,10 +362,12 @@ def write_record(
         "photos": [photo.path.name for photo in photos.photos],
         "skipped": {path.name: reason for path, reason in photos.skipped},
         "flags": public_flags(training.config),
-        "versions": {"python": platform.python_version()}
+        "versions": {"tiutils": tiutils.__version__, "python": platform.python_version()}
         | {name: metadata.version(name) for name in packages},
         "seconds": clock.seconds,
-        "losses": [round(loss, 6) for loss in losses],
+        "losses": [
+            None if loss is None or not math.isfinite(loss) else round(loss, 6) for loss in losses
+        ],
     }
     update_record(training.config.output_dir, record)
 
@@ -348,14 +375,26 @@ def write_record(
 def read_record(output_dir: str | Path) -> dict[str, Any]:
     """run.json of a folder; empty if there is none or it is damaged."""
     try:
-        return json.loads((Path(output_dir) / "run.json").read_text())
+        record = json.loads((Path(output_dir) / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return record if isinstance(record, dict) else {}
 
 
 def update_record(output_dir: str | Path, entries: dict[str, Any]) -> None:
-    """Set entries of run.json, keeping the others."""
+    """Set entries of run.json, keeping the others.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = Path(output_dir) / "run.json"
     record = read_record(output_dir) | entries
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    embedding_files.replace_file(Path(output_dir) / "run.json", text.encode())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        embedding_files.replace_file(path, text.encode())
+    except OSError as error:
+        raise InputError(
+            f"could not write {path} ({error.strerror or error}); free some space, or give another "
+            f"--output_dir"
+        ) from error

@@ -230,16 +230,18 @@ def capture(training: Training, step: int) -> RunState:
     return RunState(step, tensors, scalars)
 
 
-def restore(training: Training, state: RunState) -> None:
-    """Go back to a run state.
+def check_state(
+    state: RunState, token: str, shape: tuple[int, int], config: TrainingConfig
+) -> None:
+    """Refuse a run state that this run cannot go on from; needs no weights.
 
     Raises:
         InputError: it belongs to another word, another width or another optimizer.
     """
     expected = {
-        "placeholder_token": training.placeholder.token,
-        "optimizer": type(training.optimizer).__name__,
-        "rows of shape": tuple(training.rows.shape),
+        "placeholder_token": token,
+        "optimizer": "AdamW8bit" if config.use_8bit_adam else "AdamW",
+        "rows of shape": shape,
     }
     found = {**state.scalars, "rows of shape": tuple(state.tensors["rows"].shape)}
     for name, value in expected.items():
@@ -248,6 +250,16 @@ def restore(training: Training, state: RunState) -> None:
                 f"the checkpoint of step {state.step} has {name} {found.get(name)!r}, this run {value!r}; "
                 f"use the flags the run was begun with, or another --output_dir"
             )
+
+
+def restore(training: Training, state: RunState) -> None:
+    """Go back to a run state.
+
+    Raises:
+        InputError: see `check_state`.
+    """
+    rows, token = training.rows, training.placeholder.token
+    check_state(state, token, (rows.shape[0], rows.shape[1]), training.config)
     training.rows.data.copy_(torch.from_numpy(state.tensors["rows"].copy()))
     optimizer_state: dict[str, Any] = dict(state.scalars["optimizer_numbers"])
     for name, array in state.tensors.items():
