@@ -1,0 +1,332 @@
+"""Figures, each with a text for those who cannot see it.
+
+Every function returns a matplotlib `Figure` that belongs to no backend and no global state: it
+works without a display and leaves the reader's own plots alone. The text travels with the figure as
+its label: `alt_text` reads it, `save` writes it into the PNG's Description, `show` hands it to the
+notebook.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from tiutils.embedding_files import replace_file
+from tiutils.errors import InputError
+
+# Okabe and Ito's colors stay apart for color-blind readers; dashes and markers say it again.
+BLUE, GREEN, VERMILION, GRAY = "#0072B2", "#009E73", "#D55E00", "#7F7F7F"
+
+DPI = 100
+Images = Sequence[Image.Image]
+
+
+def image_grid(
+    rows: Sequence[Sequence[Image.Image | None]],
+    *,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    title: str = "",
+    alt: str | None = None,
+    cell: float = 1.15,
+    gaps: Sequence[int] = (),
+) -> Figure:
+    """Pictures in rows and columns.
+
+    Args:
+        rows: pictures row by row; None leaves a cell empty; short rows are filled up with None.
+        row_labels: written to the left of each row, wrapped.
+        column_labels: written above each column.
+        title: above everything.
+        alt: the text for those who cannot see it; made from title and labels if None.
+        cell: side of a picture in inches (100 pixels each).
+        gaps: columns after which a gap sets groups apart.
+
+    Raises:
+        InputError: no picture at all.
+    """
+    columns = max((len(row) for row in rows), default=0)
+    if not columns:
+        raise InputError("there is no picture to draw; give at least one")
+    places, widths = [], []  # of each column among the subplots, gaps included
+    for column in range(columns):
+        places.append(len(widths))
+        widths += [1.0, 0.12] if column in gaps else [1.0]
+    label_width = 1.3 if any(row_labels) else 0.1
+    figure = Figure(
+        figsize=(cell * sum(widths) + label_width, cell * len(rows) + (0.55 if title else 0.3)),
+        dpi=DPI,
+        layout="compressed",
+    )
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
+    axes = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, pictures in enumerate(rows):
+        for column, picture in enumerate(pictures):
+            if picture is not None:
+                _draw(axes[row, places[column]], picture, int(cell * DPI))
+    for row, label in enumerate(row_labels):
+        wrapped = textwrap.fill(label, 18)
+        axes[row, 0].text(-0.06, 0.5, wrapped, ha="right", va="center", fontsize=8,
+                          transform=axes[row, 0].transAxes)  # fmt: skip
+    for column, label in enumerate(column_labels):
+        axes[0, places[column]].set_title(textwrap.fill(label, 16), fontsize=8, pad=3)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return _with_alt(figure, alt or _describe_grid(rows, row_labels, column_labels, title))
+
+
+def before_after(
+    photos: Images,
+    before: Images,
+    after: Images,
+    prompts: Sequence[str],
+    *,
+    title: str = "",
+    alt: str | None = None,
+) -> Figure:
+    """One row a prompt: a photo, then the pictures before training, then those after, same noise.
+
+    Args:
+        photos: of the thing; one a row, starting again when there are more prompts.
+        before: `len(prompts) * n` pictures, those of the first prompt first, as `generate` gives.
+        after: as many, drawn from the same noise.
+        prompts: as they were written, with the new word.
+        title: above everything.
+        alt: the text for those who cannot see it; made from the prompts if None.
+
+    Raises:
+        InputError: the numbers of pictures and prompts do not go together.
+    """
+    if not prompts or not photos or len(before) != len(after) or len(before) % len(prompts):
+        raise InputError(
+            f"{len(photos)} photos, {len(prompts)} prompts, {len(before)} pictures before and "
+            f"{len(after)} after do not make rows; give as many before as after, n for each prompt"
+        )
+    n = len(before) // len(prompts)
+    rows = [
+        [photos[i % len(photos)], *before[i * n : (i + 1) * n], *after[i * n : (i + 1) * n]]
+        for i in range(len(prompts))
+    ]
+    labels = ["photo", "before", *[""] * (n - 1), "after"]
+    alt = alt or (
+        f"{title + '. ' if title else ''}Each row: a photo, {n} drawn before training and {n} "
+        f"after, from the same noise. Prompts: {'; '.join(prompts)}."
+    )
+    return image_grid(
+        rows, row_labels=prompts, column_labels=labels, title=title, alt=alt, gaps=(0, n)
+    )
+
+
+def step_strip(
+    samples: Mapping[int, Images], *, prompt: str = "", photo: Image.Image | None = None,
+    alt: str | None = None,
+) -> Figure:  # fmt: skip
+    """The same prompt from the same noise as training goes on.
+
+    Args:
+        samples: step → pictures; picture k of every step was drawn from the same noise.
+        prompt: the title.
+        photo: shown in front, to compare with.
+        alt: the text for those who cannot see it.
+
+    Raises:
+        InputError: no samples.
+    """
+    steps = sorted(samples)
+    count = max((len(pictures) for pictures in samples.values()), default=0)
+    rows: list[list[Image.Image | None]] = [
+        [samples[step][k] if k < len(samples[step]) else None for step in steps]
+        for k in range(count)
+    ]
+    labels = [f"step {step}" for step in steps]
+    if photo is not None and rows:
+        rows = [[photo if k == 0 else None, *row] for k, row in enumerate(rows)]
+        labels = ["a photo", *labels]
+    alt = alt or (
+        f"“{prompt}” drawn from the same noise after {', '.join(map(str, steps))} training steps."
+    )
+    gaps = (0,) if photo is not None else ()
+    return image_grid(rows, column_labels=labels, title=prompt, alt=alt, gaps=gaps)
+
+
+def loss_curve(
+    losses: Sequence[float | None],
+    *,
+    evaluation: Mapping[int, float] | None = None,
+    kept_step: int | None = None,
+    first_step: int = 1,
+    alt: str | None = None,
+) -> Figure:
+    """Training loss of each step with its running mean, and the fixed evaluation loss if given.
+
+    Args:
+        losses: one value a step; None or NaN where it is not known.
+        evaluation: step → loss on the fixed evaluation batch.
+        kept_step: marked with a line: the step whose rows were kept.
+        first_step: number of the step of `losses[0]`.
+        alt: the text for those who cannot see it.
+
+    Raises:
+        InputError: no losses.
+    """
+    values, steps = np.array(losses, dtype=float), np.arange(first_step, first_step + len(losses))
+    known = np.isfinite(values)
+    if not known.any():
+        raise InputError("there is no loss to draw; give one value a step")
+    values, steps = values[known], steps[known]
+    mean = _running_mean(values)
+    figure = Figure(figsize=(6.4, 2.8), dpi=DPI, layout="constrained")
+    axis = figure.subplots()
+    axis.plot(steps, values, color=GRAY, linewidth=0.6, alpha=0.6, label="training loss")
+    axis.plot(steps, mean, color=BLUE, linewidth=1.8, label="its running mean")
+    if evaluation:
+        axis.plot(list(evaluation), list(evaluation.values()), color=VERMILION, linestyle="--",
+                  marker="o", markersize=4, label="fixed evaluation loss")  # fmt: skip
+    if kept_step is not None:
+        axis.axvline(kept_step, color=GREEN, linestyle=":", label=f"kept: step {kept_step}")
+    axis.set(xlabel="step", ylabel="loss (mean squared error)")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    alt = alt or _describe_losses(steps, mean, evaluation, kept_step)
+    return _with_alt(figure, alt)
+
+
+def contact_sheet(images: Images, columns: int = 4, *, gap: int = 2) -> Image.Image:
+    """Pictures side by side at their own size, as one RGB image; for validation grids on disk.
+
+    Raises:
+        InputError: no pictures, or not a single column.
+    """
+    if not images or columns < 1:
+        raise InputError(f"{len(images)} pictures in {columns} columns: give at least one of each")
+    columns = min(columns, len(images))
+    width, height = (max(image.size[side] for image in images) + gap for side in (0, 1))
+    sheet = Image.new(
+        "RGB", (columns * width - gap, -(-len(images) // columns) * height - gap), "white"
+    )
+    for index, image in enumerate(images):
+        sheet.paste(image, (index % columns * width, index // columns * height))
+    return sheet
+
+
+def alt_text(figure: Figure) -> str:
+    """The text that says what the figure shows."""
+    return figure.get_label()
+
+
+def save(picture: Figure | Image.Image, path: str | Path, *, alt: str | None = None) -> Path:
+    """Write a PNG whose Description says what it shows; whole or not at all.
+
+    Args:
+        picture: a figure, or an image with its `alt`.
+        path: where to; missing folders are made.
+        alt: the text for those who cannot see it; a figure's own if None.
+
+    Raises:
+        InputError: an image without `alt`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, to_png(picture, alt=alt))
+    return path
+
+
+def show(picture: Figure | Image.Image, *, alt: str | None = None) -> Shown:
+    """What a notebook displays, alt text where notebooks look for it; arguments as in `save`."""
+    return Shown(to_png(picture, alt=alt), _alt_of(picture, alt))
+
+
+class Shown:
+    """A PNG and its text; Jupyter and Colab draw it, a reader of plain text sees the text."""
+
+    def __init__(self, png: bytes, alt: str):
+        self.png, self.alt = png, alt
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
+        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}
+        return data, {"image/png": {"alt": self.alt}}
+
+
+def to_png(picture: Figure | Image.Image, *, alt: str | None = None) -> bytes:
+    """The bytes of a PNG whose Description is the alt text; 256 colors, a third of the size."""
+    info = PngInfo()
+    info.add_itxt("Description", _alt_of(picture, alt))
+    if isinstance(picture, Figure):
+        drawn = io.BytesIO()
+        picture.savefig(drawn, format="png", facecolor="white")
+        picture = Image.open(drawn).convert("RGB")
+    buffer = io.BytesIO()
+    picture.quantize(256).save(buffer, format="png", optimize=True, pnginfo=info)
+    return buffer.getvalue()
+
+
+def _draw(axis: Any, picture: Image.Image, side: int) -> None:
+    """Draw a picture into its cell; shrunk first, as matplotlib's own filters alias."""
+    picture = picture.convert("RGB")
+    if max(picture.size) > side:
+        picture = picture.copy()
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    axis.imshow(np.asarray(picture), interpolation="bicubic")
+
+
+def _with_alt(figure: Figure, alt: str) -> Figure:
+    figure.set_label(alt)
+    return figure
+
+
+def _alt_of(picture: Figure | Image.Image, alt: str | None) -> str:
+    alt = alt or (alt_text(picture) if isinstance(picture, Figure) else "")
+    if not alt:
+        raise InputError("a picture needs alt text: one sentence that says what it shows")
+    return alt
+
+
+def _describe_grid(
+    rows: Sequence[Sequence[Image.Image | None]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    title: str,
+) -> str:
+    """Title, size and labels in a sentence or two."""
+    count = sum(picture is not None for row in rows for picture in row)
+    text = [title, f"{count} {'picture' if count == 1 else 'pictures'}"]
+    for name, labels in (("rows", row_labels), ("columns", column_labels)):
+        if any(labels):
+            text.append(f"{name}: {', '.join(label for label in labels if label)}")
+    return ". ".join(part for part in text if part) + "."
+
+
+def _describe_losses(
+    steps: np.ndarray, mean: np.ndarray, evaluation: Mapping[int, float] | None, kept: int | None
+) -> str:
+    """Where the curves start and end: what a sighted reader takes from them."""
+    text = (
+        f"Training loss of steps {steps[0]} to {steps[-1]}: noisy; its running mean goes from "
+        f"{mean[0]:.3f} to {mean[-1]:.3f}."
+    )
+    if evaluation:
+        (first, before), *_, (last, after) = 2 * list(evaluation.items())
+        text += (
+            f" The fixed evaluation loss goes from {before:.4f} at step {first} "
+            f"to {after:.4f} at step {last}."
+        )
+    return text + (f" The rows of step {kept} were kept." if kept is not None else "")
+
+
+def _running_mean(values: np.ndarray, window: int = 25) -> np.ndarray:
+    """Mean of each value and up to `window - 1` before it, (n,) → (n,)."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - window)
+    return (sums[ends] - sums[starts]) / (ends - starts)

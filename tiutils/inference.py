@@ -1,0 +1,200 @@
+"""Prompts to pictures, with parts that are already loaded and words that were just learned.
+
+Drawing is done by diffusers' `StableDiffusionPipeline`; the prompt is encoded here, by the same
+`tokens.tokenize` that training uses, so that mixed-case words and words of several vectors mean
+what they meant while they were learned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from PIL import Image
+
+from tiutils import embedding_files, tokens
+from tiutils.errors import InputError
+from tiutils.models import Models
+
+
+@torch.no_grad()
+def encode_prompts(models: Models, prompts: Sequence[str]) -> torch.Tensor:
+    """Text encoder output for each prompt, learned words included.
+
+    Args:
+        models: the loaded parts.
+        prompts: plain prompts, such as `"a <wood-toy> in the snow"`; words of several vectors are
+            written out here.
+
+    Returns:
+        `(len(prompts), 77, hidden)` float32, on the models' device.
+    """
+    ids = tokens.tokenize(models.tokenizer, prompts).to(models.device)
+    with torch.autocast(models.device.type, enabled=False):
+        return models.text_encoder(ids)[0]
+
+
+def pipeline(models: Models) -> StableDiffusionPipeline:
+    """A pipeline made of the parts in memory; nothing is read from disk or copied.
+
+    The sampler is DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095), which needs 20 to 25 steps. It
+    takes the betas and the prediction type from the model's own scheduler. It does not clip
+    samples, as latents, unlike pixels, do not live in [-1, 1]; and it starts at the last timestep,
+    as pure noise does, where the scheduler's "leading" spacing would start some steps later.
+    """
+    schedule = {
+        **models.noise_scheduler.config,
+        "clip_sample": False,
+        "thresholding": False,
+        "timestep_spacing": "linspace",
+    }
+    pipe = StableDiffusionPipeline(
+        vae=models.vae,
+        text_encoder=models.text_encoder,
+        tokenizer=models.tokenizer,
+        unet=models.unet,
+        scheduler=DPMSolverMultistepScheduler.from_config(schedule, algorithm_type="dpmsolver++"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def generate(
+    models: Models,
+    prompts: str | Sequence[str],
+    *,
+    num_images_per_prompt: int = 1,
+    seed: int = 0,
+    num_inference_steps: int = 25,
+    guidance_scale: float = 7.5,
+    negative_prompt: str = "",
+    height: int | None = None,
+    width: int | None = None,
+    batch_size: int = 8,
+) -> list[Image.Image]:
+    """Draw pictures.
+
+    Image k of each prompt starts from float32 noise of a CPU generator of its own, seeded
+    `seed + k`. So a picture is the same, up to rounding, whatever the batch size, the device and
+    its neighbors; and two prompts, or one prompt before and after training, start from the same
+    noise.
+
+    Args:
+        models: the loaded parts.
+        prompts: one prompt or several.
+        num_images_per_prompt: images of each prompt.
+        seed: seed of image 0.
+        num_inference_steps: steps of the sampler.
+        guidance_scale: strength of classifier-free guidance; 1 or less turns it off.
+        negative_prompt: what to steer away from.
+        height: pixels; the model's own size if None.
+        width: pixels; the model's own size if None.
+        batch_size: images drawn at once; only memory and speed depend on it.
+
+    Returns:
+        `len(prompts) * num_images_per_prompt` RGB images: all of the first prompt, then all of the
+        second, and so on.
+
+    Raises:
+        InputError: a size the model cannot draw, or a count below one.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    height, width = height or models.resolution, width or models.resolution
+    _check_size(models, height=height, width=width)
+    _check_counts(
+        num_images_per_prompt=num_images_per_prompt,
+        num_inference_steps=num_inference_steps,
+        batch_size=batch_size,
+    )
+    if not prompts:
+        return []
+
+    encoded = encode_prompts(models, prompts)  # once a prompt, not once an image
+    unconditional = encode_prompts(models, [negative_prompt])
+    jobs = [(p, k) for p in range(len(prompts)) for k in range(num_images_per_prompt)]
+    pipe = pipeline(models)
+    # Without a text encoder (which is always float32) it computes in the U-Net's own dtype.
+    pipe.register_modules(text_encoder=None, tokenizer=None)
+    images: list[Image.Image] = []
+    with _vae_beside_unet(models), torch.autocast(models.device.type, enabled=False):
+        for first in range(0, len(jobs), batch_size):
+            chunk = jobs[first : first + batch_size]
+            images += pipe(
+                prompt_embeds=encoded[[p for p, _ in chunk]],
+                negative_prompt_embeds=unconditional.expand(len(chunk), -1, -1),
+                latents=_first_noise(models, [seed + k for _, k in chunk], height, width),
+                height=height,
+                width=width,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+            ).images
+    return images
+
+
+def load_embedding(
+    models: Models, path: str | Path, token: str | None = None
+) -> tokens.Placeholder:
+    """Read a learned embedding and give `models` its word.
+
+    Args:
+        models: the loaded parts; tokenizer and input embedding gain the word.
+        path: a file that `embedding_files.read` understands.
+        token: the word to use instead of the one in the file.
+
+    Raises:
+        InputError: the file cannot be read, was learned with a model of another width, or the word
+            is taken.
+    """
+    learned = embedding_files.read(path)
+    vectors = torch.from_numpy(learned.vectors)
+    return tokens.add_placeholder(models, token or learned.token, vectors=vectors)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}; it must be 1 or more")
+
+
+def _check_size(models: Models, **sizes: int) -> None:
+    """The U-Net halves latents between its blocks; what is left must be whole."""
+    halvings = len(models.unet.config.block_out_channels) - 1
+    # 8 is what the pipeline itself asks for, whatever the model
+    factor = math.lcm(8, models.vae_factor * 2**halvings)
+    for name, value in sizes.items():
+        if value < 1 or value % factor:
+            nearest = max(factor, round(value / factor) * factor)
+            raise InputError(
+                f"{name} is {value}; {models.name} draws multiples of {factor} pixels, "
+                f"for example {nearest}"
+            )
+
+
+def _first_noise(models: Models, seeds: Sequence[int], height: int, width: int) -> torch.Tensor:
+    """The noise drawing starts from, `(len(seeds), 4, height / factor, width / factor)`.
+
+    Drawn in float32 on the CPU, then cast to the U-Net's dtype and moved: other devices and dtypes
+    have other random numbers.
+    """
+    factor = models.vae_factor
+    shape = (models.unet.config.in_channels, height // factor, width // factor)
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(noise).to(models.device, models.dtype)
+
+
+@contextlib.contextmanager
+def _vae_beside_unet(models: Models) -> Iterator[None]:
+    """Training sends the VAE off the device once all photos are encoded; decoding needs it back."""
+    home = models.vae.device
+    models.vae.to(models.device)
+    try:
+        yield
+    finally:
+        models.vae.to(home)
