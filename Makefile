@@ -23,13 +23,11 @@ setup: .venv/installed
 	$(PIP) --constraint constraints.txt --editable '.[notebooks,test,8bit]'
 	@touch $@
 
-WOOD_TOY := --pretrained_model_name_or_path data/tiny-sd --placeholder_token '<wood-toy>' --initializer_token toy
-
 run: setup
-	$(PY) -m tiutils train $(WOOD_TOY) --train_data_dir data/concepts/wood-toy \
+	$(PY) -m tiutils train --pretrained_model_name_or_path data/tiny-sd \
+	    --train_data_dir data/concepts/wood-toy --placeholder_token '<wood-toy>' --initializer_token toy \
 	    --output_dir runs/wood-toy --resume_from_checkpoint latest
-	$(PY) -m tiutils evaluate $(WOOD_TOY) --train_data_dir data/concepts/wood-toy \
-	    --output_dir runs/wood-toy
+	$(PY) -m tiutils evaluate runs/wood-toy
 
 # Each line is a stage; .ci/stage prints how long it took, and in the end the table of them all.
 test:
