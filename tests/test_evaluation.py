@@ -1,0 +1,199 @@
+"""The three measures: hand-calculated where mathematics is exact, and the same draws for every word."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tiutils import concept, diffusion, evaluation, models, tokens
+from tiutils.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"  # diffusers, on NumPy 2
+)
+BLACK, WHITE, GRAY, RED = (
+    Image.new("RGB", (64, 64), color) for color in ("black", "white", (85, 85, 85), "red")
+)
+
+
+@pytest.fixture(scope="module")
+def parts(small_model):
+    return models.load(small_model)
+
+
+@pytest.fixture(scope="module")
+def images(photos):
+    return [photo.image for photo in concept.load(photos).photos]
+
+
+def half(left, right):
+    """A picture of two colors, exactly half each."""
+    image = Image.new("RGB", (64, 64), left)
+    image.paste(right, (32, 0, 64, 64))
+    return image
+
+
+# --- histogram_distance ---
+
+
+def test_equal_pictures_have_distance_zero(images):
+    assert evaluation.histogram_distance(images, images) == pytest.approx(0, abs=1e-6)
+    assert evaluation.histogram_distance(images, images[::-1]) == pytest.approx(0, abs=1e-6)
+
+
+def test_pictures_without_a_common_color_have_distance_one():
+    assert evaluation.histogram_distance([BLACK], [WHITE]) == 1.0
+    assert evaluation.histogram_distance([RED], [WHITE, BLACK]) == 1.0
+
+
+def test_half_of_the_colors_in_common():
+    # p = (1, 0), q = (½, ½): Σ sqrt(p q) = sqrt(½)
+    expected = math.sqrt(1 - math.sqrt(0.5))
+    found = evaluation.histogram_distance([BLACK], [half("black", "white")])
+    assert found == pytest.approx(expected)
+
+
+def test_a_color_between_bins_is_shared():
+    # four bins lie at 0, 85, 170, 255; a gray of 34 is 0.4 of the way: in each channel 0.6 and 0.4.
+    # Against black: Σ sqrt(p q) = sqrt(0.6³)
+    dark = Image.new("RGB", (8, 8), (34, 34, 34))
+    expected = math.sqrt(1 - math.sqrt(0.6**3))
+    assert evaluation.histogram_distance([dark], [BLACK], bins=4) == pytest.approx(expected)
+    assert evaluation.histogram_distance([GRAY], [BLACK], bins=4) == 1.0
+
+
+def test_colors_in_common_count_more_than_those_of_one_picture():
+    # half black in both, the other half white in one, red in the other: the power mean gives black
+    # ((½^¼ + ½^¼)/2)⁴ = ½, and the others (½^¼ / 2)⁴ = 1/32 each: black's share is 16/18
+    pictures = [half("black", "white"), half("black", "red")]
+    expected = math.sqrt(1 - math.sqrt(16 / 18))
+    assert evaluation.histogram_distance(pictures, [BLACK]) == pytest.approx(expected)
+
+
+def test_the_center_counts_most():
+    def framed(box):
+        image = Image.new("RGB", (64, 64), "black")
+        image.paste("white", box)
+        return [image]
+
+    center = evaluation.histogram_distance(framed((24, 24, 40, 40)), [BLACK])
+    corner = evaluation.histogram_distance(framed((0, 0, 16, 16)), [BLACK])
+    assert center > 4 * corner > 0
+
+
+def test_size_and_shape_of_a_picture_do_not_matter():
+    wide = Image.new("RGB", (300, 100), "green")
+    assert evaluation.histogram_distance([wide], [Image.new("RGB", (7, 9), "green")]) < 1e-6
+
+
+def pictures():
+    """Lists of one to three small random pictures."""
+    seeds = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=3)
+    return seeds.map(
+        lambda values: [
+            Image.fromarray(np.random.default_rng(v).integers(0, 256, (4, 4, 3), dtype=np.uint8))
+            for v in values
+        ]
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(pictures(), pictures())
+def test_it_is_a_symmetric_distance_within_zero_and_one(a, b):
+    there = evaluation.histogram_distance(a, b)
+    assert 0 <= there <= 1
+    assert there == pytest.approx(evaluation.histogram_distance(b, a))
+
+
+@pytest.mark.parametrize("measured", [([], [BLACK]), ([BLACK], [])])
+def test_nothing_to_compare_is_refused(parts, measured):
+    with pytest.raises(InputError, match="no picture"):
+        evaluation.histogram_distance(*measured)
+    with pytest.raises(InputError, match="no picture"):
+        evaluation.image_similarity(parts, *measured)
+
+
+def test_one_bin_is_refused():
+    with pytest.raises(InputError, match="bins is 1"):
+        evaluation.histogram_distance([BLACK], [WHITE], bins=1)
+
+
+# --- fixed_evaluation_loss ---
+
+
+def test_the_loss_is_the_training_loss_of_one_large_batch(parts, images, photos):
+    material = diffusion.prepare_material(
+        parts, concept.load(photos), "toy", center_crop=True, seed=11, batch_size=20
+    )
+    with torch.no_grad():
+        expected = diffusion.losses_at(parts, material, 0, 0, 20).mean().item()
+    found = evaluation.fixed_evaluation_loss(parts, images, "toy", draws=20, seed=11)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_loss_is_fixed_and_follows_word_and_seed(parts, images):
+    loss = evaluation.fixed_evaluation_loss(parts, images, "toy", draws=8)
+    assert loss == evaluation.fixed_evaluation_loss(parts, images, "toy", draws=8)
+    assert loss != evaluation.fixed_evaluation_loss(parts, images, "cat", draws=8)
+    assert loss != evaluation.fixed_evaluation_loss(parts, images, "toy", draws=8, seed=1)
+
+
+def test_a_new_word_that_equals_its_initializer_has_its_loss(small_model, images):
+    parts = models.load(small_model)
+    word = tokens.add_placeholder(parts, "<toy>", initializer_token="toy")
+    loss = evaluation.fixed_evaluation_loss(parts, images, "<toy>", draws=8)
+    assert loss == evaluation.fixed_evaluation_loss(parts, images, "toy", draws=8)
+    tokens.rows_of(parts, word).data += 1
+    assert loss != evaluation.fixed_evaluation_loss(parts, images, "<toy>", draws=8)
+
+
+def test_evaluation_leaves_no_gradient(small_model, images):
+    parts = models.load(small_model)
+    word = tokens.add_placeholder(parts, "<toy>", initializer_token="toy")
+    evaluation.fixed_evaluation_loss(parts, images, "<toy>", draws=2)
+    evaluation.image_similarity(parts, images, images)
+    assert tokens.rows_of(parts, word).grad is None
+
+
+def test_no_draws_are_refused(parts, images):
+    with pytest.raises(InputError, match="draws is 0"):
+        evaluation.fixed_evaluation_loss(parts, images, "toy", draws=0)
+
+
+# --- image_similarity ---
+
+
+def test_a_picture_is_most_like_itself(parts, images):
+    assert evaluation.image_similarity(parts, images[:1], images[:1]) == pytest.approx(1, abs=1e-5)
+    assert evaluation.image_similarity(parts, images[:1], images[1:2]) < 1 - 1e-4
+
+
+def test_similarity_is_the_mean_over_pairs(parts, images):
+    pairs = [evaluation.image_similarity(parts, [a], [b]) for a in images[:2] for b in images[2:5]]
+    found = evaluation.image_similarity(parts, images[:2], images[2:5])
+    assert found == pytest.approx(np.mean(pairs), abs=1e-5)
+
+
+def test_similarity_leaves_no_hook(parts, images):
+    evaluation.image_similarity(parts, images[:1], images[:1])
+    assert not any(module._forward_hooks for module in parts.unet.modules())
+
+
+# --- score ---
+
+
+def test_score_of_a_word_that_equals_its_initializer(small_model, images):
+    parts = models.load(small_model)
+    word = tokens.add_placeholder(parts, "<toy>", initializer_token="toy")
+    scores = evaluation.score(parts, word, "toy", images[:2], num_images=2)
+    for name in ("evaluation_loss", "image_similarity", "histogram_distance"):
+        assert scores[name] == scores[f"initializer_{name}"], name
+    tokens.rows_of(parts, word).data += 1
+    moved = evaluation.score(parts, word, "toy", images[:2], num_images=2)
+    for name in ("evaluation_loss", "image_similarity", "histogram_distance"):
+        assert moved[name] != scores[name], name
+        assert moved[f"initializer_{name}"] == scores[f"initializer_{name}"], name

@@ -1,0 +1,212 @@
+"""Does a learned word do better than the plain word it started from? Three measures.
+
+- `fixed_evaluation_loss`: the training loss itself, on photos and draws that are held fixed.
+- `image_similarity`: do drawn pictures look like photos of the thing, to the frozen U-Net.
+- `histogram_distance`: do they have its colors. It shares nothing with the model, so it is an
+  independent witness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from tiutils import concept, diffusion, inference
+from tiutils.concept import Concept, Photo
+from tiutils.errors import InputError
+from tiutils.models import Models
+from tiutils.tokens import Placeholder
+
+Images = Sequence[Image.Image]
+
+SEED = 2208_01618  # no training run of sane seed draws these batches
+FEATURE_TIMESTEP = 260  # of 1000; as DIFT (Tang et al. 2023, arXiv 2306.03881)
+FEATURE_DRAWS = 4
+
+
+@torch.no_grad()
+def fixed_evaluation_loss(
+    models: Models,
+    images: Images,
+    word: str,
+    *,
+    learnable_property: str = "object",
+    draws: int = 64,
+    seed: int = SEED,
+) -> float:
+    """The diffusion loss on fixed draws of photo, prompt, timestep, latent sample and noise.
+
+    The draws depend on the photos' number and `seed` alone, so two words, or one word before and
+    after training, are asked the very same questions. Photos are cropped to their center.
+
+    Args:
+        models: the frozen parts.
+        images: photos, best such as training has not seen.
+        word: put into the prompt templates; learned or plain.
+        learnable_property: which templates, "object" or "style".
+        draws: how many; the loss of one draw says little.
+        seed: of the draws.
+
+    Returns:
+        the mean squared error of the noise prediction, over all draws.
+
+    Raises:
+        InputError: no photos, or no draws.
+    """
+    if draws < 1:
+        raise InputError(f"draws is {draws}; it must be 1 or more")
+    material = diffusion.prepare_material(
+        models,
+        _as_concept(images),
+        word,
+        learnable_property=learnable_property,
+        center_crop=True,
+        seed=seed,
+        batch_size=draws,
+    )
+    losses = [
+        diffusion.losses_at(models, material, 0, start, min(start + 16, draws))
+        for start in range(0, draws, 16)
+    ]
+    return torch.cat(losses).mean().item()
+
+
+def image_similarity(models: Models, images: Images, references: Images) -> float:
+    """How alike two sets of pictures look to the frozen U-Net: mean cosine of their features.
+
+    Args:
+        models: the frozen parts.
+        images: drawn pictures.
+        references: photos of the thing.
+
+    Returns:
+        the mean over all pairs (image, reference), in [-1, 1]; higher is more alike.
+
+    Raises:
+        InputError: one of the sets is empty.
+    """
+    a, b = (_features(models, pictures) for pictures in (images, references))
+    return (a @ b.T).mean().item()
+
+
+def histogram_distance(images: Images, references: Images, *, bins: int = 8) -> float:
+    """How different the thing's colors are in two sets of pictures, whatever the model thinks.
+
+    A picture's colors are a joint histogram of red, green and blue, a set's colors those that its
+    pictures have in common. Backgrounds differ between photos, and between photos and drawings; so
+    pixels weigh less away from the center (a Gaussian whose standard deviation is a sixth of the
+    side), and histograms are combined bin by bin by the power mean (mean of h^¼)⁴, near a
+    geometric mean: a color that only one picture has counts little. With plain means, photos of one
+    of the course's concepts were no nearer to other photos of it than to other things.
+
+    Args:
+        images: drawn pictures.
+        references: photos of the thing.
+        bins: per color channel, 2 or more. A pixel is shared among the nearest bins, so that a
+            slight change of color is a slight change of histogram.
+
+    Returns:
+        the Hellinger distance sqrt(1 - Σ sqrt(p q)): 0 for equal histograms, 1 for disjoint ones.
+
+    Raises:
+        InputError: one of the sets is empty, or there are less than 2 bins.
+    """
+    if bins < 2:
+        raise InputError(f"bins is {bins}; it must be 2 or more")
+    p, q = (_common_colors(pictures, bins) for pictures in (images, references))
+    return float(np.sqrt(max(0.0, 1.0 - np.sqrt(p * q).sum())))
+
+
+def score(
+    models: Models,
+    placeholder: Placeholder,
+    initializer: str,
+    references: Images,
+    *,
+    learnable_property: str = "object",
+    num_images: int = 8,
+    seed: int = 0,
+) -> dict[str, float]:
+    """All three measures for the learned word and for the plain word, on the same noise.
+
+    Args:
+        models: the frozen parts, the learned word among their tokens.
+        placeholder: the learned word.
+        initializer: the plain word to compare with.
+        references: photos of the thing, best such as training has not seen.
+        learnable_property: which templates, "object" or "style".
+        num_images: pictures drawn for each word, of the first template ("a photo of a …").
+        seed: of the first picture.
+
+    Returns:
+        "evaluation_loss", "image_similarity" and "histogram_distance" of the learned word, and
+        the same with "initializer_" in front. Losses and distances are better when lower.
+    """
+    scores: dict[str, float] = {}
+    for prefix, word in (("", placeholder.token), ("initializer_", initializer)):
+        prompt = concept.templates(learnable_property)[0].format(word)
+        images = inference.generate(models, prompt, num_images_per_prompt=num_images, seed=seed)
+        scores[prefix + "evaluation_loss"] = fixed_evaluation_loss(
+            models, references, word, learnable_property=learnable_property
+        )
+        scores[prefix + "image_similarity"] = image_similarity(models, images, references)
+        scores[prefix + "histogram_distance"] = histogram_distance(images, references)
+    return scores
+
+
+def _as_concept(images: Images) -> Concept:
+    """Pictures in memory as a concept, RGB."""
+    if not images:
+        raise InputError("there is no picture to compare with; give at least one")
+    photos = tuple(Photo(Path(f"{i}"), image.convert("RGB")) for i, image in enumerate(images))
+    return Concept(photos, (), "pictures")
+
+
+@torch.no_grad()
+def _features(models: Models, images: Images) -> torch.Tensor:
+    """Unit-length features of pictures, (images, features) float32 on the CPU."""
+    pictures = _as_concept(images)
+    views = [view for view in concept.views(pictures, center_crop=True) if not view.flip]
+    latents, _ = diffusion.encode_views(models, pictures, views, models.resolution)
+    nothing = inference.encode_prompts(models, [""]).expand(FEATURE_DRAWS, -1, -1)
+    generator = torch.Generator().manual_seed(SEED)
+    noise = torch.randn((FEATURE_DRAWS, *latents.shape[1:]), generator=generator).to(latents)
+    timesteps = torch.full((FEATURE_DRAWS,), FEATURE_TIMESTEP, device=latents.device)
+    seen: list[torch.Tensor] = []
+    hook = models.unet.mid_block.register_forward_hook(lambda _, __, output: seen.append(output))
+    try:
+        for latent in latents:
+            noisy = models.noise_scheduler.add_noise(latent.expand_as(noise), noise, timesteps)
+            models.unet(noisy.to(models.dtype), timesteps, nothing.to(models.dtype))
+    finally:
+        hook.remove()
+    pooled = torch.stack([output.float().mean(dim=(0, 2, 3)) for output in seen])
+    return torch.nn.functional.normalize(pooled, dim=1).cpu()
+
+
+def _common_colors(images: Images, bins: int) -> np.ndarray:
+    """The histogram that a set of pictures has in common, (bins, bins, bins) float64, sum 1."""
+    if not images:
+        raise InputError("there is no picture to compare with; give at least one")
+    histograms = np.stack([_color_histogram(image, bins) for image in images])
+    common = (histograms**0.25).mean(axis=0) ** 4
+    return common / common.sum()
+
+
+def _color_histogram(image: Image.Image, bins: int, side: int = 64) -> np.ndarray:
+    """Joint RGB histogram of a picture's central square, (bins, bins, bins) float64, sum 1."""
+    offset = (np.arange(side) + 0.5) / side - 0.5  # of each pixel from the center, in sides
+    bell = np.exp(-0.5 * (offset * 6.0) ** 2)
+    weights = np.outer(bell, bell).ravel()
+    small = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BOX)
+    pixels = np.asarray(small, dtype=np.float64).reshape(-1, 3) / 255 * (bins - 1)
+    # share[p, c, b]: how much of pixel p's channel c belongs to bin b; its shares sum to 1
+    share = np.maximum(0.0, 1.0 - np.abs(pixels[:, :, None] - np.arange(bins)))
+    histogram = np.einsum(
+        "p,pr,pg,pb->rgb", weights, share[:, 0], share[:, 1], share[:, 2], optimize=True
+    )
+    return histogram / weights.sum()
