@@ -117,9 +117,9 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
 
     path = Path(config.output_dir) / "learned_embeds.safetensors"
     if accelerator.is_main_process:
-        path = watchers.write_rows(training, result.step, "learned_embeds")
         if not result.diverged:
             watchers.write_checkpoint(training, result.step)
+        path = watchers.write_rows(training, result.step, "learned_embeds")
         if config.save_as_full_pipeline:
             models.save(tokens.merged(parts), config.output_dir)
         clock.lap("saving")
