@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
+import overlays
 import pytest
 import safetensors
 from PIL import Image
@@ -38,22 +37,13 @@ numpy.savez(sys.argv[2], ids=ids, states=states, image=image)
 """
 
 
-def stock(tmp_path, version, python_path=""):
-    output = tmp_path / f"{version}.npz"
-    environment = os.environ | {"PYTHONPATH": python_path}
-    command = [sys.executable, "-c", STOCK, str(FOLDER), str(output), version]
-    subprocess.run(command, check=True, env=environment, timeout=300)
-    return np.load(output)
-
-
 @pytest.mark.slow
 def test_transformers_4_and_5_read_the_same_model(tmp_path):
-    old_versions = os.environ.get("TIUTILS_TRANSFORMERS4", "")
-    assert Path(old_versions, "transformers").is_dir(), (
-        "transformers 4.57 is not there: run `make overlays` and set TIUTILS_TRANSFORMERS4 to "
-        "build/transformers-4.57, or run `make slow`, which does both"
+    overlays.run_under("transformers-4.57", STOCK, str(FOLDER), str(tmp_path / "old.npz"), "4.57")
+    subprocess.run(
+        [sys.executable, "-c", STOCK, str(FOLDER), str(tmp_path / "new.npz"), "5."], check=True
     )
-    new, old = stock(tmp_path, "5."), stock(tmp_path, "4.57", old_versions)
+    new, old = np.load(tmp_path / "new.npz"), np.load(tmp_path / "old.npz")
     assert (new["ids"] == old["ids"]).all()
     np.testing.assert_allclose(new["states"], old["states"], atol=1e-5)
     np.testing.assert_allclose(new["image"], old["image"], atol=1e-3)
