@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tqdm import tqdm
+
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 
@@ -245,11 +247,18 @@ def run_doctor(options: argparse.Namespace) -> int:
     return doctor.main()
 
 
+class LineHandler(logging.Handler):
+    """Writes each record as a line of its own, also while a progress bar is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record to stderr."""
+        tqdm.write(f"tiutils: {record.getMessage()}", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def warnings_on_stderr() -> Iterator[None]:
     """Show this package's warnings, each as one line; of several processes only the first speaks."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("tiutils: %(message)s"))
+    handler = LineHandler()
     handler.setLevel(logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logger.addHandler(handler)
     try:

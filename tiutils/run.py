@@ -248,8 +248,11 @@ def find_checkpoint(config: TrainingConfig) -> RunState | None:
             logger.warning("no whole checkpoint in %s: starting anew", config.output_dir)
         return state
     path = Path(config.resume_from_checkpoint)
-    beside = Path(config.output_dir) / path.name  # the only place where the diffusers script looks
-    return checkpoints.load(beside if beside.exists() and not path.exists() else path)
+    if (
+        path.name == str(path) and not path.exists()
+    ):  # a bare name, as the diffusers script takes it
+        path = Path(config.output_dir) / path.name
+    return checkpoints.load(path)
 
 
 def warn_of_changes(training: Training, state: RunState) -> None:
