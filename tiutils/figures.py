@@ -80,7 +80,7 @@ def image_grid(
         axes[row, 0].text(-0.06, 0.5, wrapped, ha="right", va="center", fontsize=8,
                           transform=axes[row, 0].transAxes)  # fmt: skip
     for column, label in enumerate(column_labels):
-        axes[0, places[column]].set_title(textwrap.fill(label, 16), fontsize=8, pad=3)
+        axes[0, places[column]].set_title(textwrap.fill(label, int(13 * cell)), fontsize=8, pad=3)
     if title:
         figure.suptitle(title, fontsize=10)
     return _with_alt(figure, alt or _describe_grid(rows, row_labels, column_labels, title))

@@ -1,0 +1,247 @@
+"""Is the learned word better than the word it started from? Three concepts, three seeds, no picking.
+
+    python -m benchmarks.quality
+
+Teaches each concept's word to the bundled model with each seed, at `tiutils train`'s own defaults,
+and compares it with its initializer word on photos of sides that training never saw: the fixed
+evaluation loss, image similarity, and color distance. Writes benchmarks/quality.json,
+docs/quality.png and the table in README.md. A run that was measured before, with this model and
+these settings, is taken from runs/quality/; delete that folder to measure anew. Exit status 1 says
+that some advantage is not larger than the spread over seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+import tiutils
+from tiutils import concept, evaluation, figures
+from tiutils.models import BUNDLED_MODEL
+
+ROOT = Path(__file__).resolve().parent.parent
+CONCEPTS = ("wood-toy", "rocking-horse", "teddy-bear")
+SEEDS = (0, 1, 2)
+NUM_IMAGES = 16  # drawn for each word and seed, for similarity and color distance
+PROMPTS = ("a photo of a {}", "a {} on the beach", "a {} in the snow", "two {} on grass")
+# measure: its name in the table, and +1 if more is better, -1 if less is better
+MEASURES = {
+    "evaluation_loss": ("loss on held-out photos", -1),
+    "image_similarity": ("similarity to held-out photos", +1),
+    "histogram_distance": ("color distance to held-out photos", -1),
+}
+BEGIN, END = "<!-- quality:begin -->", "<!-- quality:end -->"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One concept and seed: scores as `evaluation.score` gives them, and the pictures of PROMPTS."""
+
+    concept: str
+    seed: int
+    scores: dict[str, float]
+    seconds: float
+    before: list[Image.Image]
+    after: list[Image.Image]
+
+
+def main() -> int:
+    """Measure what is not measured yet, then write JSON, picture and table."""
+    logging.getLogger("tiutils").setLevel(logging.ERROR)
+    fingerprint = fingerprint_of(BUNDLED_MODEL)
+    results = []
+    for name in CONCEPTS:
+        for seed in SEEDS:
+            folder = ROOT / "runs" / "quality" / fingerprint / f"{name}-{seed}"
+            if not (folder / "measured.json").is_file():
+                print(f"{name}, seed {seed} ...", flush=True)
+                measure(name, seed, folder)
+            results.append(read(name, seed, folder))
+    table = summarize(results)
+    record = {
+        "command": "python -m benchmarks.quality",
+        "fingerprint": fingerprint,
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "versions": {
+            name: metadata.version(name) for name in ("torch", "diffusers", "transformers")
+        },
+        "images_per_score": NUM_IMAGES,
+        "summary": table,
+        "runs": [
+            {"concept": r.concept, "seed": r.seed, "seconds": r.seconds, **r.scores}
+            for r in results
+        ],
+    }
+    (ROOT / "benchmarks" / "quality.json").write_text(json.dumps(record, indent=2) + "\n")
+    figures.save(picture(results), ROOT / "docs" / "quality.png")
+    text = as_markdown(table, results)
+    write_between_markers(ROOT / "README.md", text)
+    print(text)
+    return 0 if all(row["advantage"] > row["spread"] for row in table) else 1
+
+
+def fingerprint_of(model: Path) -> str:
+    """Sixteen hexadecimal digits that change with the model, the photos, the settings, the scores."""
+    settings = (PROMPTS, NUM_IMAGES, tiutils.TrainingConfig())
+    digest = hashlib.sha256(repr(settings).encode())
+    for folder in (model, *(ROOT / "data" / "concepts" / name for name in CONCEPTS)):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".safetensors", ".json", ".jpg"):
+                digest.update(path.read_bytes())
+    digest.update(Path(evaluation.__file__).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def card(name: str) -> dict[str, Any]:
+    """The concept's own words: placeholder and initializer token."""
+    return json.loads((ROOT / "data" / "concepts" / name / "concept.json").read_text())
+
+
+def photos(name: str, sub_folder: str = "") -> list[Image.Image]:
+    """The concept's photos, or those in a sub-folder."""
+    folder = ROOT / "data" / "concepts" / name / sub_folder
+    return [photo.image for photo in concept.load(folder).photos]
+
+
+def measure(name: str, seed: int, folder: Path) -> None:
+    """Train, score, draw; everything goes into `folder`, measured.json last."""
+    start, words = time.perf_counter(), card(name)
+    result = tiutils.train(
+        tiutils.TrainingConfig(
+            pretrained_model_name_or_path=str(BUNDLED_MODEL),
+            train_data_dir=str(ROOT / "data" / "concepts" / name),
+            placeholder_token=words["placeholder_token"],
+            initializer_token=words["initializer_token"],
+            output_dir=str(folder),
+            resume_from_checkpoint="latest",
+            seed=seed,
+        )
+    )
+    if result.stopped:
+        sys.exit(f"{name}, seed {seed}: {result.stopped}")
+    scores = evaluation.score(
+        result.models,
+        result.placeholder,
+        words["initializer_token"],
+        photos(name, "held_out"),
+        num_images=NUM_IMAGES,
+        seed=1000 * seed,  # other noise for each seed
+    )
+    for label, word in (
+        ("before", words["initializer_token"]),
+        ("after", result.placeholder.token),
+    ):
+        prompts = [prompt.format(word) for prompt in PROMPTS]
+        drawn = tiutils.generate(result.models, prompts, seed=1000 * seed)
+        for number, (image, prompt) in enumerate(zip(drawn, prompts, strict=True)):
+            figures.save(image, folder / f"{label}-{number}.png", alt=prompt)
+    measured = {"scores": scores, "seconds": round(time.perf_counter() - start, 1)}
+    (folder / "measured.json").write_text(json.dumps(measured))
+
+
+def read(name: str, seed: int, folder: Path) -> Measured:
+    """What `measure` left."""
+    measured = json.loads((folder / "measured.json").read_text())
+    before, after = (
+        [Image.open(folder / f"{label}-{i}.png").convert("RGB") for i in range(len(PROMPTS))]
+        for label in ("before", "after")
+    )
+    return Measured(name, seed, measured["scores"], measured["seconds"], before, after)
+
+
+def summarize(results: list[Measured]) -> list[dict[str, Any]]:
+    """One row for each concept and measure.
+
+    `advantage` is the mean over seeds of learned word against initializer, positive where the
+    learned word is better; `spread` is the largest minus the smallest of the learned word's values.
+    """
+    rows = []
+    for name in dict.fromkeys(result.concept for result in results):
+        scores = [result.scores for result in results if result.concept == name]
+        for key, (_, sign) in MEASURES.items():
+            learned = [s[key] for s in scores]
+            initial = [s[f"initializer_{key}"] for s in scores]
+            gains = [sign * (a - b) for a, b in zip(learned, initial, strict=True)]
+            rows.append(
+                {
+                    "concept": name,
+                    "measure": key,
+                    "initializer": statistics.mean(initial),
+                    "learned": statistics.mean(learned),
+                    "advantage": statistics.mean(gains),
+                    "spread": max(learned) - min(learned),
+                }
+            )
+    return rows
+
+
+def picture(results: list[Measured]) -> Any:
+    """Every seed a row: a photo, the prompts with the initializer word, the same with the new one."""
+    rows, labels = [], []
+    for result in results:
+        own_photos = photos(result.concept)
+        rows.append([own_photos[result.seed % len(own_photos)], *result.before, *result.after])
+        # a no-break space keeps the number beside its word
+        labels.append(f"{card(result.concept)['placeholder_token']} seed\u00a0{result.seed}")
+    columns = [prompt.format("…") for prompt in PROMPTS]
+    alt = (
+        "Three concepts, three seeds each, a row for every seed: a photo; four prompts drawn with "
+        "the plain word; the same prompts, from the same noise, with the learned word."
+    )
+    return figures.image_grid(
+        rows,
+        row_labels=labels,
+        column_labels=["photo", *columns, *columns],
+        title="photo | with the plain word | with the learned word",
+        alt=alt,
+        cell=0.86,
+        gaps=(0, len(PROMPTS)),
+    )
+
+
+def as_markdown(table: list[dict[str, Any]], results: list[Measured]) -> str:
+    """Picture and table for the README."""
+    minutes = sum(result.seconds for result in results) / 60
+    lines = [
+        "![Photos of three things, and what the bundled model draws with the plain word and with "
+        "the learned one, for every seed](docs/quality.png)",
+        "",
+        f"Three concepts, {len(SEEDS)} seeds each, all shown, on the bundled model; made by "
+        f"`python -m benchmarks.quality` in {minutes:.0f} minutes on {os.cpu_count()} CPU cores. "
+        "Means over seeds; the spread is the range of the learned word's values.",
+        "",
+        "| concept | measure | plain word | learned word | better by | spread |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for row in table:
+        name, sign = MEASURES[row["measure"]]
+        digits = 4 if row["measure"] == "evaluation_loss" else 3
+        values = [row[key] for key in ("initializer", "learned", "advantage", "spread")]
+        cells = " | ".join(f"{value:.{digits}f}" for value in values)
+        lines.append(f"| {row['concept']} | {name} {'↑' if sign > 0 else '↓'} | {cells} |")
+    return "\n".join(lines)
+
+
+def write_between_markers(path: Path, text: str) -> None:
+    """Replace what stands between the two markers; everything else stays as it is."""
+    page = path.read_text()
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
+        sys.exit(f"{path.name} must hold {BEGIN} and then {END}, once each")
+    head, tail = page[: page.index(BEGIN) + len(BEGIN)], page[page.index(END) :]
+    path.write_text(f"{head}\n{text}\n{tail}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
