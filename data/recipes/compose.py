@@ -1,0 +1,209 @@
+"""Compose a picture and its caption from the same draw: template, colour, noun, count, place.
+
+`scene(world, seed, index)` is a pure function, so that pools, tests and resumed runs agree without stored state.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from . import pack, places, world
+
+EMPTY_CAPTIONS = 0.10
+COUNT_ODDS = (0.80, 0.13, 0.07)  # one, two, three
+FLOATING = {"in space", "under water", "in the clouds"}
+NOT_RECOLOURED = {"rainbow", "moon", "sun", "fire", "snowman", "zebra", "globe", "skull", "ghost"}
+
+
+@dataclass
+class World:
+    """All things, by word, with how often each word is drawn."""
+
+    by_word: dict[str, list[pack.Thing]]
+    words: list[world.Noun]
+    odds: np.ndarray
+    held_out: bool = False
+
+    @classmethod
+    def load(cls, held_out: bool = False) -> World:
+        by_word: dict[str, list[pack.Thing]] = {}
+        for thing in pack.load():
+            if thing.held_out or not held_out:
+                for word in thing.words:
+                    by_word.setdefault(word, []).append(thing)
+        words = [noun for noun in world.nouns() if noun.word in by_word]
+        odds = np.array([noun.weight for noun in words])
+        return cls(by_word, words, odds / odds.sum(), held_out)
+
+
+def recolour(cut: Image.Image, rng: np.random.Generator, name: str) -> Image.Image:
+    """Repaint a cut-out in one colour, keeping its light and shade."""
+    array = np.asarray(cut).astype(np.float32) / 255
+    light = array[..., :3] @ np.array([0.3, 0.59, 0.11], np.float32)
+    mean = (light * array[..., 3]).sum() / array[..., 3].sum()
+    light = np.clip(0.72 + (light - mean) * 1.1, 0.15, 1.4)[..., None]
+    base = places.plain_colour(rng, name)
+    painted = np.minimum(light, 1) * base * 1.12 + np.clip(light - 0.95, 0, 1) * 0.7
+    array[..., :3] = np.clip(0.9 * painted + 0.1 * array[..., :3], 0, 1)
+    return Image.fromarray((array * 255).astype(np.uint8))
+
+
+def turn(
+    cut: Image.Image, rng: np.random.Generator, size: float, limit: float, degrees: float
+) -> Image.Image:
+    """Scale to about `size` pixels, mirror half of the time, tilt a little.
+
+    Long thin things may be longer than `size`, up to `limit`: else they would be slivers.
+    """
+    slim = max(cut.size) / min(cut.size)
+    factor = min(size * slim**0.35, max(size, limit)) / max(cut.size)
+    cut = cut.resize([max(2, round(side * factor)) for side in cut.size], Image.LANCZOS)
+    if rng.random() < 0.5:
+        cut = cut.transpose(Image.FLIP_LEFT_RIGHT)
+    angle = rng.normal() * degrees
+    if abs(angle) > 1:
+        cut = cut.convert("RGBa").rotate(angle, Image.BICUBIC, expand=True).convert("RGBA")
+    return cut
+
+
+def paste(
+    canvas: Image.Image,
+    cut: Image.Image,
+    centre: float,
+    bottom: float,
+    shadow: float,
+    behind: float = 0.62,
+) -> None:
+    """Set a cut-out on the canvas, its foot at `bottom` (pixels), with a soft shadow lying on the ground.
+
+    `behind` is the part of the shadow that lies behind the foot, hidden where the thing is thick.
+    """
+    left, top = round(centre - cut.width / 2), round(bottom - cut.height)
+    if shadow > 0:
+        lying = cut.getchannel("A").resize(
+            (round(cut.width * 1.08), max(2, round(cut.height * 0.16)))
+        )
+        margin = max(2, canvas.width // 24)
+        soft = Image.new("L", (lying.width + 2 * margin, lying.height + 2 * margin))
+        soft.paste(lying, (margin, margin))
+        soft = soft.filter(ImageFilter.GaussianBlur(margin / 2)).point(
+            lambda level: int(level * shadow)
+        )
+        dark = Image.new("RGB", soft.size, (12, 12, 18))
+        at = (
+            left - margin + round(cut.width * 0.03),
+            round(bottom - behind * lying.height) - margin,
+        )
+        canvas.paste(dark, at, soft)
+    canvas.paste(cut, (left, top), cut)
+
+
+def backdrop(rng: np.random.Generator, n: int) -> tuple[str, np.ndarray, float | None]:
+    """Place words (maybe none), the empty place, and its floor."""
+    kind = rng.random()
+    names = list(places.PLACES)
+    if kind < 0.62:
+        name = names[rng.integers(len(names))]
+    elif kind < 0.86:
+        colour = list(world.COLOURS)[rng.integers(len(world.COLOURS))]
+        name = f"on {article(colour)} {colour} background"
+    else:  # two colours running into each other: no words for it
+        y, x = places.grid(n)
+        mix = np.clip((x - 0.5) * rng.uniform(-1, 1) + (y - 0.5) * rng.uniform(-1, 1) + 0.5, 0, 1)
+        return "", places.blend(mix, rng.uniform(0.1, 1, 3), rng.uniform(0.1, 1, 3)), 0.6
+    picture, floor = places.place(rng, n, name)
+    return ("" if rng.random() < 0.22 else name), picture, floor
+
+
+def article(word: str) -> str:
+    return "an" if word[0] in "aeiou" and not word.startswith("u") else "a"
+
+
+def wording(
+    rng: np.random.Generator, noun: world.Noun, colour: str, count: int, place: str
+) -> tuple[str, str]:
+    """The caption and the template it came from."""
+    if count > 1:
+        template = world.MANY_TEMPLATES[rng.integers(len(world.MANY_TEMPLATES))]
+        phrase = f"{world.COUNTS[count]} {colour} {noun.plural}"
+    else:
+        pool = world.TEMPLATES if rng.random() < 0.65 else world.PLAIN_TEMPLATES
+        template = pool[rng.integers(len(pool))]
+        phrase = f"{colour} {noun.word}"
+    caption = " ".join(template.format(phrase).split() + place.split())
+    caption = re.sub(r"\ba (?=[aeio])", "an ", caption)
+    return caption, template
+
+
+def size_of(rng: np.random.Generator, template: str, count: int) -> float:
+    """The object's longest side as a part of the frame; words such as `small` and `close-up` mean something."""
+    if count > 1:
+        return rng.uniform(0.40, 0.54) if count == 2 else rng.uniform(0.32, 0.42)
+    if "close-up" in template or "cropped" in template:
+        return rng.uniform(0.85, 1.15)
+    if "small" in template:
+        return rng.uniform(0.32, 0.48)
+    if "large" in template:
+        return rng.uniform(0.80, 0.98)
+    return rng.uniform(0.50, 0.88)
+
+
+def finish(rng: np.random.Generator, canvas: Image.Image, template: str) -> np.ndarray:
+    """Light and dirt that the template speaks of, else a little variation. (n, n, 3) uint8."""
+    array = np.asarray(canvas).astype(np.float32) / 255
+    gain = rng.uniform(0.9, 1.08)
+    if "dark" in template:
+        gain = rng.uniform(0.42, 0.6)
+    elif "bright" in template:
+        gain = rng.uniform(1.18, 1.4)
+    if "dirty" in template:
+        stains = np.clip(places.rough(rng, array.shape[0], 6) - 0.52, 0, 0.2) * 2.5
+        array = places.blend(stains, np.array([0.28, 0.2, 0.12], np.float32), array)
+    return (np.clip(array * gain, 0, 1) * 255).astype(np.uint8)
+
+
+def scene(things: World, seed: int, index: int, n: int = 64) -> tuple[np.ndarray, str]:
+    """Picture `index` of the world with this seed: (n, n, 3) uint8 and its caption."""
+    rng = np.random.default_rng([seed, index])
+    noun = things.words[rng.choice(len(things.words), p=things.odds)]
+    group = things.by_word[noun.word]
+    thing = group[rng.integers(len(group))]
+    count = 1 if noun.word in world.SINGLE else 1 + rng.choice(3, p=COUNT_ODDS)
+    colour = ""
+    if noun.word not in NOT_RECOLOURED and rng.random() < 0.3:
+        colour = list(world.COLOURS)[rng.integers(len(world.COLOURS))]
+    place, picture, floor = backdrop(rng, n)
+    caption, template = wording(rng, noun, colour, count, place)
+
+    canvas = Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8))
+    size = size_of(rng, template, count) * n
+    bottom = n * (
+        rng.uniform(max(0.72, floor + 0.12 * (count == 1)), 0.97)
+        if floor
+        else rng.uniform(0.75, 0.98)
+    )
+    centres = (
+        [rng.uniform(0.38, 0.62)]
+        if count == 1
+        else (np.arange(count) + 0.5) / count + rng.uniform(-0.04, 0.04, count)
+    )
+    painter = int(rng.integers(2**31))
+    for centre in np.atleast_1d(centres):
+        sides = thing.held_out if things.held_out else thing.sides
+        cut = sides[rng.integers(len(sides))]
+        if colour:
+            cut = recolour(cut, np.random.default_rng(painter), colour)
+        cut = turn(cut, rng, size, 0.92 * n / max(1, 0.75 * count), 5 if floor else 14)
+        foot = max(
+            bottom + rng.uniform(-0.04, 0.04) * n * (count > 1), min(cut.height + 1, 0.97 * n)
+        )
+        if not floor:
+            foot -= rng.uniform(0, max(0, foot - cut.height - 1))
+        paste(canvas, cut, centre * n, foot, 0.55 if floor else 0)
+    if rng.random() < EMPTY_CAPTIONS:
+        caption = ""
+    return finish(rng, canvas, template), caption

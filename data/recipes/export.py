@@ -1,0 +1,124 @@
+"""Write `data/tiny-sd`: the five parts in Stable Diffusion 1.5's layout, fp16, readable by transformers 4.57 and 5."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from . import latents, presets, train_text, train_unet
+from .presets import Preset
+
+TARGET = Path(__file__).parents[1] / "tiny-sd"
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def save_half(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Floats as fp16, in key order, so that the same weights give the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = {
+        k: v.detach().cpu().half().contiguous() if v.is_floating_point() else v
+        for k, v in sorted(state.items())
+    }
+    save_file(half, path, metadata={"format": "pt"})
+
+
+def text_encoder_files(preset: Preset, folder: Path) -> None:
+    """Keys carry `text_model.`: without it transformers 4 loads random weights and only warns.
+
+    The config says float32 under both of its names: else transformers would give a half-precision text encoder
+    beside diffusers' float32 U-Net, and the stock pipeline fails.
+    """
+    encoder = train_text.load_text_encoder(preset)
+    state = {
+        "text_model." + k.removeprefix("text_model."): v for k, v in encoder.state_dict().items()
+    }
+    state = {k: v for k, v in state.items() if not k.endswith("position_ids")}
+    save_half(state, folder / "model.safetensors")
+    config = encoder.config.to_dict()
+    names = [
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "max_position_embeddings",
+        "projection_dim",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "hidden_act",
+        "layer_norm_eps",
+        "attention_dropout",
+        "initializer_range",
+        "initializer_factor",
+    ]
+    kept = {name: config[name] for name in names}
+    kept |= {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "dtype": "float32",
+        "torch_dtype": "float32",
+    }
+    write_json(folder / "config.json", kept)
+
+
+def module_files(module, folder: Path, **changed) -> None:
+    """Config and fp16 weights of a diffusers module."""
+    module.register_to_config(**changed)
+    module.save_config(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("_name_or_path", None)
+    write_json(folder / "config.json", config)
+    save_half(module.state_dict(), folder / "diffusion_pytorch_model.safetensors")
+
+
+def export(preset: Preset, target: Path = TARGET) -> None:
+    """Build the folder beside the old one and swap them; the card (README.md) stays."""
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(preset.folder / "tokenizer", part / "tokenizer")
+    text_encoder_files(preset, part / "text_encoder")
+    module_files(
+        latents.load_vae(preset),
+        part / "vae",
+        scaling_factor=round(latents.scaling_factor(preset), 5),
+    )
+    module_files(train_unet.load_unet(preset), part / "unet")
+    scheduler = {
+        "_class_name": "PNDMScheduler",
+        "_diffusers_version": "0.39.0",
+        "skip_prk_steps": True,
+    }
+    scheduler |= {"clip_sample": False, "trained_betas": None, "timestep_spacing": "leading"}
+    write_json(
+        part / "scheduler" / "scheduler_config.json", scheduler | presets.scheduler_settings()
+    )
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.39.0",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    write_json(part / "model_index.json", index)
+    if (target / "README.md").exists():
+        shutil.copy(target / "README.md", part / "README.md")
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(part, target)
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    print(f"{target.name}: {size / 2**20:.1f} MiB", flush=True)

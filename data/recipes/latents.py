@@ -1,0 +1,71 @@
+"""Encode the pool once: latents (pictures, 4, side, side) scaled to unit deviation, in float16."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import pool, presets, training
+from .presets import Preset
+from .train_vae import to_tensor
+
+
+def load_vae(preset: Preset):
+    """The trained autoencoder (averaged weights)."""
+    vae = presets.vae(preset)
+    vae.load_state_dict(training.load_average(preset.folder / "vae.pt"))
+    return vae.to(training.device(), memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def encode(vae, pictures: np.ndarray, batch: int = 50) -> torch.Tensor:
+    """Unscaled latent means (count, 4, side, side), float32 on the CPU."""
+    with torch.no_grad(), training.autocast():
+        parts = [
+            vae.encode(to_tensor(pictures[i : i + batch])).latent_dist.mean.float().cpu()
+            for i in range(0, len(pictures), batch)
+        ]
+    return torch.cat(parts)
+
+
+def build(preset: Preset) -> None:
+    """One file a chunk of the pool; chunks that exist are kept. Parallel processes take every n-th chunk."""
+    vae, pictures = load_vae(preset), pool.Pictures(preset)
+    folder = preset.folder / "latents"
+    folder.mkdir(exist_ok=True)
+    todo = [
+        k
+        for k in training.share(np.arange(len(pictures.chunks)))
+        if not (folder / f"{k:03d}.npy").exists()
+    ]
+    begun = time.monotonic()
+    for done, number in enumerate(todo, 1):
+        part = folder / f"part{training.rank()}.npy"
+        np.save(part, encode(vae, pictures.chunks[number]).numpy().astype(np.float16))
+        os.replace(part, folder / f"{number:03d}.npy")
+        left = (len(todo) - done) * (time.monotonic() - begun) / done
+        print(f"latents: {done}/{len(todo)} chunks, {left / 60:.1f} min left", flush=True)
+
+
+def scaling_factor(preset: Preset) -> float:
+    """What makes the latents' deviation one (Stable Diffusion's is 0.18215)."""
+    first = np.load(preset.folder / "latents" / "000.npy").astype(np.float32)
+    return float(1 / first.std())
+
+
+def load(preset: Preset) -> torch.Tensor:
+    """All latents, scaled, float16 (count, 4, side, side)."""
+    factor = scaling_factor(preset)
+    chunks = [np.load(file).astype(np.float32) for file in chunk_files(preset)]
+    return torch.cat([torch.from_numpy((chunk * factor).astype(np.float16)) for chunk in chunks])
+
+
+def chunk_files(preset: Preset) -> list[Path]:
+    """The encoded chunks from the first on, without a gap: a training may begin before the last is done."""
+    folder, files = preset.folder / "latents", []
+    while (file := folder / f"{len(files):03d}.npy").exists():
+        files.append(file)
+    return files

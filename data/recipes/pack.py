@@ -1,0 +1,127 @@
+"""Gather all cut-outs in one file, small enough to keep in memory, with the words each may be called by.
+
+One `.npz` without pickles: the pixels end to end, a table (offset, height, width, thing, side) and a JSON header with
+each thing's words, source, author and licence. The last side of every render is kept out of training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from . import collect, render, toys, world
+
+PACK = collect.WORK / "pack.npz"
+LONGEST = 96  # enough for 64 px pictures; a 128 px preset wants 192
+MIN_COVER = 0.12  # of the crop's area: thinner renders are wires and broken meshes
+
+
+@dataclass
+class Thing:
+    """One object: what it may be called, and its sides as RGBA pictures."""
+
+    words: tuple[str, ...]
+    name: str
+    sides: list[Image.Image]
+    held_out: list[Image.Image]
+    recolour: bool
+
+
+def shrink(path: Path) -> np.ndarray | None:
+    """One cut-out (height, width, 4) uint8, cropped; None when there is hardly anything on it."""
+    picture = np.asarray(Image.open(path).convert("RGBA"))
+    cut = render.crop_to_alpha(picture, LONGEST)
+    if cut is None or min(cut.size) < 8 or (np.asarray(cut)[..., 3] > 128).mean() < MIN_COVER:
+        return None
+    return np.asarray(cut)
+
+
+def sources() -> list[tuple[list[str], dict, list[Path]]]:
+    """(words, card, pictures) of every thing of the world."""
+    emoji, models = collect.emoji_files(), collect.catalogue()
+    found: dict[str, tuple[list[str], dict, list[Path]]] = {}
+
+    def add(key: str, word: str, card: dict, files: list[Path]) -> None:
+        words = found.setdefault(key, ([], card, files))[0]
+        if word not in words:
+            words.append(word)
+
+    def sides(folder: Path) -> list[Path]:
+        return sorted(folder.glob("*.png"), key=lambda path: int(path.stem))
+
+    microsoft = {"author": "Microsoft (Fluent Emoji)", "licence": "MIT"}
+    for noun in world.nouns():
+        for label in noun.emoji:
+            add(f"emoji:{label}", noun.word, microsoft, [emoji[label]])
+        for model in noun.models:
+            add(model, noun.word, models[model], sides(render.folder_of(model)))
+    for model in world.MANNEQUINS:
+        for word, materials in (
+            ("statue", world.STATUE_MATERIALS),
+            ("figure", world.FIGURE_MATERIALS),
+        ):
+            for material in materials:
+                add(
+                    f"{model}@{material}",
+                    word,
+                    models[model],
+                    sides(render.folder_of(model, material)),
+                )
+    own = {"author": "this course", "licence": "the repository's"}
+    for folder in sorted(toys.TOYS.glob("*-*")):
+        for word in toys.WORDS[folder.name.split("-")[0]]:
+            add(f"toy:{folder.name}", word, own, sides(folder))
+    return [(words, {"name": key, **card}, files) for key, (words, card, files) in found.items()]
+
+
+def build() -> None:
+    """Write the pack (via a temporary file, so that a kill leaves none that is half)."""
+    pixels, table, things, offset = [], [], [], 0
+    for words, card, files in sources():
+        cuts = [(side, cut) for side, cut in enumerate(map(shrink, files)) if cut is not None]
+        if not cuts:
+            print("nothing usable:", card["name"], flush=True)
+            continue
+        for side, cut in cuts:
+            table.append((offset, cut.shape[0], cut.shape[1], len(things), side))
+            pixels.append(cut.ravel())
+            offset += cut.size
+        card.pop("path", None)
+        things.append({"words": words, **card})
+    temporary = PACK.with_suffix(".part.npz")
+    np.savez(
+        temporary,
+        pixels=np.concatenate(pixels),
+        table=np.array(table),
+        things=np.array(json.dumps(things)),
+    )
+    os.replace(temporary, PACK)
+    print(f"{len(things)} things, {len(table)} cut-outs, {offset / 2**20:.0f} MiB", flush=True)
+
+
+def load() -> list[Thing]:
+    """The pack in memory."""
+    with np.load(PACK) as data:
+        pixels, table, cards = data["pixels"], data["table"], json.loads(str(data["things"]))
+    things = [
+        Thing(
+            tuple(card["words"]), card["name"], [], [], not card["name"].startswith("emoji:rainbow")
+        )
+        for card in cards
+    ]
+    for offset, height, width, thing, side in table:
+        array = pixels[offset : offset + height * width * 4].reshape(height, width, 4)
+        kept_out = side == render.SIDES - 1 or (
+            side == toys.SIDES - 1 and things[thing].name.startswith("toy:")
+        )
+        (things[thing].held_out if kept_out else things[thing].sides).append(Image.fromarray(array))
+    return things
+
+
+if __name__ == "__main__":
+    build()

@@ -1,0 +1,128 @@
+"""Sizes and step counts of the model, and the modules they describe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import collect
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One edition of the bundled model. `size` and the VAE's levels fix the latents: size / 2 ** (levels - 1)."""
+
+    name: str
+    size: int
+    vae_channels: tuple[int, ...]
+    unet_channels: tuple[int, ...]
+    unet_layers: int
+    unet_heads: int
+    text_layers: int
+    text_width: int
+    vocabulary: int
+    pool: int  # composed pictures
+    vae_steps: int
+    vae_batch: int
+    text_steps: int
+    text_batch: int
+    unet_steps: int
+    unet_batch: int
+    unet_rate: float
+
+    @property
+    def folder(self):
+        return collect.WORK / self.name
+
+    @property
+    def latent_size(self) -> int:
+        return self.size // 2 ** (len(self.vae_channels) - 1)
+
+
+CPU = Preset(
+    name="cpu",
+    size=64,
+    vae_channels=(32, 64, 128),
+    unet_channels=(64, 128, 144),
+    unet_layers=1,
+    unet_heads=4,
+    text_layers=3,
+    text_width=256,
+    vocabulary=8192,
+    pool=40_000,
+    vae_steps=1700,
+    vae_batch=32,
+    text_steps=900,
+    text_batch=96,
+    unet_steps=3000,
+    unet_batch=48,
+    unet_rate=1e-3,
+)
+PRESETS = {"cpu": CPU}
+
+
+def vae(preset: Preset):
+    """The picture autoencoder: (batch, 3, size, size) to (batch, 4, latent, latent)."""
+    from diffusers import AutoencoderKL
+
+    levels = len(preset.vae_channels)
+    return AutoencoderKL(
+        sample_size=preset.size,
+        block_out_channels=preset.vae_channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,  # 32 groups on 32 channels normalise each channel by itself, which erases colour
+    )
+
+
+def text_encoder(preset: Preset):
+    """CLIP's text model, small: (batch, 77) token ids to hidden states (batch, 77, width)."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    end = preset.vocabulary - 1
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=preset.vocabulary,
+            hidden_size=preset.text_width,
+            intermediate_size=4 * preset.text_width,
+            num_hidden_layers=preset.text_layers,
+            num_attention_heads=preset.text_width // 64,
+            max_position_embeddings=77,
+            projection_dim=preset.text_width,
+            bos_token_id=end - 1,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+    )
+
+
+def unet(preset: Preset):
+    """The denoiser: latents (batch, 4, side, side), timesteps and hidden states to the noise in the latents."""
+    from diffusers import UNet2DConditionModel
+
+    # No attention on the finest level: there it costs 40 % of a step and decides little at 16 x 16.
+    cross = [False] + [True] * (len(preset.unet_channels) - 1)
+    return UNet2DConditionModel(
+        sample_size=preset.latent_size,
+        block_out_channels=preset.unet_channels,
+        layers_per_block=preset.unet_layers,
+        down_block_types=tuple("CrossAttnDownBlock2D" if c else "DownBlock2D" for c in cross),
+        up_block_types=tuple("CrossAttnUpBlock2D" if c else "UpBlock2D" for c in reversed(cross)),
+        cross_attention_dim=preset.text_width,
+        attention_head_dim=preset.unet_heads,
+        norm_num_groups=16,
+    )
+
+
+def scheduler_settings() -> dict:
+    """Stable Diffusion's noise schedule. `clip_sample` must be off: latents are not pictures in -1..1."""
+    return {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "epsilon",
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    }

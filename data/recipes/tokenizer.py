@@ -1,0 +1,118 @@
+"""Cut CLIP's byte-pair merges to a small vocabulary in which the world's words stay single tokens."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from itertools import pairwise
+
+from . import collect, places, world
+from .presets import Preset
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+# Words that prompts of Textual Inversion and of this course need, besides the world's own.
+_MORE = """
+a an the my one two three four of on in at under with and to by from background photo photos
+picture image rendering rendition cropped close up clean dirty dark bright good cool nice small
+large big weird painting drawing sketch style art artwork watercolor cartoon pixel oil wooden wood
+toy toys doll dolls plush tower rocking teddy tiny old new little cute funny red room kitchen
+garden city night street mountain mountains forest desert beach snow space grass water moon sunset
+table carpet park river lake sea ocean road sky clouds school office bedroom living christmas
+birthday party museum shelf box pillow made plastic metal stone clay paper glass gold silver
+bronze marble fur standing sitting lying next front side back top animal animals person people
+face food fruit vehicle furniture object thing statue figure robot bear horse cat dog
+"""
+MORE_WORDS = _MORE.split()
+
+
+def byte_symbols() -> list[str]:
+    """GPT-2's printable stand-ins for the 256 bytes, in CLIP's order."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    symbols = [chr(byte) for byte in printable]
+    return symbols + [chr(256 + extra) for extra in range(256 - len(printable))]
+
+
+def merges_of(word: str, rank: dict[tuple[str, str], int]) -> list[tuple[str, str]]:
+    """The merges CLIP applies to a word, in the order in which it applies them."""
+    parts, used = [*word[:-1], word[-1] + "</w>"], []
+    while len(parts) > 1:
+        pair = min(pairwise(parts), key=lambda p: rank.get(p, len(rank)))
+        if pair not in rank:
+            break
+        used.append(pair)
+        merged, i = [], 0
+        while i < len(parts):
+            two = tuple(parts[i : i + 2]) == pair
+            merged.append("".join(parts[i : i + 2]) if two else parts[i])
+            i += 2 if two else 1
+        parts = merged
+    return used
+
+
+def needed_words() -> list[str]:
+    """Every word that captions can contain, and MORE_WORDS."""
+    phrases = [
+        *world.TEMPLATES,
+        *world.PLAIN_TEMPLATES,
+        *world.COLOURS,
+        *places.PLACES,
+        *world.COUNTS.values(),
+    ]
+    phrases += [form for noun in world.nouns() for form in (noun.word, noun.plural)]
+    words = " ".join(phrases).replace("{}", "").replace("-", " ").split()
+    return list(dict.fromkeys(words + MORE_WORDS))
+
+
+def choose(vocabulary: int) -> list[tuple[str, str]]:
+    """CLIP's first merges plus those the needed words use, in CLIP's order; each merge's parts come before it."""
+    lines = (
+        gzip.decompress(collect.MERGES.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
+    )
+    merges = [tuple(line.split()) for line in lines]
+    rank = {pair: number for number, pair in enumerate(merges)}
+    keep = {rank[pair] for word in needed_words() for pair in merges_of(word, rank)}
+    for number in range(len(merges)):
+        if len(keep) == vocabulary - 512 - 2:
+            break
+        keep.add(number)
+    return [merges[number] for number in sorted(keep)]
+
+
+def build(preset: Preset) -> None:
+    """Write `tokenizer/`: vocab.json and merges.txt (transformers 4) beside tokenizer.json (transformers 5)."""
+    from transformers import CLIPTokenizer
+
+    folder = preset.folder / "tokenizer"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    merges, symbols = choose(preset.vocabulary), byte_symbols()
+    tokens = [
+        *symbols,
+        *(s + "</w>" for s in symbols),
+        *("".join(pair) for pair in merges),
+        START,
+        END,
+    ]
+    vocab = {token: number for number, token in enumerate(tokens)}
+    assert len(vocab) == preset.vocabulary, "two merges make the same token"
+    plain = folder.with_name("tokenizer-plain")
+    plain.mkdir(exist_ok=True)
+    (plain / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
+    (plain / "merges.txt").write_text(
+        "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n"
+    )
+    tokenizer = CLIPTokenizer.from_pretrained(
+        plain, bos_token=START, eos_token=END, unk_token=END, pad_token=END, model_max_length=77
+    )
+    tokenizer.save_pretrained(folder)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(plain / name, folder / name)
+    several = [word for word in needed_words() if len(tokenizer.tokenize(word)) != 1]
+    print(f"tokenizer: {len(tokenizer)} tokens; several pieces: {several}", flush=True)
+
+
+def load(preset: Preset):
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(preset.folder / "tokenizer")

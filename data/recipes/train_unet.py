@@ -1,0 +1,96 @@
+"""Train the denoiser on cached latents and hidden states: noise prediction, min-SNR weights."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+import torch
+
+from . import latents, pool, presets, train_text, training
+from .presets import Preset
+
+MIN_SNR = 5.0
+DROPPED = 0.04  # more prompts dropped, on top of the pool's empty captions; guidance needs them
+
+
+class HiddenStates:
+    """The frozen text encoder's answers, once for each different caption: (captions, 77, width) float16."""
+
+    def __init__(self, preset: Preset, captions: list[str]):
+        self.numbers = {"": 0}
+        for caption in captions:
+            self.numbers.setdefault(caption, len(self.numbers))
+        self.of_picture = np.array([self.numbers[caption] for caption in captions])
+        path = preset.folder / "hidden.npy"
+        if not path.exists():
+            self.build(preset, path)
+        self.states = torch.from_numpy(np.load(path))
+
+    def build(self, preset: Preset, path) -> None:
+        encoder, ids = (
+            train_text.load_text_encoder(preset),
+            train_text.token_ids(preset, list(self.numbers), 77),
+        )
+        states, begun = np.zeros((len(ids), 77, preset.text_width), np.float16), time.monotonic()
+        with torch.no_grad(), training.autocast():
+            for i in range(0, len(ids), 128):
+                answer = encoder(ids[i : i + 128].to(training.device())).last_hidden_state
+                states[i : i + 128] = answer.float().cpu().numpy()
+        part = path.with_suffix(".part.npy")
+        np.save(part, states)
+        os.replace(part, path)
+        print(f"hidden states: {len(ids)} captions in {time.monotonic() - begun:.0f} s", flush=True)
+
+    def take(self, pictures: np.ndarray, dropped: np.ndarray) -> torch.Tensor:
+        """Hidden states (batch, 77, width) of these pictures' captions; the empty one where dropped."""
+        return self.states[np.where(dropped, 0, self.of_picture[pictures])].float()
+
+
+def noise_levels() -> torch.Tensor:
+    """Cumulative alphas (1000,) of the schedule."""
+    settings = presets.scheduler_settings()
+    roots = torch.linspace(
+        settings["beta_start"] ** 0.5, settings["beta_end"] ** 0.5, 1000, dtype=torch.float64
+    )
+    return torch.cumprod(1 - roots**2, 0).float()
+
+
+def train(preset: Preset) -> None:
+    device = training.device()
+    pictures = latents.load(preset)
+    words = HiddenStates(preset, pool.captions(preset)[: len(pictures)])
+    alphas = noise_levels().to(device)
+    torch.manual_seed(6)
+    unet = presets.unet(preset).to(device, memory_format=torch.channels_last)
+    print(f"unet: {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters", flush=True)
+    run = training.Run(unet, preset.folder / "unet.pt", rate=preset.unet_rate)
+
+    def step(number: int) -> torch.Tensor:
+        rng = training.generator(13, number)
+        chosen = training.share(rng.integers(len(pictures), size=preset.unet_batch))
+        rng = training.generator(100 + training.rank(), number)
+        clean = pictures[torch.from_numpy(chosen)].to(device).float()
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32)).to(device)
+        times = torch.from_numpy(rng.integers(1000, size=len(chosen))).to(device)
+        hidden = words.take(chosen, rng.random(len(chosen)) < DROPPED).to(device)
+        alpha = alphas[times][:, None, None, None]
+        noisy = (alpha.sqrt() * clean + (1 - alpha).sqrt() * noise).contiguous(
+            memory_format=torch.channels_last
+        )
+        with training.autocast():
+            predicted = unet(noisy, times, hidden).sample
+        signal = (alpha / (1 - alpha)).flatten()
+        weight = signal.clamp(max=MIN_SNR) / signal
+        return (weight * ((predicted.float() - noise) ** 2).mean(dim=(1, 2, 3))).mean()
+
+    rate = lambda number: training.cosine(number, preset.unet_steps, preset.unet_rate, warmup=150)  # noqa: E731
+    training.loop(run, preset.unet_steps, step, rate, keep=0.998, save_every=100)
+
+
+def load_unet(preset: Preset):
+    """The trained denoiser (averaged weights)."""
+    unet = presets.unet(preset)
+    unet.load_state_dict(training.load_average(preset.folder / "unet.pt"))
+    return unet.eval().requires_grad_(False)
