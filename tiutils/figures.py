@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -65,9 +66,10 @@ def image_grid(
     figure = Figure(
         figsize=(cell * sum(widths) + label_width, cell * len(rows) + (0.55 if title else 0.3)),
         dpi=DPI,
-        layout="compressed",
+        layout=ConstrainedLayoutEngine(
+            compress=True, w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0
+        ),
     )
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
     axes = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -222,7 +224,7 @@ def contact_sheet(images: Images, columns: int = 4, *, gap: int = 2) -> Image.Im
 
 def alt_text(figure: Figure) -> str:
     """The text that says what the figure shows."""
-    return figure.get_label()
+    return str(figure.get_label())
 
 
 def save(picture: Figure | Image.Image, path: str | Path, *, alt: str | None = None) -> Path:
