@@ -22,8 +22,8 @@ FLOORS = (
     "errors config models concept tokens embedding_files",
     "batches checkpoints inference",
     "diffusion training evaluation figures hub",
-    "callbacks run report",
-    "cli doctor __init__ __main__",
+    "callbacks record checks run report",
+    "cli doctor widgets exercises __init__ __main__",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py"))

@@ -223,7 +223,8 @@ def drawing(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """`tiutils evaluate`."""
-    from tiutils import report, run
+    from tiutils import report
+    from tiutils.record import read_record
 
     made = report.evaluate_run(
         options.run_dir,
@@ -232,7 +233,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         model=options.pretrained_model_name_or_path,
         **drawing(options),
     )
-    flags = run.read_record(options.run_dir)["flags"]
+    flags = read_record(options.run_dir)["flags"]
     print(report.as_text(made, flags["placeholder_token"], flags["initializer_token"]))
     print(f"\nphotos | before | after:  {made.picture}")
     print(f"the learned word:         {options.run_dir}/learned_embeds.safetensors")

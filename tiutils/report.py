@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiutils import concept, evaluation, figures, inference, models, run
+from tiutils import concept, evaluation, figures, inference, models
 from tiutils.errors import InputError
+from tiutils.record import read_record, update_record
 
 PICTURE = "before_after.png"
 
@@ -46,7 +47,7 @@ def evaluate_run(
         InputError: no run there, or no photos.
     """
     run_dir = Path(run_dir)
-    record = run.read_record(run_dir)
+    record = read_record(run_dir)
     files = sorted(run_dir.glob("learned_embeds.*"))
     if not record or not files:
         raise InputError(
@@ -77,7 +78,7 @@ def evaluate_run(
     scores = evaluation.score(
         parts, word, initializer, references, learnable_property=flags["learnable_property"]
     )
-    run.update_record(run_dir, {"scores": scores})
+    update_record(run_dir, {"scores": scores})
     return Report(picture, scores, str(reference_folder))
 
 

@@ -10,36 +10,28 @@ output_dir/
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
-import json
 import logging
-import math
 import os
-import platform
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import LoggerType, ProjectConfiguration
 
-import tiutils
 from tiutils import callbacks as watchers
-from tiutils import checkpoints, concept, embedding_files, hub, models, tokens
-from tiutils import config as settings
+from tiutils import hub, models, tokens
 from tiutils.checkpoints import RunState
-from tiutils.concept import Concept
+from tiutils.checks import check_inputs
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.models import Models
+from tiutils.record import Stopwatch, public_flags, read_record, write_record
 from tiutils.tokens import Placeholder
-from tiutils.training import Callback, Training, check_state, prepare, restore, train_rows
+from tiutils.training import Callback, Training, prepare, restore, train_rows
 
 logger = logging.getLogger("tiutils")
 
@@ -149,112 +141,6 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
     )
 
 
-def check_inputs(config: TrainingConfig) -> tuple[RunState | None, Concept, str]:
-    """Find every mistake that can be found before weights are loaded.
-
-    Returns:
-        the checkpoint to go on from (or None), the photos, the model's name.
-    """
-    settings.check(config)
-    if int(os.environ.get("RANK", 0)) == 0:  # the others would see what the first one has written
-        check_output_dir(config)
-    if config.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise InputError(
-            "--mixed_precision fp16 needs a GPU; on a CPU leave it out, or use bf16, which saves "
-            "memory there but seldom time"
-        )
-    state = find_checkpoint(config)
-    photos = concept.load(concept.find_photos(config.train_data_dir, token=config.hub_token))
-    name = str(config.pretrained_model_name_or_path or models.default_model())
-    folder = models.locate(name, revision=config.revision, weights=False)
-    tokenizer = models.load_tokenizer(folder, tokenizer_name=config.tokenizer_name)
-    tokens.check_placeholder(tokenizer, config.placeholder_token, config.num_vectors)
-    tokens.check_initializer(tokenizer, config.initializer_token)
-    check_resolution(config.resolution, folder)
-    if state is not None:
-        hidden_size = models.read_config(folder, "text_encoder")["hidden_size"]
-        check_state(state, config.placeholder_token, (config.num_vectors, hidden_size), config)
-    if config.push_to_hub:
-        hub.check_access(
-            config.hub_token, config.hub_model_id or Path(config.output_dir).resolve().name
-        )
-    embedding_files.warn_of_case(config.placeholder_token)
-    if config.dataloader_num_workers:
-        logger.warning("--dataloader_num_workers has nothing to do: photos are encoded once")
-    return state, photos, name
-
-
-def check_resolution(resolution: int | None, model_folder: Path) -> None:
-    """A picture must come out of the VAE and the U-Net with whole pixels.
-
-    Raises:
-        InputError: names the next sizes that fit.
-    """
-    if resolution is None:
-        return
-    factor = models.vae_factor(models.read_config(model_folder, "vae"))
-    factor *= 2 ** (len(models.read_config(model_folder, "unet")["block_out_channels"]) - 1)
-    if resolution % factor:
-        below = resolution // factor * factor
-        near = " or ".join(str(size) for size in (below, below + factor) if size)
-        raise InputError(
-            f"--resolution is {resolution}, but this model takes multiples of {factor}: {near}"
-        )
-
-
-def check_output_dir(config: TrainingConfig) -> None:
-    """Nothing the user made is overwritten: a folder with a run in it is left alone.
-
-    Raises:
-        InputError: the folder holds a run, and this one is not its continuation; or it holds the
-            photos, among which the run's pictures would be; or it cannot be written to.
-    """
-    folder = Path(config.output_dir)
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise InputError(f"--output_dir {folder}: {there} is a file; give a folder")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"--output_dir {folder}: {there} is not writable; give another folder")
-    if folder.resolve() == Path(config.train_data_dir).resolve():
-        raise InputError(f"--output_dir {folder} is the folder of the photos; give another one")
-    held = [folder / "run.json", folder / "model_index.json", *folder.glob("learned_embeds*")]
-    held = [path for path in [*held, *checkpoints.list_checkpoints(folder)] if path.exists()]
-    if not held:
-        return
-    if config.resume_from_checkpoint is None:
-        raise InputError(
-            f"--output_dir {folder} already holds a run ({held[0].name}); give another folder, or "
-            f"--resume_from_checkpoint latest to go on with that run"
-        )
-    word = read_record(folder).get("flags", {}).get("placeholder_token", config.placeholder_token)
-    if word != config.placeholder_token:
-        raise InputError(
-            f"--output_dir {folder} holds a run of {word!r}, this one is of "
-            f"{config.placeholder_token!r}; give another folder"
-        )
-
-
-def find_checkpoint(config: TrainingConfig) -> RunState | None:
-    """The state to go on from. `latest` with no whole checkpoint starts anew; a named one must exist.
-
-    Raises:
-        InputError: the named checkpoint is missing or damaged.
-    """
-    if config.resume_from_checkpoint is None:
-        return None
-    if config.resume_from_checkpoint == "latest":
-        state = checkpoints.load_latest(config.output_dir)
-        if state is None:
-            logger.warning("no whole checkpoint in %s: starting anew", config.output_dir)
-        return state
-    path = Path(config.resume_from_checkpoint)
-    if (
-        path.name == str(path) and not path.exists()
-    ):  # a bare name, as the diffusers script takes it
-        path = Path(config.output_dir) / path.name
-    return checkpoints.load(path)
-
-
 def warn_of_changes(training: Training, state: RunState) -> None:
     """Say which changed settings keep a resumed run from being the uninterrupted one."""
     now = {
@@ -321,83 +207,3 @@ def load_models(config: TrainingConfig, name: str, device: torch.device) -> Mode
         device=device,
         dtype=dtypes[config.mixed_precision],
     )
-
-
-class Stopwatch:
-    """Wall-clock seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """The time since the last call belongs to `stage`."""
-        now = time.perf_counter()
-        self.seconds[stage], self.last = round(now - self.last, 3), now
-
-
-def public_flags(config: TrainingConfig) -> dict[str, Any]:
-    """The settings as JSON has them, without the access token, which belongs in no file."""
-    flags = {k: v for k, v in dataclasses.asdict(config).items() if k != "hub_token"}
-    return {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in flags.items()}
-
-
-def write_record(
-    training: Training,
-    photos: Concept,
-    clock: Stopwatch,
-    status: str,
-    steps: int,
-    losses: Sequence[float | None] = (),
-) -> None:
-    """Write run.json: all that is needed to know what made these files, and to make them again.
-
-    `losses` has an entry for each step from the first; null where it is not known or not finite.
-    """
-    packages = ("torch", "diffusers", "transformers", "accelerate")
-    record = {
-        "status": status,
-        "steps": steps,
-        "total_steps": training.total_steps,
-        "model": training.models.name,
-        "device": str(training.accelerator.device),
-        "processes": training.accelerator.num_processes,
-        "photos": [photo.path.name for photo in photos.photos],
-        "skipped": {path.name: reason for path, reason in photos.skipped},
-        "flags": public_flags(training.config),
-        "versions": {"tiutils": tiutils.__version__, "python": platform.python_version()}
-        | {name: metadata.version(name) for name in packages},
-        "seconds": clock.seconds,
-        "losses": [
-            None if loss is None or not math.isfinite(loss) else round(loss, 6) for loss in losses
-        ],
-    }
-    update_record(training.config.output_dir, record)
-
-
-def read_record(output_dir: str | Path) -> dict[str, Any]:
-    """run.json of a folder; empty if there is none or it is damaged."""
-    try:
-        record = json.loads((Path(output_dir) / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def update_record(output_dir: str | Path, entries: dict[str, Any]) -> None:
-    """Set entries of run.json, keeping the others.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    path = Path(output_dir) / "run.json"
-    record = read_record(output_dir) | entries
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        embedding_files.replace_file(path, text.encode())
-    except OSError as error:
-        raise InputError(
-            f"could not write {path} ({error.strerror or error}); free some space, or give another "
-            f"--output_dir"
-        ) from error

@@ -1,0 +1,126 @@
+"""Every mistake that can be found before weights are loaded and before a file is written."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from tiutils import checkpoints, concept, embedding_files, hub, models, tokens
+from tiutils import config as settings
+from tiutils.checkpoints import RunState
+from tiutils.concept import Concept
+from tiutils.config import TrainingConfig
+from tiutils.errors import InputError
+from tiutils.record import read_record
+from tiutils.training import check_state
+
+logger = logging.getLogger("tiutils")
+
+
+def check_inputs(config: TrainingConfig) -> tuple[RunState | None, Concept, str]:
+    """Find every mistake that can be found before weights are loaded.
+
+    Returns:
+        the checkpoint to go on from (or None), the photos, the model's name.
+    """
+    settings.check(config)
+    if int(os.environ.get("RANK", 0)) == 0:  # the others would see what the first one has written
+        check_output_dir(config)
+    if config.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise InputError(
+            "--mixed_precision fp16 needs a GPU; on a CPU leave it out, or use bf16, which saves "
+            "memory there but seldom time"
+        )
+    state = find_checkpoint(config)
+    photos = concept.load(concept.find_photos(config.train_data_dir, token=config.hub_token))
+    name = str(config.pretrained_model_name_or_path or models.default_model())
+    folder = models.locate(name, revision=config.revision, weights=False)
+    tokenizer = models.load_tokenizer(folder, tokenizer_name=config.tokenizer_name)
+    tokens.check_placeholder(tokenizer, config.placeholder_token, config.num_vectors)
+    tokens.check_initializer(tokenizer, config.initializer_token)
+    check_resolution(config.resolution, folder)
+    if state is not None:
+        hidden_size = models.read_config(folder, "text_encoder")["hidden_size"]
+        check_state(state, config.placeholder_token, (config.num_vectors, hidden_size), config)
+    if config.push_to_hub:
+        hub.check_access(
+            config.hub_token, config.hub_model_id or Path(config.output_dir).resolve().name
+        )
+    embedding_files.warn_of_case(config.placeholder_token)
+    if config.dataloader_num_workers:
+        logger.warning("--dataloader_num_workers has nothing to do: photos are encoded once")
+    return state, photos, name
+
+
+def check_resolution(resolution: int | None, model_folder: Path) -> None:
+    """A picture must come out of the VAE and the U-Net with whole pixels.
+
+    Raises:
+        InputError: names the next sizes that fit.
+    """
+    if resolution is None:
+        return
+    factor = models.vae_factor(models.read_config(model_folder, "vae"))
+    factor *= 2 ** (len(models.read_config(model_folder, "unet")["block_out_channels"]) - 1)
+    if resolution % factor:
+        below = resolution // factor * factor
+        near = " or ".join(str(size) for size in (below, below + factor) if size)
+        raise InputError(
+            f"--resolution is {resolution}, but this model takes multiples of {factor}: {near}"
+        )
+
+
+def check_output_dir(config: TrainingConfig) -> None:
+    """Nothing the user made is overwritten: a folder with a run in it is left alone.
+
+    Raises:
+        InputError: the folder holds a run, and this one is not its continuation; or it holds the
+            photos, among which the run's pictures would be; or it cannot be written to.
+    """
+    folder = Path(config.output_dir)
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"--output_dir {folder}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"--output_dir {folder}: {there} is not writable; give another folder")
+    if folder.resolve() == Path(config.train_data_dir).resolve():
+        raise InputError(f"--output_dir {folder} is the folder of the photos; give another one")
+    held = [folder / "run.json", folder / "model_index.json", *folder.glob("learned_embeds*")]
+    held = [path for path in [*held, *checkpoints.list_checkpoints(folder)] if path.exists()]
+    if not held:
+        return
+    if config.resume_from_checkpoint is None:
+        raise InputError(
+            f"--output_dir {folder} already holds a run ({held[0].name}); give another folder, or "
+            f"--resume_from_checkpoint latest to go on with that run"
+        )
+    word = read_record(folder).get("flags", {}).get("placeholder_token", config.placeholder_token)
+    if word != config.placeholder_token:
+        raise InputError(
+            f"--output_dir {folder} holds a run of {word!r}, this one is of "
+            f"{config.placeholder_token!r}; give another folder"
+        )
+
+
+def find_checkpoint(config: TrainingConfig) -> RunState | None:
+    """The state to go on from. `latest` with no whole checkpoint starts anew; a named one must exist.
+
+    Raises:
+        InputError: the named checkpoint is missing or damaged.
+    """
+    if config.resume_from_checkpoint is None:
+        return None
+    if config.resume_from_checkpoint == "latest":
+        state = checkpoints.load_latest(config.output_dir)
+        if state is None:
+            logger.warning("no whole checkpoint in %s: starting anew", config.output_dir)
+        return state
+    path = Path(config.resume_from_checkpoint)
+    if (
+        path.name == str(path) and not path.exists()
+    ):  # a bare name, as the diffusers script takes it
+        path = Path(config.output_dir) / path.name
+    return checkpoints.load(path)
