@@ -1,9 +1,9 @@
 """Figures, each with a text for those who cannot see it.
 
 Every function returns a matplotlib `Figure` that belongs to no backend and no global state: it
-works without a display and leaves the reader's own plots alone. The text travels with the figure as
-its label: `alt_text` reads it, `save` writes it into the PNG's Description, `show` hands it to the
-notebook.
+works without a display and leaves the reader's own plots alone. The text (`alt`, made from titles
+and labels where none is given) travels with the figure as its label: `alt_text` reads it, `save`
+writes it into the PNG's Description, `show` hands it to the notebook.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def image_grid(
     cell: float = 1.15,
     gaps: Sequence[int] = (),
 ) -> Figure:
-    """Pictures in rows and columns.
+    """Pictures in rows and columns, with a label left of each row and above each column.
 
     Args:
-        rows: pictures row by row; None leaves a cell empty; short rows are filled up with None.
-        row_labels: written to the left of each row, wrapped.
-        column_labels: written above each column.
+        rows: pictures row by row; None, or the missing end of a short row, leaves a cell empty.
+        row_labels: one a row, wrapped.
+        column_labels: one a column, wrapped.
         title: above everything.
-        alt: the text for those who cannot see it; made from title and labels if None.
+        alt: see the module.
         cell: side of a picture in inches (100 pixels each).
         gaps: columns after which a gap sets groups apart.
 
@@ -58,7 +58,8 @@ def image_grid(
     columns = max((len(row) for row in rows), default=0)
     if not columns:
         raise InputError("there is no picture to draw; give at least one")
-    places, widths = [], []  # of each column among the subplots, gaps included
+    places: list[int] = []
+    widths: list[float] = []  # of each column among the subplots, gaps included
     for column in range(columns):
         places.append(len(widths))
         widths += [1.0, 0.12] if column in gaps else [1.0]
@@ -78,24 +79,18 @@ def image_grid(
             if picture is not None:
                 _draw(axes[row, places[column]], picture, int(cell * DPI))
     for row, label in enumerate(row_labels):
-        wrapped = textwrap.fill(label, 18)
-        axes[row, 0].text(-0.06, 0.5, wrapped, ha="right", va="center", fontsize=8,
-                          transform=axes[row, 0].transAxes)  # fmt: skip
+        axis, text = axes[row, 0], textwrap.fill(label, 18)
+        axis.text(-0.06, 0.5, text, ha="right", va="center", size=8, transform=axis.transAxes)
     for column, label in enumerate(column_labels):
-        axes[0, places[column]].set_title(textwrap.fill(label, int(13 * cell)), fontsize=8, pad=3)
-    if title:
-        figure.suptitle(title, fontsize=10)
-    return _with_alt(figure, alt or _describe_grid(rows, row_labels, column_labels, title))
+        text = textwrap.fill(label, int(13 * cell))
+        axes[0, places[column]].set_title(text, fontsize=8, pad=3)
+    figure.suptitle(title, fontsize=10)
+    figure.set_label(alt or _describe_grid(rows, row_labels, column_labels, title))
+    return figure
 
 
 def before_after(
-    photos: Images,
-    before: Images,
-    after: Images,
-    prompts: Sequence[str],
-    *,
-    title: str = "",
-    alt: str | None = None,
+    photos: Images, before: Images, after: Images, prompts: Sequence[str], *, title: str = ""
 ) -> Figure:
     """One row a prompt: a photo, then the pictures before training, then those after, same noise.
 
@@ -105,7 +100,6 @@ def before_after(
         after: as many, drawn from the same noise.
         prompts: as they were written, with the new word.
         title: above everything.
-        alt: the text for those who cannot see it; made from the prompts if None.
 
     Raises:
         InputError: the numbers of pictures and prompts do not go together.
@@ -120,27 +114,25 @@ def before_after(
         [photos[i % len(photos)], *before[i * n : (i + 1) * n], *after[i * n : (i + 1) * n]]
         for i in range(len(prompts))
     ]
-    labels = ["photo", "before", *[""] * (n - 1), "after"]
-    alt = alt or (
+    alt = (
         f"{title + '. ' if title else ''}Each row: a photo, {n} drawn before training and {n} "
         f"after, from the same noise. Prompts: {'; '.join(prompts)}."
     )
+    labels = ["photo", "before", *[""] * (n - 1), "after"]
     return image_grid(
         rows, row_labels=prompts, column_labels=labels, title=title, alt=alt, gaps=(0, n)
     )
 
 
 def step_strip(
-    samples: Mapping[int, Images], *, prompt: str = "", photo: Image.Image | None = None,
-    alt: str | None = None,
-) -> Figure:  # fmt: skip
-    """The same prompt from the same noise as training goes on.
+    samples: Mapping[int, Images], *, prompt: str = "", photo: Image.Image | None = None
+) -> Figure:
+    """The same prompt as training goes on; picture k of every step was drawn from the same noise.
 
     Args:
-        samples: step → pictures; picture k of every step was drawn from the same noise.
+        samples: step → pictures.
         prompt: the title.
         photo: shown in front, to compare with.
-        alt: the text for those who cannot see it.
 
     Raises:
         InputError: no samples.
@@ -155,9 +147,7 @@ def step_strip(
     if photo is not None and rows:
         rows = [[photo if k == 0 else None, *row] for k, row in enumerate(rows)]
         labels = ["a photo", *labels]
-    alt = alt or (
-        f"“{prompt}” drawn from the same noise after {', '.join(map(str, steps))} training steps."
-    )
+    alt = f"“{prompt}” drawn from the same noise after {', '.join(map(str, steps))} training steps."
     gaps = (0,) if photo is not None else ()
     return image_grid(rows, column_labels=labels, title=prompt, alt=alt, gaps=gaps)
 
@@ -167,26 +157,22 @@ def loss_curve(
     *,
     evaluation: Mapping[int, float] | None = None,
     kept_step: int | None = None,
-    first_step: int = 1,
-    alt: str | None = None,
 ) -> Figure:
     """Training loss of each step with its running mean, and the fixed evaluation loss if given.
 
     Args:
-        losses: one value a step; None or NaN where it is not known.
+        losses: of step 1, 2, …; None or NaN where it is not known.
         evaluation: step → loss on the fixed evaluation batch.
         kept_step: marked with a line: the step whose rows were kept.
-        first_step: number of the step of `losses[0]`.
-        alt: the text for those who cannot see it.
 
     Raises:
         InputError: no losses.
     """
-    values, steps = np.array(losses, dtype=float), np.arange(first_step, first_step + len(losses))
-    known = np.isfinite(values)
-    if not known.any():
+    values = np.array(losses, dtype=float)
+    steps = np.flatnonzero(np.isfinite(values)) + 1
+    if not len(steps):
         raise InputError("there is no loss to draw; give one value a step")
-    values, steps = values[known], steps[known]
+    values = values[steps - 1]
     mean = _running_mean(values)
     figure = Figure(figsize=(6.4, 2.8), dpi=DPI, layout="constrained")
     axis = figure.subplots()
@@ -200,8 +186,8 @@ def loss_curve(
     axis.set(xlabel="step", ylabel="loss (mean squared error)")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=8)
-    alt = alt or _describe_losses(steps, mean, evaluation, kept_step)
-    return _with_alt(figure, alt)
+    figure.set_label(_describe_losses(steps, mean, evaluation, kept_step))
+    return figure
 
 
 def contact_sheet(images: Images, columns: int = 4, *, gap: int = 2) -> Image.Image:
@@ -214,9 +200,8 @@ def contact_sheet(images: Images, columns: int = 4, *, gap: int = 2) -> Image.Im
         raise InputError(f"{len(images)} pictures in {columns} columns: give at least one of each")
     columns = min(columns, len(images))
     width, height = (max(image.size[side] for image in images) + gap for side in (0, 1))
-    sheet = Image.new(
-        "RGB", (columns * width - gap, -(-len(images) // columns) * height - gap), "white"
-    )
+    size = (columns * width - gap, -(-len(images) // columns) * height - gap)
+    sheet = Image.new("RGB", size, "white")
     for index, image in enumerate(images):
         sheet.paste(image, (index % columns * width, index // columns * height))
     return sheet
@@ -228,19 +213,16 @@ def alt_text(figure: Figure) -> str:
 
 
 def save(picture: Figure | Image.Image, path: str | Path, *, alt: str | None = None) -> Path:
-    """Write a PNG whose Description says what it shows; whole or not at all.
+    """Write a PNG whose Description says what it shows, whole or not at all; make its folder.
 
-    Args:
-        picture: a figure, or an image with its `alt`.
-        path: where to; missing folders are made.
-        alt: the text for those who cannot see it; a figure's own if None.
+    An image needs its `alt`, a figure brings its own.
 
     Raises:
         InputError: an image without `alt`.
     """
-    path = Path(path)
+    data, path = to_png(picture, alt=alt), Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, to_png(picture, alt=alt))
+    replace_file(path, data)
     return path
 
 
@@ -267,24 +249,17 @@ def to_png(picture: Figure | Image.Image, *, alt: str | None = None) -> bytes:
     if isinstance(picture, Figure):
         drawn = io.BytesIO()
         picture.savefig(drawn, format="png", facecolor="white")
-        picture = Image.open(drawn).convert("RGB")
+        picture = Image.open(drawn)
     buffer = io.BytesIO()
-    picture.quantize(256).save(buffer, format="png", optimize=True, pnginfo=info)
+    picture.convert("RGB").quantize(256).save(buffer, format="png", optimize=True, pnginfo=info)
     return buffer.getvalue()
 
 
 def _draw(axis: Any, picture: Image.Image, side: int) -> None:
     """Draw a picture into its cell; shrunk first, as matplotlib's own filters alias."""
     picture = picture.convert("RGB")
-    if max(picture.size) > side:
-        picture = picture.copy()
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     axis.imshow(np.asarray(picture), interpolation="bicubic")
-
-
-def _with_alt(figure: Figure, alt: str) -> Figure:
-    figure.set_label(alt)
-    return figure
 
 
 def _alt_of(picture: Figure | Image.Image, alt: str | None) -> str:
