@@ -315,7 +315,6 @@ def test_warnings_are_lines_and_are_said_once(monkeypatch, capsys):
 # The other commands
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers
 def test_generate_draws_with_a_learned_word(small_model, tmp_path, capsys):
     learned = LearnedEmbedding("<my-toy>", np.full((2, 32), 0.1, np.float32))
     word = write(tmp_path / "word.safetensors", learned)

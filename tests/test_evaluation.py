@@ -12,9 +12,6 @@ from PIL import Image
 from tiutils import concept, diffusion, evaluation, models, tokens
 from tiutils.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation:DeprecationWarning"  # diffusers, on NumPy 2
-)
 BLACK, WHITE, GRAY, RED = (
     Image.new("RGB", (64, 64), color) for color in ("black", "white", (85, 85, 85), "red")
 )

@@ -15,9 +15,6 @@ from tiutils import embedding_files, inference, models, tokens
 from tiutils.embedding_files import LearnedEmbedding
 from tiutils.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation:DeprecationWarning"  # diffusers, on NumPy 2
-)
 STEPS = {"num_inference_steps": 3}
 
 

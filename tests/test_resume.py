@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -91,7 +92,7 @@ def test_ten_kills_and_the_same_bits(small_model, photos, tmp_path, processes, o
     last.join()
     assert last.exitcode == 0, log.read_text()
 
-    assert len(steps) == 11 and all(a < b for a, b in zip(steps, steps[1:], strict=False)), steps
+    assert len(steps) == 11 and all(a < b for a, b in itertools.pairwise(steps)), steps
     assert learned_rows(killed).tobytes() == learned_rows(tmp_path / "alone").tobytes()
     whole, resumed = (checkpoints.load_latest(tmp_path / name) for name in ("alone", "killed"))
     assert whole.step == resumed.step == TOTAL_STEPS

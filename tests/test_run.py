@@ -28,7 +28,6 @@ from tiutils import callbacks, checkpoints, cli, embedding_files, models
 from tiutils import run as runs
 
 # diffusers' sampler, under NumPy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 TOKEN = "hf_thisIsASecretThatMustNotBeWritten"
 
@@ -645,7 +644,7 @@ def test_a_loss_that_is_not_finite(learn, tmp_path):
     done = learn("--learning_rate", "1e30", "--max_train_steps", 20, "--checkpointing_steps", 1)
     assert done.status == 1
     assert "the loss was not finite" in done.said[-1] and "--learning_rate" in done.said[-1]
-    assert np.isfinite(rows_in(tmp_path / "out")).all()
+    assert np.abs(rows_in(tmp_path / "out")).max() < 10, "rows that a finite loss was seen with"
     record = record_in(tmp_path / "out")
     assert record["losses"][-1] is None and "not finite" in record["status"]
     for step in steps_of_checkpoints(tmp_path / "out"):

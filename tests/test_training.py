@@ -10,8 +10,9 @@ import torch
 from accelerate import Accelerator
 from small_model import save_small_model
 
-from tiutils import concept, diffusion, models, tokens, training
+from tiutils import checks, concept, diffusion, models, tokens, training
 from tiutils.config import TrainingConfig
+from tiutils.errors import InputError
 
 
 def make_training(small_model, photos, scaler=None, **flags):
@@ -108,6 +109,24 @@ def test_v_prediction_target(tmp_path, photos):
     assert torch.allclose(loss[0], ((predicted - velocity) ** 2).mean(), rtol=1e-5)
 
 
+def test_a_model_that_predicts_the_sample_is_refused_before_it_is_loaded(
+    tmp_path, photos, monkeypatch
+):
+    folder = save_small_model(tmp_path / "sample", prediction_type="sample")
+    monkeypatch.setattr(models, "load", None)
+    config = TrainingConfig(
+        str(photos),
+        "<my-toy>",
+        "toy",
+        pretrained_model_name_or_path=str(folder),
+        output_dir=str(tmp_path / "out"),
+    )
+    with pytest.raises(
+        InputError, match="predicts 'sample'; only models that predict epsilon or v_prediction"
+    ):
+        checks.check_inputs(config)
+
+
 def relative_difference(rows, other, start):
     return ((rows - other).norm() / (rows - start).norm()).item()
 
@@ -197,12 +216,15 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_rows(small_model, ph
     session = make_training(small_model, photos, max_train_steps=50)
 
     def poison(progress):
-        if progress.step == 3:
+        if progress.step == 2:
             poison.good = session.rows.detach().clone()
+        if progress.step == 3:
             session.models.unet.conv_out.bias.data.fill_(float("nan"))
 
     result = training.train_rows(session, callbacks=[poison])
-    assert result.diverged and result.step == 3 and "step 4" in result.stopped
+    assert (
+        result.diverged and result.step == 3 and "at step 4; the rows of step 2" in result.stopped
+    )
     assert torch.equal(session.rows, poison.good)
 
 

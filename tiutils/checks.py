@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tiutils import checkpoints, concept, embedding_files, hub, models, tokens
+from tiutils import checkpoints, concept, diffusion, embedding_files, hub, models, tokens
 from tiutils import config as settings
 from tiutils.checkpoints import RunState
 from tiutils.concept import Concept
@@ -42,6 +42,7 @@ def check_inputs(config: TrainingConfig) -> tuple[RunState | None, Concept, str]
     tokens.check_placeholder(tokenizer, config.placeholder_token, config.num_vectors)
     tokens.check_initializer(tokenizer, config.initializer_token)
     check_resolution(config.resolution, folder)
+    check_prediction_type(folder)
     if state is not None:
         hidden_size = models.read_config(folder, "text_encoder")["hidden_size"]
         check_state(state, config.placeholder_token, (config.num_vectors, hidden_size), config)
@@ -70,6 +71,20 @@ def check_resolution(resolution: int | None, model_folder: Path) -> None:
         near = " or ".join(str(size) for size in (below, below + factor) if size)
         raise InputError(
             f"--resolution is {resolution}, but this model takes multiples of {factor}: {near}"
+        )
+
+
+def check_prediction_type(model_folder: Path) -> None:
+    """The loss is known for models that predict the noise or the velocity.
+
+    Raises:
+        InputError: the model predicts something else.
+    """
+    predicts = models.read_config(model_folder, "scheduler").get("prediction_type", "epsilon")
+    if predicts not in diffusion.PREDICTION_TYPES:
+        raise InputError(
+            f"{model_folder} predicts {predicts!r}; only models that predict "
+            f"{' or '.join(diffusion.PREDICTION_TYPES)} can be taught"
         )
 
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from tiutils import concept as concepts
 from tiutils.batches import BatchPlan, batch_at
 from tiutils.concept import Concept
-from tiutils.errors import InputError
 from tiutils.models import Models
 from tiutils.tokens import tokenize
+
+PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
 @dataclass(frozen=True)
@@ -105,15 +106,10 @@ def diffusion_loss(
     """
     scheduler = models.noise_scheduler
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-    if scheduler.config.prediction_type == "epsilon":
-        target = noise
-    elif scheduler.config.prediction_type == "v_prediction":
+    if scheduler.config.prediction_type == "v_prediction":
         target = scheduler.get_velocity(latents, noise, timesteps)
     else:
-        raise InputError(
-            f"{models.name} predicts {scheduler.config.prediction_type!r}; "
-            f"only 'epsilon' and 'v_prediction' models can be taught"
-        )
+        target = noise
     dtype = models.unet.dtype
     prediction = models.unet(
         noisy_latents.to(dtype), timesteps, encoder_hidden_states.to(dtype)

@@ -177,8 +177,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         )
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition for it
-        torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
     AcceleratorState._reset_state()  # a notebook may train twice, in another precision
     output_dir = Path(config.output_dir)

@@ -175,6 +175,7 @@ def train_rows(
     losses: list[Tensor] = []
     good_rows, good_step = rows.detach().clone(), start
     for step in range(start, training.total_steps):
+        rows_before = rows.detach().clone()
         losses.append(training_step(training, step))
         # reading a loss waits for the device, so that a GPU is asked only now and then
         if on_cpu or (step + 1) % 10 == 0 or step + 1 == training.total_steps:
@@ -186,8 +187,7 @@ def train_rows(
                     f"kept; a lower --learning_rate helps"
                 )
                 break
-            good_rows.copy_(rows.detach())
-            good_step = step + 1
+            good_rows, good_step = rows_before, step  # those the last finite loss was seen with
         result.step = step + 1
         lr = training.optimizer.param_groups[0]["lr"]
         progress = Progress(result.step, losses[-1], lr, training)
