@@ -27,8 +27,6 @@ import tiutils
 from tiutils import callbacks, checkpoints, cli, embedding_files, models
 from tiutils import run as runs
 
-# diffusers' sampler, under NumPy 2
-
 TOKEN = "hf_thisIsASecretThatMustNotBeWritten"
 
 
@@ -259,6 +257,15 @@ def test_two_runs_in_one_process(learn, finished, tmp_path):
     assert learn("--mixed_precision", "no", out=tmp_path / "fp32").status == 0
     assert (rows_in(tmp_path / "fp32") == rows_in(finished)).all()
     assert (rows_in(tmp_path / "bf16") != rows_in(finished)).any()
+
+
+def test_deterministic_algorithms_learn_the_same_rows(learn, finished, tmp_path):
+    """On a CPU they are what is used anyway; no operation of a step lacks one."""
+    assert learn("--deterministic").status == 0
+    assert torch.are_deterministic_algorithms_enabled()
+    assert learn(out=tmp_path / "plain").status == 0
+    assert not torch.are_deterministic_algorithms_enabled(), "the switch is not left on"
+    assert rows_in(tmp_path / "out").tobytes() == rows_in(tmp_path / "plain").tobytes()
 
 
 def test_length_in_epochs(learn, base, tmp_path):
