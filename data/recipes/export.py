@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from . import latents, presets, train_text, train_unet
+from . import latents, pack, presets, train_text, train_unet
 from .presets import Preset
 
 TARGET = Path(__file__).parents[1] / "tiny-sd"
@@ -81,6 +81,24 @@ def module_files(module, folder: Path, **changed) -> None:
     save_half(module.state_dict(), folder / "diffusion_pytorch_model.safetensors")
 
 
+def write_credits(path: Path) -> None:
+    """Who made the pictures that the model was trained on."""
+    lines = [
+        "# Whose models the training pictures show",
+        "",
+        "Changes: rendered, cropped, recoloured, composed.",
+    ]
+    heading, author = None, None
+    for licence, library, maker, title in pack.credits():
+        if (licence, library) != heading:
+            heading, author = (licence, library), None
+            lines += ["", f"## {library} ({licence})", ""]
+        lines += [f"- {maker}: {title}"] if maker != author else []
+        lines[-1] += f", {title}" if maker == author else ""
+        author = maker
+    path.write_text("\n".join(lines) + "\n")
+
+
 def export(preset: Preset, target: Path = TARGET) -> None:
     """Build the folder beside the old one and swap them; the card (README.md) stays."""
     part = target.with_name(target.name + ".part")
@@ -116,6 +134,7 @@ def export(preset: Preset, target: Path = TARGET) -> None:
         "vae": ["diffusers", "AutoencoderKL"],
     }
     write_json(part / "model_index.json", index)
+    write_credits(part / "CREDITS.md")
     if (target / "README.md").exists():
         shutil.copy(target / "README.md", part / "README.md")
     shutil.rmtree(target, ignore_errors=True)

@@ -65,6 +65,7 @@ def stage(name: str, preset: presets.Preset, processes: int) -> None:
     elif name == "unet":
         from . import train_unet
 
+        train_unet.HiddenStates(preset)  # once, before the processes part
         training.run_parallel(train_unet.train, processes, preset)
     elif name == "export":
         from . import export

@@ -76,7 +76,10 @@ def sources() -> list[tuple[list[str], dict, list[Path]]]:
     for folder in sorted(toys.TOYS.glob("*-*")):
         for word in toys.WORDS[folder.name.split("-")[0]]:
             add(f"toy:{folder.name}", word, own, sides(folder))
-    return [(words, {"name": key, **card}, files) for key, (words, card, files) in found.items()]
+    return [
+        (w, {**card, "title": card.get("name", key), "name": key}, f)
+        for key, (w, card, f) in found.items()
+    ]
 
 
 def build() -> None:
@@ -121,6 +124,14 @@ def load() -> list[Thing]:
         )
         (things[thing].held_out if kept_out else things[thing].sides).append(Image.fromarray(array))
     return things
+
+
+def credits() -> list[tuple[str, str, str, str]]:
+    """(licence, library, author, title) of every 3-D model in the pack, once each, in order."""
+    with np.load(PACK) as data:
+        cards = json.loads(str(data["things"]))
+    models = [card for card in cards if "library" in card]
+    return sorted({(c["licence"], c["library"], c["author"], c["title"]) for c in models})
 
 
 if __name__ == "__main__":

@@ -13,23 +13,24 @@ from PIL import Image
 
 from . import world
 
+Rng = np.random.Generator
 Painting = tuple[np.ndarray, float | None]
 
 
-def rgb(rng: np.random.Generator, colour, spread: float = 0.06) -> np.ndarray:
+def rgb(rng: Rng, colour, spread: float = 0.06) -> np.ndarray:
     """A colour near the given one."""
     return np.clip(
         np.array(colour) + rng.uniform(-spread, spread, 3) + rng.uniform(-spread, spread), 0, 1
     )
 
 
-def noise(rng: np.random.Generator, n: int, cells: float, wide: float | None = None) -> np.ndarray:
+def noise(rng: Rng, n: int, cells: float, wide: float | None = None) -> np.ndarray:
     """Smooth noise (n, n) in 0..1 with about `cells` bumps down and `wide` across."""
     grid = rng.random((max(2, round(cells)), max(2, round(wide or cells))), dtype=np.float32)
     return np.clip(np.asarray(Image.fromarray(grid).resize((n, n), Image.BICUBIC)), 0, 1)
 
 
-def rough(rng: np.random.Generator, n: int, cells: float = 4) -> np.ndarray:
+def rough(rng: Rng, n: int, cells: float = 4) -> np.ndarray:
     """Noise at three scales, (n, n) in 0..1."""
     return (
         0.55 * noise(rng, n, cells)
@@ -64,7 +65,7 @@ def shade(picture: np.ndarray, texture: np.ndarray, strength: float) -> np.ndarr
     return picture * (1 + strength * (texture[..., None] * 2 - 1))
 
 
-def sky(rng: np.random.Generator, n: int) -> np.ndarray:
+def sky(rng: Rng, n: int) -> np.ndarray:
     """A blue day with clouds."""
     y, _ = grid(n)
     picture = fade(y, rgb(rng, (0.35, 0.6, 0.92)), rgb(rng, (0.78, 0.9, 0.98), 0.03))
@@ -75,7 +76,7 @@ def sky(rng: np.random.Generator, n: int) -> np.ndarray:
     return blend(clouds * 0.8, np.ones(3), picture)
 
 
-def hills(rng: np.random.Generator, n: int, height: float, tall: float) -> np.ndarray:
+def hills(rng: Rng, n: int, height: float, tall: float) -> np.ndarray:
     """Mask (n, n) of everything below a wavy skyline."""
     y, x = grid(n)
     line = sum(
@@ -88,7 +89,7 @@ def ground(y: np.ndarray, horizon: float, n: int) -> np.ndarray:
     return edge(y - horizon, n)
 
 
-def beach(rng, n) -> Painting:
+def beach(rng: Rng, n: int) -> Painting:
     y, x = grid(n)
     horizon, shore = rng.uniform(0.28, 0.4), rng.uniform(0.52, 0.62)
     waves = (
@@ -105,7 +106,7 @@ def beach(rng, n) -> Painting:
     return blend(edge(y - line, n), sand, picture), shore + 0.03
 
 
-def snow(rng, n) -> Painting:
+def snow(rng: Rng, n: int) -> Painting:
     y, _ = grid(n)
     horizon = rng.uniform(0.4, 0.55)
     picture = fade(y, rgb(rng, (0.62, 0.7, 0.8)), (0.88, 0.91, 0.95))
@@ -118,7 +119,7 @@ def snow(rng, n) -> Painting:
     return blend(flakes, np.ones(3), picture), horizon + 0.05
 
 
-def dots(rng, n: int, count: int, small: float, large: float) -> np.ndarray:
+def dots(rng: Rng, n: int, count: int, small: float, large: float) -> np.ndarray:
     """Mask (n, n) of soft round dots."""
     y, x = grid(n)
     mask = np.zeros((n, n), np.float32)
@@ -132,7 +133,7 @@ def dots(rng, n: int, count: int, small: float, large: float) -> np.ndarray:
     return mask
 
 
-def trees(rng, n: int, horizon: float, count: int) -> np.ndarray:
+def trees(rng: Rng, n: int, horizon: float, count: int) -> np.ndarray:
     """Mask (n, n) of fir silhouettes standing on the horizon."""
     y, x = grid(n)
     mask = np.zeros((n, n), np.float32)
@@ -144,7 +145,7 @@ def trees(rng, n: int, horizon: float, count: int) -> np.ndarray:
     return mask
 
 
-def space(rng, n) -> Painting:
+def space(rng: Rng, n: int) -> Painting:
     y, x = grid(n)
     picture = np.broadcast_to(rgb(rng, (0.02, 0.02, 0.07), 0.015), (n, n, 3))
     cloud = np.clip(rough(rng, n, 3) - 0.45, 0, 1) * rng.uniform(0.5, 1.6)
@@ -167,7 +168,7 @@ def space(rng, n) -> Painting:
     return np.clip(picture, 0, 1), None
 
 
-def grass(rng, n) -> Painting:
+def grass(rng: Rng, n: int) -> Painting:
     y, _ = grid(n)
     horizon = rng.uniform(0.2, 0.5)
     blades = 0.5 * noise(rng, n, n / 6, n / 2) + 0.5 * rough(rng, n, 4)
@@ -175,7 +176,7 @@ def grass(rng, n) -> Painting:
     return blend(ground(y, horizon, n), green, sky(rng, n)), horizon + 0.05
 
 
-def forest(rng, n) -> Painting:
+def forest(rng: Rng, n: int) -> Painting:
     y, x = grid(n)
     leaves = rough(rng, n, 7)
     picture = shade(fade(y, rgb(rng, (0.16, 0.36, 0.14)), rgb(rng, (0.08, 0.2, 0.08))), leaves, 0.7)
@@ -192,7 +193,7 @@ def forest(rng, n) -> Painting:
     return np.clip(blend(mask, floor, picture), 0, 1), horizon + 0.08
 
 
-def under_water(rng, n) -> Painting:
+def under_water(rng: Rng, n: int) -> Painting:
     y, x = grid(n)
     picture = fade(y, rgb(rng, (0.3, 0.75, 0.85)), rgb(rng, (0.02, 0.2, 0.45)))
     slant, rays = rng.uniform(-0.5, 0.5), noise(rng, n, 2, 12)
@@ -206,7 +207,7 @@ def under_water(rng, n) -> Painting:
     return np.clip(picture, 0, 1), None
 
 
-def table(rng, n) -> Painting:
+def table(rng: Rng, n: int) -> Painting:
     y, _ = grid(n)
     horizon = rng.uniform(0.45, 0.65)
     wall = shade(
@@ -235,7 +236,7 @@ WALLS = [
 ]
 
 
-def desert(rng, n) -> Painting:
+def desert(rng: Rng, n: int) -> Painting:
     y, _ = grid(n)
     horizon = rng.uniform(0.35, 0.5)
     picture = fade(y, rgb(rng, (0.45, 0.68, 0.9)), rgb(rng, (0.98, 0.88, 0.68), 0.03))
@@ -249,7 +250,7 @@ def desert(rng, n) -> Painting:
     return np.clip(picture, 0, 1), horizon + 0.18
 
 
-def city_at_night(rng, n) -> Painting:
+def city_at_night(rng: Rng, n: int) -> Painting:
     y, x = grid(n)
     picture = fade(y, rgb(rng, (0.03, 0.04, 0.13), 0.02), rgb(rng, (0.2, 0.14, 0.32)))
     horizon, at = rng.uniform(0.68, 0.78), -0.05
@@ -269,7 +270,7 @@ def city_at_night(rng, n) -> Painting:
     return blend(ground(y, horizon, n), street, picture), horizon + 0.03
 
 
-def street(rng, n) -> Painting:
+def street(rng: Rng, n: int) -> Painting:
     y, x = grid(n)
     horizon, at = rng.uniform(0.48, 0.58), -0.05
     picture = sky(rng, n)
@@ -298,7 +299,7 @@ def street(rng, n) -> Painting:
     return blend(dash, np.array([0.95, 0.95, 0.9]), picture), horizon + 0.12
 
 
-def mountains(rng, n) -> Painting:
+def mountains(rng: Rng, n: int) -> Painting:
     y, x = grid(n)
     picture = sky(rng, n)
     for _ in range(rng.integers(2, 4)):
@@ -318,7 +319,7 @@ def mountains(rng, n) -> Painting:
     return blend(hills(rng, n, horizon, 0.03), meadow, picture), horizon + 0.08
 
 
-def sunset(rng, n) -> Painting:
+def sunset(rng: Rng, n: int) -> Painting:
     y, x = grid(n)
     horizon = rng.uniform(0.55, 0.7)
     picture = fade(
@@ -334,7 +335,7 @@ def sunset(rng, n) -> Painting:
     return np.clip(blend(hills(rng, n, horizon, 0.02), land, picture), 0, 1), horizon + 0.06
 
 
-def room(rng, n) -> Painting:
+def room(rng: Rng, n: int) -> Painting:
     y, x = grid(n)
     horizon = rng.uniform(0.55, 0.68)
     picture = np.broadcast_to(rgb(rng, WALLS[rng.integers(len(WALLS))], 0.08), (n, n, 3))
@@ -353,7 +354,7 @@ def room(rng, n) -> Painting:
     return blend(ground(y, horizon, n), boards, picture), horizon + 0.06
 
 
-def kitchen(rng, n) -> Painting:
+def kitchen(rng: Rng, n: int) -> Painting:
     y, x = grid(n)
     horizon, tile = rng.uniform(0.5, 0.62), rng.uniform(0.11, 0.17)
     colour = rgb(
@@ -370,7 +371,7 @@ def kitchen(rng, n) -> Painting:
     return blend(ground(y, horizon, n), counter, picture), horizon + 0.07
 
 
-def garden(rng, n) -> Painting:
+def garden(rng: Rng, n: int) -> Painting:
     y, _ = grid(n)
     picture, floor = grass(rng, n)
     for colour in ((0.95, 0.2, 0.3), (1.0, 0.85, 0.2), (0.95, 0.95, 0.95), (0.7, 0.3, 0.85)):
@@ -379,7 +380,7 @@ def garden(rng, n) -> Painting:
     return picture, floor
 
 
-def moon(rng, n) -> Painting:
+def moon(rng: Rng, n: int) -> Painting:
     y, x = grid(n)
     horizon = rng.uniform(0.5, 0.62)
     picture = np.broadcast_to(np.array([0.02, 0.02, 0.04]), (n, n, 3))
@@ -399,13 +400,13 @@ def moon(rng, n) -> Painting:
     return np.clip(blend(hills(rng, n, horizon, 0.02), dust, picture), 0, 1), horizon + 0.05
 
 
-def clouds(rng, n) -> Painting:
+def clouds(rng: Rng, n: int) -> Painting:
     picture = sky(rng, n)
     fluff = np.clip(rough(rng, n, 3) * 2.2 - 0.75, 0, 1)
     return blend(fluff, shade(np.ones((n, n, 3)) * 0.95, noise(rng, n, 5), 0.05), picture), None
 
 
-def carpet(rng, n) -> Painting:
+def carpet(rng: Rng, n: int) -> Painting:
     y, x = grid(n)
     horizon = rng.uniform(0.25, 0.4)
     wall = np.broadcast_to(rgb(rng, WALLS[rng.integers(len(WALLS))], 0.08), (n, n, 3))
@@ -419,7 +420,7 @@ def carpet(rng, n) -> Painting:
     return blend(ground(y, horizon, n), rug, wall), horizon + 0.1
 
 
-PLACES: dict[str, Callable[[np.random.Generator, int], Painting]] = {
+PLACES: dict[str, Callable[[Rng, int], Painting]] = {
     "on the beach": beach,
     "in the snow": snow,
     "in space": space,
@@ -441,7 +442,7 @@ PLACES: dict[str, Callable[[np.random.Generator, int], Painting]] = {
 }
 
 
-def plain_colour(rng: np.random.Generator, name: str) -> np.ndarray:
+def plain_colour(rng: Rng, name: str) -> np.ndarray:
     """A colour that the name fits, for `on a red background`."""
     import colorsys
 
@@ -455,7 +456,7 @@ def plain_colour(rng: np.random.Generator, name: str) -> np.ndarray:
     return rgb(rng, colorsys.hsv_to_rgb(*base), 0.03)
 
 
-def background(rng: np.random.Generator, n: int, name: str) -> Painting:
+def background(rng: Rng, n: int, name: str) -> Painting:
     """A plain wall in one colour, lit unevenly, with or without a floor."""
     y, x = grid(n)
     light = 1.06 - 0.16 * np.hypot(x - rng.random(), y - rng.uniform(0, 0.6))
@@ -463,7 +464,7 @@ def background(rng: np.random.Generator, n: int, name: str) -> Painting:
     return np.clip(picture, 0, 1), 0.6
 
 
-def place(rng: np.random.Generator, n: int, name: str) -> Painting:
+def place(rng: Rng, n: int, name: str) -> Painting:
     """The painting that a caption's place words ask for."""
     if name in PLACES:
         picture, floor = PLACES[name](rng, n)

@@ -8,17 +8,29 @@ import time
 import numpy as np
 import torch
 
-from . import latents, pool, presets, train_text, training
+from . import latents, pool, presets, train_text, training, world
 from .presets import Preset
 
 MIN_SNR = 5.0
+CORE_FROM, CORE_SHARE = (
+    0.45,
+    0.7,
+)  # from this part of training on, this share of pictures shows core words
 DROPPED = 0.04  # more prompts dropped, on top of the pool's empty captions; guidance needs them
+
+
+def core_pictures(captions: list[str]) -> np.ndarray:
+    """Numbers of the pictures whose caption names a core word, one or several of it."""
+    forms = {form for n in world.nouns() if n.word in world.CORE for form in (n.word, n.plural)}
+    return np.array([i for i, caption in enumerate(captions) if forms & set(caption.split())])
 
 
 class HiddenStates:
     """The frozen text encoder's answers, once for each different caption: (captions, 77, width) float16."""
 
-    def __init__(self, preset: Preset, captions: list[str]):
+    def __init__(self, preset: Preset):
+        captions = pool.captions(preset)[: pool.CHUNK * len(latents.chunk_files(preset))]
+        self.captions = captions
         self.numbers = {"": 0}
         for caption in captions:
             self.numbers.setdefault(caption, len(self.numbers))
@@ -26,7 +38,7 @@ class HiddenStates:
         path = preset.folder / "hidden.npy"
         if not path.exists():
             self.build(preset, path)
-        self.states = torch.from_numpy(np.load(path))
+        self.states = torch.from_numpy(np.load(path, mmap_mode="c"))
 
     def build(self, preset: Preset, path) -> None:
         encoder, ids = (
@@ -60,7 +72,8 @@ def noise_levels() -> torch.Tensor:
 def train(preset: Preset) -> None:
     device = training.device()
     pictures = latents.load(preset)
-    words = HiddenStates(preset, pool.captions(preset)[: len(pictures)])
+    words = HiddenStates(preset)
+    core = core_pictures(words.captions)
     alphas = noise_levels().to(device)
     torch.manual_seed(6)
     unet = presets.unet(preset).to(device, memory_format=torch.channels_last)
@@ -69,7 +82,11 @@ def train(preset: Preset) -> None:
 
     def step(number: int) -> torch.Tensor:
         rng = training.generator(13, number)
-        chosen = training.share(rng.integers(len(pictures), size=preset.unet_batch))
+        chosen = rng.integers(len(pictures), size=preset.unet_batch)
+        if number >= CORE_FROM * preset.unet_steps:
+            dwell = rng.random(len(chosen)) < CORE_SHARE
+            chosen = np.where(dwell, rng.choice(core, len(chosen)), chosen)
+        chosen = training.share(chosen)
         rng = training.generator(100 + training.rank(), number)
         clean = pictures[torch.from_numpy(chosen)].to(device).float()
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32)).to(device)

@@ -354,6 +354,14 @@ MANY_TEMPLATES = (
     "a good photo of {}",
 )
 COUNTS = {2: "two", 3: "three"}
+# The words that matter most here: what concepts are initialised from, and what first prompts ask for.
+# The last half of the denoiser's training dwells on them.
+_CORE = """
+toy doll robot figure statue bear horse cat dog duck fish bird rabbit elephant penguin snowman man woman
+car truck bus train airplane boat rocket house tower castle tree flower chair table lamp apple banana cake
+cup bottle teapot vase ball balloon guitar star heart hat
+"""
+CORE = frozenset(_CORE.split())
 IRREGULAR = {
     "mouse": "mice",
     "sheep": "sheep",
