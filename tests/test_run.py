@@ -686,7 +686,15 @@ def test_ctrl_c_keeps_what_was_learned(base, finished, learn, tmp_path, number):
     assert record_in(tmp_path / "out")["losses"] == record_in(finished)["losses"]
 
 
-def test_ctrl_c_twice_stops_at_once(base, tmp_path):
+@pytest.fixture
+def usual_ctrl_c():
+    """A shell's background jobs, CI's among them, begin with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_twice_stops_at_once(base, tmp_path, usual_ctrl_c):
     def interrupt(progress):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
