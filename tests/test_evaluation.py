@@ -189,8 +189,46 @@ def test_score_of_a_word_that_equals_its_initializer(small_model, images):
     scores = evaluation.score(parts, word, "toy", images[:2], num_images=2)
     for name in ("evaluation_loss", "image_similarity", "histogram_distance"):
         assert scores[name] == scores[f"initializer_{name}"], name
-    tokens.rows_of(parts, word).data += 1
+    tokens.rows_of(parts, word).data[:, ::2] += 10
     moved = evaluation.score(parts, word, "toy", images[:2], num_images=2)
     for name in ("evaluation_loss", "image_similarity", "histogram_distance"):
         assert moved[name] != scores[name], name
         assert moved[f"initializer_{name}"] == scores[f"initializer_{name}"], name
+
+
+# --- on the course's own photos and model ---
+
+
+@pytest.fixture(scope="module")
+def sides():
+    """Photos and held-out photos of each concept."""
+    root = models.BUNDLED_MODEL.parent / "concepts"
+    return {
+        folder.name: [
+            [p.image for p in concept.load(f).photos] for f in (folder, folder / "held_out")
+        ]
+        for folder in sorted(root.iterdir())
+        if folder.is_dir()
+    }
+
+
+def test_photos_have_the_colors_of_their_own_concept(sides):
+    for name, (photos, _) in sides.items():
+        distances = {
+            n: evaluation.histogram_distance(photos, held) for n, (_, held) in sides.items()
+        }
+        nearest, second = sorted(distances, key=distances.get)[:2]
+        assert nearest == name
+        assert distances[second] > distances[nearest] + 0.2
+
+
+@pytest.mark.slow
+def test_photos_look_like_their_own_concept(sides):
+    parts = models.load(models.BUNDLED_MODEL)
+    for name, (photos, _) in sides.items():
+        likeness = {
+            n: evaluation.image_similarity(parts, photos, held) for n, (_, held) in sides.items()
+        }
+        nearest, second = sorted(likeness, key=likeness.get)[:-3:-1]
+        assert nearest == name
+        assert likeness[nearest] > likeness[second] + 0.02
