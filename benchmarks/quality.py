@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality
 
-Teaches each concept's word to the bundled model with each seed, at `tiutils train`'s own defaults,
+Teaches each concept's word to the bundled model with each seed, as `make run` and the notebook do,
 and compares it with its initializer word on photos of sides that training never saw: the fixed
 evaluation loss, image similarity, and color distance. Writes benchmarks/quality.json,
 docs/quality.png and the table in README.md. A run that was measured before, with this model and
@@ -34,6 +34,7 @@ from tiutils.models import BUNDLED_MODEL
 ROOT = Path(__file__).resolve().parent.parent
 CONCEPTS = ("wood-toy", "rocking-horse", "teddy-bear")
 SEEDS = (0, 1, 2)
+STEPS = 300
 NUM_IMAGES = 16  # drawn for each word and seed, for similarity and color distance
 PROMPTS = ("a photo of a {}", "a {} on the beach", "a {} in the snow", "two {} on grass")
 # measure: its name in the table, and +1 if more is better, -1 if less is better
@@ -94,7 +95,7 @@ def main() -> int:
 
 def fingerprint_of(model: Path) -> str:
     """Sixteen hexadecimal digits that change with the model, the photos, the settings, the scores."""
-    settings = (PROMPTS, NUM_IMAGES, tiutils.TrainingConfig())
+    settings = (PROMPTS, NUM_IMAGES, STEPS, tiutils.TrainingConfig())
     digest = hashlib.sha256(repr(settings).encode())
     for folder in (model, *(ROOT / "data" / "concepts" / name for name in CONCEPTS)):
         for path in sorted(folder.rglob("*")):
@@ -126,6 +127,7 @@ def measure(name: str, seed: int, folder: Path) -> None:
             initializer_token=words["initializer_token"],
             output_dir=str(folder),
             resume_from_checkpoint="latest",
+            max_train_steps=STEPS,
             seed=seed,
         )
     )
