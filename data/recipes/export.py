@@ -100,7 +100,7 @@ def write_credits(path: Path) -> None:
 
 
 def export(preset: Preset, target: Path = TARGET) -> None:
-    """Build the folder beside the old one and swap them; the card (README.md) stays."""
+    """Build the folder beside the old one and swap them; the card and its picture stay."""
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(preset.folder / "tokenizer", part / "tokenizer")
@@ -135,8 +135,9 @@ def export(preset: Preset, target: Path = TARGET) -> None:
     }
     write_json(part / "model_index.json", index)
     write_credits(part / "CREDITS.md")
-    if (target / "README.md").exists():
-        shutil.copy(target / "README.md", part / "README.md")
+    for kept in ("README.md", "samples.png"):
+        if (target / kept).exists():
+            shutil.copy(target / kept, part / kept)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(part, target)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
