@@ -134,8 +134,7 @@ def find_checkpoint(config: TrainingConfig) -> RunState | None:
             logger.warning("no whole checkpoint in %s: starting anew", config.output_dir)
         return state
     path = Path(config.resume_from_checkpoint)
-    if (
-        path.name == str(path) and not path.exists()
-    ):  # a bare name, as the diffusers script takes it
+    is_bare_name = path.name == str(path)  # as the diffusers script takes it
+    if is_bare_name and not path.exists():
         path = Path(config.output_dir) / path.name
     return checkpoints.load(path)
