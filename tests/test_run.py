@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -144,7 +145,7 @@ def test_run_json_says_how_to_make_it_again(finished, small_model, photos):
     assert record["model"] == str(small_model)
     assert record["photos"] == [f"photo-{index}.png" for index in range(5)]
     assert record["versions"]["tiutils"] == tiutils.__version__
-    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["torch"] == metadata.version("torch")
     assert set(record["seconds"]) == {"checks", "loading", "encoding", "training", "saving"}
     assert all(seconds >= 0 for seconds in record["seconds"].values())
     assert len(record["losses"]) == 4 and all(0 < loss < 10 for loss in record["losses"])
