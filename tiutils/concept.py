@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from tiutils.errors import InputError
+from tiutils.errors import InputError, first_line
 
 logger = logging.getLogger("tiutils")
 
@@ -118,7 +118,7 @@ def _download(dataset: str, token: str | None) -> Path:
     except Exception as error:  # the client and its HTTP library raise a dozen unrelated types
         raise InputError(
             f"no folder {dataset!r} here, and no Hub dataset of that name could be fetched "
-            f"({type(error).__name__}: {_first_line(error)}): check the name and the connection "
+            f"({type(error).__name__}: {first_line(error)}): check the name and the connection "
             "(a private dataset needs a token), or give a local folder of photos"
         ) from error
     return Path(folder)
@@ -234,11 +234,7 @@ def _reason(path: Path, error: Exception) -> str:
         return "not a photo (JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF)"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror  # the system's words: a link that loops, a file one may not read
-    return f"damaged: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"damaged: {first_line(error)}"
 
 
 def _concept_name(folder: Path) -> str:

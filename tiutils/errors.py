@@ -7,3 +7,8 @@ class InputError(ValueError):
     The message is one line: what was found, what was expected, what to do. The command line prints it and exits
     with status 2.
     """
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line; its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from tiutils import embedding_files
-from tiutils.errors import InputError
+from tiutils.errors import InputError, first_line
 
 WORDS = ("learned_embeds.safetensors", "learned_embeds.bin")
 # Pictures of the run, but not of the photos: those are the user's own.
@@ -27,14 +27,14 @@ def check_access(token: str | None = None, repo_id: str | None = None) -> str:
         validate_repo_id(repo_id or "any")
     except HFValidationError as error:
         raise InputError(
-            f"--push_to_hub: {repo_id!r} can be no repository's name ({_first_line(error)}); "
+            f"--push_to_hub: {repo_id!r} can be no repository's name ({first_line(error)}); "
             f"give --hub_model_id"
         ) from error
     try:
         return HfApi(token=token).whoami()["name"]
     except Exception as error:  # the Hub client's errors, its HTTP library's, and the network's
         raise InputError(
-            f"--push_to_hub: the Hub did not accept us ({_first_line(error)}); run `hf auth login`, "
+            f"--push_to_hub: the Hub did not accept us ({first_line(error)}); run `hf auth login`, "
             f"or give --hub_token, or leave --push_to_hub out and publish later"
         ) from error
 
@@ -90,10 +90,6 @@ def push(output_dir: str | Path, repo_id: str | None = None, *, token: str | Non
         )  # fmt: skip
     except Exception as error:  # as above; a finished run must not end in a traceback
         raise InputError(
-            f"publishing failed ({_first_line(error)}); the word is safe in {output_dir}"
+            f"publishing failed ({first_line(error)}); the word is safe in {output_dir}"
         ) from error
     return f"https://huggingface.co/{repo_id}"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -22,7 +22,7 @@ import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from tiutils.errors import InputError
+from tiutils.errors import InputError, first_line
 
 # The original "runwayml/stable-diffusion-v1-5" was deleted from the Hub; this is its mirror.
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -161,9 +161,7 @@ def locate(
             huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=small_files)
         )
     except Exception as error:  # the Hub client's own errors, and its HTTP library's
-        raise InputError(
-            f"the Hub did not give the model {name!r}: {_first_line(error)}"
-        ) from error
+        raise InputError(f"the Hub did not give the model {name!r}: {first_line(error)}") from error
 
 
 def _cached(name: str, revision: str | None = None) -> bool:
@@ -217,7 +215,7 @@ def load(
             noise_scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     except Exception as error:  # over a damaged folder, three libraries raise anything
         raise InputError(
-            f"cannot read the weights of the model {name!r}: {_first_line(error)}"
+            f"cannot read the weights of the model {name!r}: {first_line(error)}"
         ) from error
     if report["missing_keys"]:  # transformers would go on with random weights
         raise InputError(
@@ -240,7 +238,7 @@ def load_tokenizer(folder: str | Path, *, tokenizer_name: str | None = None) -> 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(source)
     except Exception as error:  # `tokenizers` itself raises no less general a type
-        raise InputError(f"cannot read the tokenizer {source}: {_first_line(error)}") from error
+        raise InputError(f"cannot read the tokenizer {source}: {first_line(error)}") from error
     if len(tokenizer) < 100:  # transformers 5 makes an empty tokenizer where it finds no file
         raise InputError(
             f"cannot read the tokenizer {source}: it holds no words; vocab.json and merges.txt are missing"
@@ -258,7 +256,7 @@ def read_config(folder: str | Path, part: str) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {_first_line(error)}") from error
+        raise InputError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def save(models: Models, folder: str | Path) -> Path:
@@ -296,10 +294,6 @@ def save(models: Models, folder: str | Path) -> Path:
         "\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8"
     )
     return folder
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager
