@@ -83,7 +83,7 @@ class Run:
     ):
         self.module, self.path, self.step, self.seconds = module, path, 0, 0.0
         self.optimizer = torch.optim.AdamW(
-            module.parameters(), lr=rate, betas=betas, weight_decay=decay
+            module.parameters(), lr=rate, betas=betas, weight_decay=decay, fused=True
         )
         self.rate, self.average = rate, {}
         if path.exists():
