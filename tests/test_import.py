@@ -19,8 +19,8 @@ HEAVY = {
 }  # fmt: skip
 NEVER_AT_THE_TOP = {"jax", "flax", "bitsandbytes", "xformers", "huggingface_hub", "wandb", "google"}
 FLOORS = (
-    "errors config models concept tokens embedding_files",
-    "batches checkpoints inference",
+    "errors config folders words models concept tokens embedding_files",
+    "batches checkpoints progress inference",
     "diffusion training evaluation figures hub",
     "callbacks record checks run report",
     "cli doctor widgets exercises __init__ __main__",

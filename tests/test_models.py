@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import shutil
 import threading
@@ -13,7 +14,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from small_model import save_small_model, save_tokenizer_files
 
-from tiutils import models, tokens
+from tiutils import folders, models, tokens
 from tiutils.errors import InputError
 
 
@@ -94,11 +95,11 @@ def test_default_model(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert models.default_model() == str(models.BUNDLED_MODEL), "a GPU, but no Hub"
     monkeypatch.setattr(
-        models, "hub_answers", lambda path: path == f"models/{models.DEFAULT_MODEL}"
+        folders, "hub_answers", lambda path: path == f"models/{models.DEFAULT_MODEL}"
     )
     assert models.default_model() == models.DEFAULT_MODEL
-    monkeypatch.setattr(models, "hub_answers", lambda path: False)
-    monkeypatch.setattr(models, "_cached", lambda name: True)
+    monkeypatch.setattr(folders, "hub_answers", lambda path: False)
+    monkeypatch.setattr(folders, "_cached", lambda name: True)
     assert models.default_model() == models.DEFAULT_MODEL, "offline, but in the cache"
 
 
@@ -115,24 +116,72 @@ def test_a_name_that_is_no_model(name):
         assert f"no model {name!r}" in message and str(models.BUNDLED_MODEL) in message
 
 
-def test_a_model_of_the_hub(small_model, monkeypatch):
-    """Small files first; the weights, of the wanted revision and variant, only when they are needed."""
-    asked = []
+def hub_with(monkeypatch, tmp_path, *files):
+    """A Hub whose model `owner/name` has these files; returns the snapshot's folder and what was asked for."""
+    folder, asked = tmp_path / "snapshot", []
 
     def snapshot_download(name, *, revision, allow_patterns):
-        asked.append((name, revision, "small"))
-        return str(small_model)
+        asked.append((name, revision))
+        for file in files:
+            if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns):
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                (folder / file).touch()
+        return str(folder)
 
-    def download(name, *, revision, variant, **rest):
-        asked.append((name, revision, variant))
-        return str(small_model)
-
-    monkeypatch.setattr(models, "hub_answers", lambda path: path == "models/owner/name")
+    monkeypatch.setattr(folders, "hub_answers", lambda path: path == "models/owner/name")
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr("diffusers.DiffusionPipeline.download", download)
-    assert models.locate("owner/name", revision="v1", weights=False) == small_model
-    assert models.locate("owner/name", revision="v1", variant="fp16") == small_model
-    assert asked == [("owner/name", "v1", "small"), ("owner/name", "v1", "fp16")]
+    return folder, asked
+
+
+def files_in(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+SMALL = {"model_index.json", "unet/config.json", "tokenizer/merges.txt"}
+UNET, VAE, TEXT = (
+    "unet/diffusion_pytorch_model",
+    "vae/diffusion_pytorch_model",
+    "text_encoder/model",
+)
+WHOLE = {f"{stem}.safetensors" for stem in (UNET, VAE, TEXT)}
+HALF = {f"{stem}.fp16.safetensors" for stem in (UNET, VAE, TEXT)}
+PICKLES = {f"{UNET}.bin", f"{VAE}.bin", "text_encoder/pytorch_model.bin"}
+OTHERS = {f"{UNET}.non_ema.safetensors", "safety_checker/model.safetensors", "v1-5-pruned.ckpt"}
+
+
+@pytest.mark.parametrize(
+    "variant, wanted", [(None, WHOLE), ("fp16", HALF)], ids=["whole", "variant"]
+)
+def test_a_model_of_the_hub(monkeypatch, tmp_path, variant, wanted):
+    """Small files first; the weights, of the wanted revision and variant, only when they are needed."""
+    everything = SMALL | WHOLE | HALF | PICKLES | OTHERS
+    folder, asked = hub_with(monkeypatch, tmp_path, *everything)
+    assert models.locate("owner/name", revision="v1", weights=False) == folder
+    assert files_in(folder) == SMALL
+    assert models.locate("owner/name", revision="v1", variant=variant) == folder
+    assert files_in(folder) == SMALL | wanted
+    assert set(asked) == {("owner/name", "v1")}
+
+
+def test_weights_in_shards(monkeypatch, tmp_path):
+    """Numbered after the variant, as now, or before it, as in older folders."""
+    rest = {f"{VAE}.fp16.safetensors", f"{TEXT}.fp16.safetensors"}
+    shards = {f"{UNET}.fp16-00001-of-00002.safetensors", f"{UNET}-00002-of-00002.fp16.safetensors"}
+    others = {f"{UNET}-00001-of-00002.safetensors", f"{UNET}.fp32-00001-of-00002.safetensors"}
+    folder, _ = hub_with(monkeypatch, tmp_path, *SMALL, *rest, *shards, *others)
+    models.locate("owner/name", variant="fp16")
+    assert files_in(folder) == SMALL | rest | shards
+
+
+def test_weights_that_are_pickles_only(monkeypatch, tmp_path):
+    folder, _ = hub_with(monkeypatch, tmp_path, *SMALL, *PICKLES)
+    models.locate("owner/name")
+    assert files_in(folder) == SMALL | PICKLES
+
+
+def test_a_model_from_the_hub_has_its_id_as_its_name(small_model, monkeypatch):
+    monkeypatch.setattr(folders, "hub_answers", lambda path: True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(small_model))
     assert models.load("owner/name").name == "owner/name"
 
 
@@ -141,9 +190,8 @@ def test_a_hub_that_fails_half_way(monkeypatch, weights):
     def fail(*arguments, **options):
         raise RuntimeError("the connection broke\nwith a long story")
 
-    monkeypatch.setattr(models, "hub_answers", lambda path: True)
+    monkeypatch.setattr(folders, "hub_answers", lambda path: True)
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    monkeypatch.setattr("diffusers.DiffusionPipeline.download", fail)
     message = refused(models.locate, "owner/name", weights=weights)
     assert message == "the Hub did not give the model 'owner/name': the connection broke"
 

@@ -663,8 +663,8 @@ def test_a_loss_that_is_not_finite(learn, tmp_path):
 def test_rows_that_are_not_finite_are_not_saved(tmp_path):
     """On a GPU the loop looks at the loss only now and then; a file may be due in between."""
     config = tiutils.TrainingConfig(save_steps=1, checkpointing_steps=1, output_dir=str(tmp_path))
-    rows = torch.tensor([[1.0, float("nan")]])
-    callbacks.saving(config)(SimpleNamespace(step=1, training=SimpleNamespace(rows=rows)))
+    training = SimpleNamespace(vectors=lambda: np.array([[1.0, np.nan]]))
+    callbacks.saving(config)(SimpleNamespace(step=1, training=training))
     assert not list(tmp_path.iterdir())
 
 
@@ -722,13 +722,12 @@ def test_trackers_see_each_step():
     accelerator = SimpleNamespace(
         trackers=[tracker], log=lambda values, step: logged.append((values, step))
     )
-    training = SimpleNamespace(accelerator=accelerator)
-    (log,) = callbacks.tracking(training)
+    (log,) = callbacks.tracking(accelerator)
     log(SimpleNamespace(step=3, loss=torch.tensor(0.5), learning_rate=1e-3))
     assert logged == [({"loss": 0.5, "lr": 1e-3}, 3)]
-    callbacks.log_images(training, [draw_photo(0), draw_photo(1)], 3)
+    callbacks.log_images([tracker], [draw_photo(0), draw_photo(1)], 3)
     assert shown[0][0]["validation"].shape == (2, 48, 48, 3) and shown[0][1] == 3
-    assert callbacks.tracking(SimpleNamespace(accelerator=SimpleNamespace(trackers=[]))) == []
+    assert callbacks.tracking(SimpleNamespace(trackers=[])) == []
 
 
 # In processes of their own

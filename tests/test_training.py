@@ -156,7 +156,7 @@ def test_resume_is_exact(small_model, photos, tmp_path, flags):
     whole, _, _ = learn(small_model, photos, **flags)
     first = make_training(small_model, photos, **flags)
     training.train_rows(first, callbacks=[lambda progress: progress.step == 3])
-    checkpoints.save(tmp_path, training.capture(first, 3))
+    checkpoints.save(tmp_path, first.capture(3))
     second = make_training(small_model, photos, **flags)
     training.restore(second, checkpoints.load_latest(tmp_path))
     training.train_rows(second, start=3)
@@ -176,7 +176,7 @@ def test_the_loss_scaler_is_part_of_the_run_state(small_model, photos):
     assert whole.scaler.get_scale() != 2.0**8, "the scale has moved"
     first = make_training(small_model, photos, scaler())
     training.train_rows(first, callbacks=[lambda progress: progress.step == 3])
-    state = training.capture(first, 3)
+    state = first.capture(3)
     second = make_training(small_model, photos, scaler())
     training.restore(second, state)
     training.train_rows(second, start=3)

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,18 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from tiutils import checkpoints, embedding_files, figures, inference
+from tiutils import checkpoints, embedding_files, figures
 from tiutils.checkpoints import CheckpointError
 from tiutils.config import TrainingConfig
 from tiutils.embedding_files import LearnedEmbedding
 from tiutils.errors import InputError
-from tiutils.training import Callback, Progress, Training, capture
+from tiutils.progress import Callback, Progress, Watched
 
 logger = logging.getLogger("tiutils")
 
 
 @contextlib.contextmanager
-def progress_bar(training: Training, start: int) -> Iterator[Callback]:
+def progress_bar(training: Watched, start: int) -> Iterator[Callback]:
     """A bar with the mean of the last losses and the time left; reads the loss every tenth step."""
     with tqdm(total=training.total_steps, initial=start, unit="step", desc="learning") as bar:
         recent: list[Any] = []
@@ -77,7 +77,7 @@ def saving(config: TrainingConfig) -> Callback:
         training, step = progress.training, progress.step
         rows_are_due = step % config.save_steps == 0
         checkpoint_is_due = step % config.checkpointing_steps == 0
-        if not (rows_are_due or checkpoint_is_due) or not training.rows.isfinite().all():
+        if not (rows_are_due or checkpoint_is_due) or not np.isfinite(training.vectors()).all():
             return  # on a GPU the loop looks at the loss only now and then
         try:
             if rows_are_due:
@@ -90,7 +90,7 @@ def saving(config: TrainingConfig) -> Callback:
     return save
 
 
-def write_rows(training: Training, step: int, stem: str) -> Path:
+def write_rows(training: Watched, step: int, stem: str) -> Path:
     """Write the learned rows into the output folder; what is to be known about them goes along."""
     config, placeholder = training.config, training.placeholder
     suffix = ".bin" if config.no_safe_serialization else ".safetensors"
@@ -101,27 +101,31 @@ def write_rows(training: Training, step: int, stem: str) -> Path:
         "steps": str(step),
         "seed": str(config.seed),
     }
-    vectors = training.rows.detach().cpu().numpy()
     return embedding_files.write(
         Path(config.output_dir) / (stem + suffix),
-        LearnedEmbedding(placeholder.token, vectors, facts),
+        LearnedEmbedding(placeholder.token, training.vectors(), facts),
         safe_serialization=not config.no_safe_serialization,
     )
 
 
-def write_checkpoint(training: Training, step: int) -> None:
+def write_checkpoint(training: Watched, step: int) -> None:
     """Write a checkpoint; when it cannot be written, say so and go on."""
     config = training.config
     try:
         checkpoints.save(
-            Path(config.output_dir), capture(training, step), limit=config.checkpoints_total_limit
+            Path(config.output_dir), training.capture(step), limit=config.checkpoints_total_limit
         )
     except CheckpointError as error:
         logger.warning("%s", error)
 
 
-def validation(training: Training) -> list[Callback]:
-    """Draw --validation_prompt every --validation_steps, with the parts already loaded."""
+def validation(
+    training: Watched, generate: Callable[..., list[Image.Image]], trackers: Sequence[Any] = ()
+) -> list[Callback]:
+    """Draw --validation_prompt every --validation_steps, with the parts already loaded.
+
+    `generate` is the framework's own, of `tiutils.inference` or `tiutils.flax.inference`.
+    """
     config = training.config
     if config.validation_prompt is None:
         return []
@@ -130,7 +134,7 @@ def validation(training: Training) -> list[Callback]:
     def draw(progress: Progress) -> None:
         if progress.step % config.validation_steps:
             return
-        images = inference.generate(
+        images = generate(
             training.models,
             prompt,
             num_images_per_prompt=config.num_validation_images,
@@ -144,25 +148,25 @@ def validation(training: Training) -> list[Callback]:
             logger.warning(
                 "could not write %s (%s); the run goes on", path, error.strerror or error
             )
-        log_images(training, images, progress.step)
+        log_images(trackers, images, progress.step)
 
     return [draw]
 
 
-def log_images(training: Training, images: list[Image.Image], step: int) -> None:
+def log_images(trackers: Sequence[Any], images: list[Image.Image], step: int) -> None:
     """Give validation pictures to the trackers that show pictures."""
-    for tracker in training.accelerator.trackers:
+    for tracker in trackers:
         if tracker.name in ("tensorboard", "wandb"):
             tracker.log_images({"validation": np.stack([np.asarray(i) for i in images])}, step)
 
 
-def tracking(training: Training) -> list[Callback]:
-    """Send loss and learning rate of each step to the trackers of --report_to."""
-    if not training.accelerator.trackers:
+def tracking(accelerator: Any) -> list[Callback]:
+    """Send loss and learning rate of each step to accelerate's trackers, those of --report_to."""
+    if not accelerator.trackers:
         return []
 
     def log(progress: Progress) -> None:
         values = {"loss": float(progress.loss), "lr": progress.learning_rate}
-        training.accelerator.log(values, step=progress.step)
+        accelerator.log(values, step=progress.step)
 
     return [log]

@@ -110,6 +110,26 @@ def load(path: str | Path) -> RunState:
     )
 
 
+def check_state(state: RunState, token: str, shape: tuple[int, int], optimizer: str) -> None:
+    """Refuse a run state that this run cannot go on from; needs no weights.
+
+    Raises:
+        InputError: it belongs to another word, another width or another optimizer.
+    """
+    expected = {
+        "placeholder_token": token,
+        "optimizer": optimizer,
+        "rows of shape": shape,
+    }
+    found = {**state.scalars, "rows of shape": tuple(state.tensors["rows"].shape)}
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise InputError(
+                f"the checkpoint of step {state.step} has {name} {found.get(name)!r}, this run {value!r}; "
+                f"use the flags the run was begun with, or another --output_dir"
+            )
+
+
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
     """The folders named `checkpoint-<step>`, newest (highest step) first, whole or damaged."""
     output_dir = Path(output_dir)

@@ -6,22 +6,23 @@ import logging
 import os
 from pathlib import Path
 
-import torch
-
-from tiutils import checkpoints, concept, diffusion, embedding_files, hub, models, tokens
+from tiutils import checkpoints, concept, embedding_files, folders, hub, words
 from tiutils import config as settings
-from tiutils.checkpoints import RunState
+from tiutils.checkpoints import RunState, check_state
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.record import read_record
-from tiutils.training import check_state
 
 logger = logging.getLogger("tiutils")
 
 
-def check_inputs(config: TrainingConfig) -> tuple[RunState | None, Concept, str]:
+def check_inputs(
+    config: TrainingConfig, *, accelerated: bool
+) -> tuple[RunState | None, Concept, str]:
     """Find every mistake that can be found before weights are loaded.
+
+    `accelerated` says whether there is more than a CPU.
 
     Returns:
         the checkpoint to go on from (or None), the photos, the model's name.
@@ -29,23 +30,27 @@ def check_inputs(config: TrainingConfig) -> tuple[RunState | None, Concept, str]
     settings.check(config)
     if int(os.environ.get("RANK", 0)) == 0:  # the others would see what the first one has written
         check_output_dir(config)
-    if config.mixed_precision == "fp16" and not torch.cuda.is_available():
+    if config.mixed_precision == "fp16" and not accelerated:
         raise InputError(
             "--mixed_precision fp16 needs a GPU; on a CPU leave it out, or use bf16, which saves "
             "memory there but seldom time"
         )
     state = find_checkpoint(config)
     photos = concept.load(concept.find_photos(config.train_data_dir, token=config.hub_token))
-    name = str(config.pretrained_model_name_or_path or models.default_model())
-    folder = models.locate(name, revision=config.revision, weights=False)
-    tokenizer = models.load_tokenizer(folder, tokenizer_name=config.tokenizer_name)
-    tokens.check_placeholder(tokenizer, config.placeholder_token, config.num_vectors)
-    tokens.check_initializer(tokenizer, config.initializer_token)
+    name = str(
+        config.pretrained_model_name_or_path or folders.default_model(accelerated=accelerated)
+    )
+    folder = folders.locate(name, revision=config.revision, weights=False)
+    tokenizer = folders.load_tokenizer(folder, tokenizer_name=config.tokenizer_name)
+    words.check_placeholder(tokenizer, config.placeholder_token, config.num_vectors)
+    words.check_initializer(tokenizer, config.initializer_token)
     check_resolution(config.resolution, folder)
     check_prediction_type(folder)
     if state is not None:
-        hidden_size = models.read_config(folder, "text_encoder")["hidden_size"]
-        check_state(state, config.placeholder_token, (config.num_vectors, hidden_size), config)
+        hidden_size = folders.read_config(folder, "text_encoder")["hidden_size"]
+        optimizer = "AdamW8bit" if config.use_8bit_adam else "AdamW"
+        shape = (config.num_vectors, hidden_size)
+        check_state(state, config.placeholder_token, shape, optimizer)
     if config.push_to_hub:
         hub.check_access(
             config.hub_token, config.hub_model_id or Path(config.output_dir).resolve().name
@@ -64,8 +69,8 @@ def check_resolution(resolution: int | None, model_folder: Path) -> None:
     """
     if resolution is None:
         return
-    factor = models.vae_factor(models.read_config(model_folder, "vae"))
-    factor *= 2 ** (len(models.read_config(model_folder, "unet")["block_out_channels"]) - 1)
+    factor = folders.vae_factor(folders.read_config(model_folder, "vae"))
+    factor *= 2 ** (len(folders.read_config(model_folder, "unet")["block_out_channels"]) - 1)
     if resolution % factor:
         below = resolution // factor * factor
         near = " or ".join(str(size) for size in (below, below + factor) if size)
@@ -80,11 +85,11 @@ def check_prediction_type(model_folder: Path) -> None:
     Raises:
         InputError: the model predicts something else.
     """
-    predicts = models.read_config(model_folder, "scheduler").get("prediction_type", "epsilon")
-    if predicts not in diffusion.PREDICTION_TYPES:
+    predicts = folders.read_config(model_folder, "scheduler").get("prediction_type", "epsilon")
+    if predicts not in folders.PREDICTION_TYPES:
         raise InputError(
             f"{model_folder} predicts {predicts!r}; only models that predict "
-            f"{' or '.join(diffusion.PREDICTION_TYPES)} can be taught"
+            f"{' or '.join(folders.PREDICTION_TYPES)} can be taught"
         )
 
 

@@ -20,8 +20,6 @@ from tiutils.concept import Concept
 from tiutils.models import Models
 from tiutils.tokens import tokenize
 
-PREDICTION_TYPES = ("epsilon", "v_prediction")
-
 
 @dataclass(frozen=True)
 class Material:

@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import safetensors.torch
@@ -22,12 +18,17 @@ import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from tiutils import folders
 from tiutils.errors import InputError, first_line
 
-# The original "runwayml/stable-diffusion-v1-5" was deleted from the Hub; this is its mirror.
-DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-PARTS = ("tokenizer", "text_encoder", "vae", "unet")
-BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "data" / "tiny-sd"
+# where a model is, is no matter of PyTorch; the names can be had here, too
+from tiutils.folders import BUNDLED_MODEL as BUNDLED_MODEL
+from tiutils.folders import DEFAULT_MODEL as DEFAULT_MODEL
+from tiutils.folders import hub_answers as hub_answers
+from tiutils.folders import load_tokenizer as load_tokenizer
+from tiutils.folders import locate as locate
+from tiutils.folders import read_config as read_config
+from tiutils.folders import vae_factor as vae_factor
 
 
 @dataclass
@@ -75,105 +76,14 @@ class Models:
         return (self.vae.config.latent_channels, side, side)
 
 
-def vae_factor(vae_config: Any) -> int:
-    """Pixels along one side of a latent: the VAE halves the picture between its blocks."""
-    return 2 ** (len(vae_config["block_out_channels"]) - 1)
-
-
 def default_model() -> str:
-    """Stable Diffusion 1.5 where there is a GPU and the Hub (or its cache), else the bundled model's folder."""
-    if torch.cuda.is_available() and (
-        _cached(DEFAULT_MODEL) or hub_answers(f"models/{DEFAULT_MODEL}")
-    ):
-        return DEFAULT_MODEL
-    return str(BUNDLED_MODEL)
+    """See `folders.default_model`; PyTorch's accelerator is the GPU."""
+    return folders.default_model(accelerated=torch.cuda.is_available())
 
 
 def best_device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-
-
-def hub_answers(path: str, *, timeout: float = 5.0) -> bool:
-    """Whether the Hub says within `timeout` seconds that it has `models/<id>` or `datasets/<id>`.
-
-    One request, because the Hub's own client tries again for minutes before it gives up.
-    """
-    from huggingface_hub import constants, utils
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    url = f"{constants.ENDPOINT}/api/{urllib.parse.quote(path)}"
-    # with the token of `hf auth login`, if there is one: a private model is there for its owner
-    request = urllib.request.Request(url, method="HEAD", headers=utils.build_hf_headers())
-    try:
-        with urllib.request.urlopen(request, timeout=timeout):
-            return True
-    except OSError:  # no network, no such model, another's private one: it cannot be had
-        return False
-
-
-def locate(
-    name: str | Path,
-    *,
-    revision: str | None = None,
-    variant: str | None = None,
-    weights: bool = True,
-) -> Path:
-    """The local folder of a model; fetched from the Hub into its cache if it is not a folder here.
-
-    With `weights=False` only tokenizer and configuration files are fetched (about 2 MB), so that mistakes in words and
-    sizes are found before gigabytes travel.
-
-    Raises:
-        InputError: there is no such folder and the Hub has none or cannot be reached.
-    """
-    folder = Path(name)
-    if os.path.isdir(folder):  # false, too, for a name that is too long
-        missing = [part for part in (*PARTS, "scheduler") if not (folder / part).is_dir()]
-        if missing:
-            raise InputError(
-                f"the model folder {folder} lacks {', '.join(missing)}; it must be in diffusers' layout, "
-                f"with the folders {', '.join(PARTS)} and scheduler"
-            )
-        return folder
-    name = str(name)
-    if not _cached(name, revision) and not hub_answers(f"models/{name}"):
-        raise InputError(
-            f"there is no model {name!r}: no folder of that name here, and the Hub cannot be reached or has none; "
-            f"check the spelling and the network, or use the bundled model, {BUNDLED_MODEL}"
-        )
-    import huggingface_hub
-
-    try:
-        if weights:
-            return Path(
-                diffusers.DiffusionPipeline.download(
-                    name,
-                    revision=revision,
-                    variant=variant,
-                    safety_checker=None,
-                    feature_extractor=None,
-                )
-            )
-        small_files = ["*.json", "tokenizer/*"]
-        return Path(
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=small_files)
-        )
-    except Exception as error:  # the Hub client's own errors, and its HTTP library's
-        raise InputError(f"the Hub did not give the model {name!r}: {first_line(error)}") from error
-
-
-def _cached(name: str, revision: str | None = None) -> bool:
-    """Whether the model's index lies in the local Hub cache."""
-    import huggingface_hub
-
-    try:
-        return isinstance(
-            huggingface_hub.try_to_load_from_cache(name, "model_index.json", revision=revision), str
-        )
-    except huggingface_hub.errors.HFValidationError:  # a path, or another word that can be no id
-        return False
 
 
 def load(
@@ -226,37 +136,6 @@ def load(
     for part in (text_encoder, vae, unet):
         part.to(device).requires_grad_(False).eval()
     return Models(name, tokenizer, text_encoder, vae, unet, noise_scheduler)
-
-
-def load_tokenizer(folder: str | Path, *, tokenizer_name: str | None = None) -> CLIPTokenizer:
-    """The tokenizer of a model's folder, or another one by its name.
-
-    Raises:
-        InputError: there is none.
-    """
-    source = tokenizer_name or str(Path(folder) / "tokenizer")
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(source)
-    except Exception as error:  # `tokenizers` itself raises no less general a type
-        raise InputError(f"cannot read the tokenizer {source}: {first_line(error)}") from error
-    if len(tokenizer) < 100:  # transformers 5 makes an empty tokenizer where it finds no file
-        raise InputError(
-            f"cannot read the tokenizer {source}: it holds no words; vocab.json and merges.txt are missing"
-        )
-    return tokenizer
-
-
-def read_config(folder: str | Path, part: str) -> dict[str, Any]:
-    """The configuration of one part of a model's folder.
-
-    Raises:
-        InputError: there is none, or it is not JSON.
-    """
-    path = Path(folder) / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def save(models: Models, folder: str | Path) -> Path:

@@ -18,7 +18,7 @@ from tiutils import embedding_files
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
-from tiutils.training import Training
+from tiutils.progress import Watched
 
 
 class Stopwatch:
@@ -41,7 +41,7 @@ def public_flags(config: TrainingConfig) -> dict[str, Any]:
 
 
 def write_record(
-    training: Training,
+    training: Watched,
     photos: Concept,
     clock: Stopwatch,
     status: str,
@@ -52,19 +52,17 @@ def write_record(
 
     `losses` has an entry for each step from the first; null where it is not known or not finite.
     """
-    packages = ("torch", "diffusers", "transformers", "accelerate")
     record = {
         "status": status,
         "steps": steps,
         "total_steps": training.total_steps,
         "model": training.models.name,
-        "device": str(training.accelerator.device),
-        "processes": training.accelerator.num_processes,
+        **training.machine(),
         "photos": [photo.path.name for photo in photos.photos],
         "skipped": {path.name: reason for path, reason in photos.skipped},
         "flags": public_flags(training.config),
         "versions": {"tiutils": tiutils.__version__, "python": platform.python_version()}
-        | {name: metadata.version(name) for name in packages},
+        | {name: metadata.version(name) for name in training.packages},
         "seconds": clock.seconds,
         "losses": [
             None if loss is None or not math.isfinite(loss) else round(loss, 6) for loss in losses

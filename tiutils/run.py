@@ -23,15 +23,16 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import LoggerType, ProjectConfiguration
 
 from tiutils import callbacks as watchers
-from tiutils import hub, models, tokens
+from tiutils import hub, inference, models, tokens
 from tiutils.checkpoints import RunState
 from tiutils.checks import check_inputs
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.models import Models
+from tiutils.progress import Callback
 from tiutils.record import Stopwatch, public_flags, read_record, write_record
 from tiutils.tokens import Placeholder
-from tiutils.training import Callback, Training, prepare, restore, train_rows
+from tiutils.training import Training, prepare, restore, train_rows
 
 logger = logging.getLogger("tiutils")
 
@@ -70,14 +71,14 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
 
     Args:
         config: all settings.
-        callbacks: called after each step with a `training.Progress`; one that returns true ends
+        callbacks: called after each step with a `progress.Progress`; one that returns true ends
             the run, keeping what was learned.
 
     Raises:
         InputError: something that was given cannot be used; nothing has been overwritten.
     """
     clock = Stopwatch()
-    state, photos, name = check_inputs(config)
+    state, photos, name = check_inputs(config, accelerated=torch.cuda.is_available())
     accelerator = make_accelerator(config)
     clock.lap("checks")
     parts = load_models(config, name, accelerator.device)
@@ -101,7 +102,8 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
     if accelerator.is_main_process:
         write_record(training, photos, clock, "running", start, earlier)
     with watchers.stop_on_signal() as stop, watchers.progress_bar(training, start) as bar:
-        on_main = [bar, *watchers.tracking(training), *watchers.validation(training)]
+        on_main = [bar, *watchers.tracking(accelerator)]
+        on_main += watchers.validation(training, inference.generate, accelerator.trackers)
         on_main += [watchers.saving(config), *callbacks]
         every_step = [stop, *(on_main if accelerator.is_main_process else [])]
         result = train_rows(training, start, every_step)

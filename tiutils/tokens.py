@@ -9,32 +9,25 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AddedToken, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from tiutils.errors import InputError
 from tiutils.models import Models
-
-
-@dataclass(frozen=True)
-class Placeholder:
-    """A word the model is taught. With several vectors it stands for several tokens: `<toy> <toy>_1 <toy>_2`."""
-
-    token: str
-    tokens: tuple[str, ...]
-    ids: tuple[int, ...]
-    initializer_token: str | None = None
-
-    @property
-    def num_vectors(self) -> int:
-        """How many rows of the embedding table the word has."""
-        return len(self.tokens)
+from tiutils.words import (
+    Placeholder,
+    check_initializer,
+    check_placeholder,
+    check_width,
+    token_ids,
+    with_tokens,
+)
+from tiutils.words import expand_prompt as expand_prompt
+from tiutils.words import nearest_words as nearest_words
 
 
 class TokenEmbedding(nn.Module):
@@ -65,69 +58,6 @@ class TokenEmbedding(nn.Module):
         return torch.where(is_new.unsqueeze(-1), new_vectors.to(vectors.dtype), vectors)
 
 
-def check_placeholder(
-    tokenizer: CLIPTokenizer, token: str, num_vectors: int = 1
-) -> tuple[str, ...]:
-    """The tokens that a new word of `num_vectors` vectors will have; refuses a word that cannot be one.
-
-    Raises:
-        InputError: the word is empty, contains white space, is known already, or `num_vectors` does not fit a prompt.
-    """
-    if not token or token != token.strip() or re.search(r"\s", token):
-        raise InputError(
-            f"the placeholder token {token!r} must be one word without spaces, such as '<my-toy>'"
-        )
-    room = tokenizer.model_max_length - 2  # the start and end tokens
-    if not 1 <= num_vectors < room:
-        raise InputError(
-            f"num_vectors is {num_vectors}; it must be from 1 to {room - 1}: a prompt holds {room} tokens"
-        )
-    tokens = (token, *(f"{token}_{i}" for i in range(1, num_vectors)))
-    known = tokenizer.get_vocab()
-    # `toy` is stored as `toy</w>`: the mark says that the word ends there
-    clashes = [t for t in tokens if t in known or f"{t.lower()}</w>" in known]
-    if clashes:
-        raise InputError(
-            f"the tokenizer already knows the token {clashes[0]!r}, so it cannot be a new word; "
-            f"choose another placeholder, such as '<my-{token.strip('<>').lower()}>'"
-        )
-    return tokens
-
-
-def check_initializer(tokenizer: CLIPTokenizer, initializer_token: str) -> int:
-    """The id of a word to start from; it must be a single token.
-
-    Raises:
-        InputError: the word is empty, or several tokens: then they are named, with single tokens near them.
-    """
-    ids = tokenizer.encode(initializer_token, add_special_tokens=False)
-    if len(ids) == 1:
-        return ids[0]
-    if not ids:
-        raise InputError(
-            "the initializer token is empty; give one common word for what the photos show, such as 'toy'"
-        )
-    pieces = [piece.replace("</w>", "") for piece in tokenizer.convert_ids_to_tokens(ids)]
-    near = ", ".join(map(repr, nearest_words(tokenizer, initializer_token)))
-    raise InputError(
-        f"the initializer token {initializer_token!r} is {len(ids)} tokens ({' + '.join(pieces)}), but must be one; "
-        f"single tokens near it: {near}"
-    )
-
-
-def nearest_words(tokenizer: CLIPTokenizer, text: str, count: int = 5) -> list[str]:
-    """Whole words of the vocabulary that are spelled most like `text`: those inside it first, then by similarity."""
-    import difflib
-
-    words = {
-        token.removesuffix("</w>") for token in tokenizer.get_vocab() if token.endswith("</w>")
-    }
-    words = {word for word in words if len(word) > 2 and word.isalpha()}
-    inside = [word for word in re.findall(r"\w+", text.lower()) if word in words]
-    similar = difflib.get_close_matches(text.lower(), words, n=count, cutoff=0.0)
-    return list(dict.fromkeys([*inside, *similar]))[:count]
-
-
 def add_placeholder(
     models: Models,
     token: str,
@@ -146,11 +76,7 @@ def add_placeholder(
     table = models.text_encoder.get_input_embeddings()
     if vectors is not None:
         num_vectors = len(vectors)
-        if vectors.shape[1] != models.hidden_size:
-            raise InputError(
-                f"the vectors of {token!r} are {vectors.shape[1]} wide, but {models.name} has {models.hidden_size}: "
-                f"they were learned for another model"
-            )
+        check_width(token, vectors.shape[1], models.name, models.hidden_size)
     tokens = check_placeholder(models.tokenizer, token, num_vectors)
     if vectors is None:
         if initializer_token is None:
@@ -163,10 +89,7 @@ def add_placeholder(
         vectors = table(start).expand(num_vectors, -1)
 
     before = models.tokenizer
-    models.tokenizer = copy.deepcopy(before)
-    # normalized=False: CLIP lower-cases its input, and `<Cat>` and `<cat>` would be one word otherwise
-    models.tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in tokens])
-    ids = tuple(models.tokenizer.convert_tokens_to_ids(list(tokens)))
+    models.tokenizer, ids = with_tokens(before, tokens)
     rows = vectors.to(models.device)
     models.text_encoder.set_input_embeddings(TokenEmbedding(table, rows, ids[0], before))
     return Placeholder(token, tokens, ids, initializer_token)
@@ -221,27 +144,6 @@ def merged(models: Models) -> Models:
     return dataclasses.replace(models, text_encoder=text_encoder)
 
 
-def expand_prompt(tokenizer: CLIPTokenizer, prompt: str) -> str:
-    """Write each learned word of several vectors out: `a <toy>` becomes `a <toy> <toy>_1`."""
-    added = tokenizer.get_added_vocab()
-    for token in added:
-        tail: list[str] = []
-        while (next_token := f"{token}_{len(tail) + 1}") in added:
-            tail.append(next_token)
-        if tail:  # not before its own tail, and not inside `<toy>_1`
-            already = re.escape(" " + " ".join(tail))
-            prompt = re.sub(
-                re.escape(token) + rf"(?!{already})(?!_\d)", " ".join([token, *tail]), prompt
-            )
-    return prompt
-
-
 def tokenize(tokenizer: CLIPTokenizer, prompts: Iterable[str]) -> Tensor:
-    """Ids of the prompts, learned words written out, padded or cut: int64 of shape `(prompts, model_max_length)`."""
-    return tokenizer(
-        [expand_prompt(tokenizer, prompt) for prompt in prompts],
-        padding="max_length",
-        truncation=True,
-        max_length=tokenizer.model_max_length,
-        return_tensors="pt",
-    ).input_ids
+    """Ids of the prompts as `words.token_ids` has them: int64 of shape `(prompts, model_max_length)`."""
+    return torch.from_numpy(token_ids(tokenizer, prompts))

@@ -6,20 +6,21 @@ a run is a callback that the caller gives; nothing here draws, prints or uploads
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from tiutils.checkpoints import RunState
+from tiutils.checkpoints import RunState, check_state
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig, learning_rate_at
 from tiutils.diffusion import Material, losses_at, prepare_material
-from tiutils.errors import InputError
 from tiutils.models import Models
+from tiutils.progress import Callback, LoopResult, Progress
 from tiutils.tokens import Placeholder, rows_of
 
 
@@ -36,43 +37,36 @@ class Training:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     total_steps: int
+    packages: tuple[str, ...] = ("torch", "diffusers", "transformers", "accelerate")
 
+    def vectors(self) -> np.ndarray:
+        """A copy of the rows on the host, float32 `(num_vectors, hidden)`."""
+        return self.rows.detach().cpu().numpy().copy()
 
-@dataclass
-class Progress:
-    """What a callback sees after each step.
+    def machine(self) -> dict[str, Any]:
+        """Where it runs, for the record."""
+        accelerator = self.accelerator
+        return {"device": str(accelerator.device), "processes": accelerator.num_processes}
 
-    Attributes:
-        step: steps done, from 1.
-        loss: mean loss of the step, a scalar tensor on the device; reading it waits for the device.
-        learning_rate: the one used in this step.
-        training: all parts, the rows among them.
-    """
-
-    step: int
-    loss: Tensor
-    learning_rate: float
-    training: Training
-
-
-Callback = Callable[[Progress], bool | None]  # true: stop after this step, keeping what was learned
-
-
-@dataclass
-class LoopResult:
-    """How a loop ended.
-
-    Attributes:
-        losses: one for each step done.
-        step: steps done in all, those before a resume among them.
-        stopped: why it ended before its time; None if it did not.
-        diverged: the loss was not finite; the rows are the last good ones, the optimizer is not.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    step: int = 0
-    stopped: str | None = None
-    diverged: bool = False
+    def capture(self, step: int) -> RunState:
+        """The run state after `step` steps: all that the next step depends on, beside seed and step."""
+        tensors = {"rows": self.vectors()}
+        numbers: dict[str, Any] = {}
+        for name, value in self.optimizer.state[self.rows].items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{name}"] = value.cpu().numpy()
+            else:
+                numbers[name] = value
+        scalars = {
+            "placeholder_token": self.placeholder.token,
+            "model": self.models.name,
+            "optimizer": type(self.optimizer).__name__,
+            "optimizer_numbers": numbers,
+            "scaler": self.scaler.state_dict(),
+            "seed": self.config.seed,
+            "batch_size": self.material.plan.batch_size,
+        }
+        return RunState(step, tensors, scalars)
 
 
 def prepare(
@@ -181,11 +175,7 @@ def train_rows(
         if on_cpu or (step + 1) % 10 == 0 or step + 1 == training.total_steps:
             if not (torch.stack(losses[-10:]).isfinite().all() and rows.isfinite().all()):
                 rows.data.copy_(good_rows)
-                result.diverged = True
-                result.stopped = (
-                    f"the loss was not finite at step {step + 1}; the rows of step {good_step} are "
-                    f"kept; a lower --learning_rate helps"
-                )
+                result.diverge(step + 1, good_step)
                 break
             good_rows, good_step = rows_before, step  # those the last finite loss was seen with
         result.step = step + 1
@@ -209,49 +199,6 @@ def _agreed(accelerator: Accelerator, wish: bool) -> bool:
     )
 
 
-def capture(training: Training, step: int) -> RunState:
-    """The run state after `step` steps: all that the next step depends on, beside seed and step."""
-    tensors = {"rows": training.rows.detach().cpu().numpy()}
-    numbers: dict[str, Any] = {}
-    for name, value in training.optimizer.state[training.rows].items():
-        if isinstance(value, Tensor):
-            tensors[f"optimizer.{name}"] = value.cpu().numpy()
-        else:
-            numbers[name] = value
-    scalars = {
-        "placeholder_token": training.placeholder.token,
-        "model": training.models.name,
-        "optimizer": type(training.optimizer).__name__,
-        "optimizer_numbers": numbers,
-        "scaler": training.scaler.state_dict(),
-        "seed": training.config.seed,
-        "batch_size": training.material.plan.batch_size,
-    }
-    return RunState(step, tensors, scalars)
-
-
-def check_state(
-    state: RunState, token: str, shape: tuple[int, int], config: TrainingConfig
-) -> None:
-    """Refuse a run state that this run cannot go on from; needs no weights.
-
-    Raises:
-        InputError: it belongs to another word, another width or another optimizer.
-    """
-    expected = {
-        "placeholder_token": token,
-        "optimizer": "AdamW8bit" if config.use_8bit_adam else "AdamW",
-        "rows of shape": shape,
-    }
-    found = {**state.scalars, "rows of shape": tuple(state.tensors["rows"].shape)}
-    for name, value in expected.items():
-        if found.get(name) != value:
-            raise InputError(
-                f"the checkpoint of step {state.step} has {name} {found.get(name)!r}, this run {value!r}; "
-                f"use the flags the run was begun with, or another --output_dir"
-            )
-
-
 def restore(training: Training, state: RunState) -> None:
     """Go back to a run state.
 
@@ -259,7 +206,7 @@ def restore(training: Training, state: RunState) -> None:
         InputError: see `check_state`.
     """
     rows, token = training.rows, training.placeholder.token
-    check_state(state, token, (rows.shape[0], rows.shape[1]), training.config)
+    check_state(state, token, (rows.shape[0], rows.shape[1]), type(training.optimizer).__name__)
     training.rows.data.copy_(torch.from_numpy(state.tensors["rows"].copy()))
     optimizer_state: dict[str, Any] = dict(state.scalars["optimizer_numbers"])
     for name, array in state.tensors.items():
@@ -270,4 +217,5 @@ def restore(training: Training, state: RunState) -> None:
                 device
             )
     training.optimizer.state[training.rows] = optimizer_state
-    training.scaler.load_state_dict(state.scalars["scaler"])
+    if state.scalars["scaler"]:  # a run without one, begun in another precision or in JAX, has none
+        training.scaler.load_state_dict(state.scalars["scaler"])

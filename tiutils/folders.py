@@ -1,0 +1,155 @@
+"""A model's folder: where it is, fetched from the Hub if it must be; its configurations and its tokenizer.
+
+A model is a folder in diffusers' layout or the id of one on the Hub. Nothing here needs PyTorch or diffusers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import CLIPTokenizer
+
+from tiutils.errors import InputError, first_line
+
+# The original "runwayml/stable-diffusion-v1-5" was deleted from the Hub; this is its mirror.
+DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+WEIGHTS = ("text_encoder", "vae", "unet")  # the parts that have weights
+PARTS = ("tokenizer", *WEIGHTS)
+BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "data" / "tiny-sd"
+PREDICTION_TYPES = ("epsilon", "v_prediction")  # what a U-Net may predict, if it is to be taught
+
+
+def vae_factor(vae_config: Any) -> int:
+    """Pixels along one side of a latent: the VAE halves the picture between its blocks."""
+    return 2 ** (len(vae_config["block_out_channels"]) - 1)
+
+
+def default_model(*, accelerated: bool) -> str:
+    """Stable Diffusion 1.5 if there is an accelerator and the Hub (or its cache), else the bundled model's folder."""
+    if accelerated and (_cached(DEFAULT_MODEL) or hub_answers(f"models/{DEFAULT_MODEL}")):
+        return DEFAULT_MODEL
+    return str(BUNDLED_MODEL)
+
+
+def hub_answers(path: str, *, timeout: float = 5.0) -> bool:
+    """Whether the Hub says within `timeout` seconds that it has `models/<id>` or `datasets/<id>`.
+
+    One request, because the Hub's own client tries again for minutes before it gives up.
+    """
+    from huggingface_hub import constants, utils
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    url = f"{constants.ENDPOINT}/api/{urllib.parse.quote(path)}"
+    # with the token of `hf auth login`, if there is one: a private model is there for its owner
+    request = urllib.request.Request(url, method="HEAD", headers=utils.build_hf_headers())
+    try:
+        with urllib.request.urlopen(request, timeout=timeout):
+            return True
+    except OSError:  # no network, no such model, another's private one: it cannot be had
+        return False
+
+
+def locate(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    weights: bool = True,
+) -> Path:
+    """The local folder of a model; fetched from the Hub into its cache if it is not a folder here.
+
+    With `weights=False` only tokenizer and configuration files are fetched (about 2 MB), so that mistakes in words and
+    sizes are found before gigabytes travel.
+
+    Raises:
+        InputError: there is no such folder and the Hub has none or cannot be reached.
+    """
+    folder = Path(name)
+    if os.path.isdir(folder):  # false, too, for a name that is too long
+        missing = [part for part in (*PARTS, "scheduler") if not (folder / part).is_dir()]
+        if missing:
+            raise InputError(
+                f"the model folder {folder} lacks {', '.join(missing)}; it must be in diffusers' layout, "
+                f"with the folders {', '.join(PARTS)} and scheduler"
+            )
+        return folder
+    name = str(name)
+    if not _cached(name, revision) and not hub_answers(f"models/{name}"):
+        raise InputError(
+            f"there is no model {name!r}: no folder of that name here, and the Hub cannot be reached or has none; "
+            f"check the spelling and the network, or use the bundled model, {BUNDLED_MODEL}"
+        )
+    try:
+        return _fetch(name, revision, variant, weights)
+    except Exception as error:  # the Hub client's own errors, and its HTTP library's
+        raise InputError(f"the Hub did not give the model {name!r}: {first_line(error)}") from error
+
+
+def _cached(name: str, revision: str | None = None) -> bool:
+    """Whether the model's index lies in the local Hub cache."""
+    import huggingface_hub
+
+    try:
+        return isinstance(
+            huggingface_hub.try_to_load_from_cache(name, "model_index.json", revision=revision), str
+        )
+    except huggingface_hub.errors.HFValidationError:  # a path, or another word that can be no id
+        return False
+
+
+def _fetch(name: str, revision: str | None, variant: str | None, weights: bool) -> Path:
+    """Bring a model's small files, and its weights if wanted, from the Hub into its cache."""
+    import huggingface_hub
+
+    def fetch(patterns: Sequence[str]) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
+        )
+
+    folder = fetch(["*.json", "tokenizer/*"])
+    infix, shard = f".{variant}" if variant else "", "-?????-of-?????"
+    stems = [f"*model{infix}", f"*model{infix}{shard}", f"*model{shard}{infix}"]  # whole, in shards
+    for suffix in ("safetensors", "bin") if weights else ():  # old models have the latter alone
+        names = [f"{stem}.{suffix}" for stem in stems]
+        folder = fetch([f"{part}/{name}" for part in WEIGHTS for name in names])
+        if all(any(any((folder / part).glob(name)) for name in names) for part in WEIGHTS):
+            break
+    return folder
+
+
+def load_tokenizer(folder: str | Path, *, tokenizer_name: str | None = None) -> CLIPTokenizer:
+    """The tokenizer of a model's folder, or another one by its name.
+
+    Raises:
+        InputError: there is none.
+    """
+    source = tokenizer_name or str(Path(folder) / "tokenizer")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(source)
+    except Exception as error:  # `tokenizers` itself raises no less general a type
+        raise InputError(f"cannot read the tokenizer {source}: {first_line(error)}") from error
+    if len(tokenizer) < 100:  # transformers 5 makes an empty tokenizer where it finds no file
+        raise InputError(
+            f"cannot read the tokenizer {source}: it holds no words; vocab.json and merges.txt are missing"
+        )
+    return tokenizer
+
+
+def read_config(folder: str | Path, part: str) -> dict[str, Any]:
+    """The configuration of one part of a model's folder.
+
+    Raises:
+        InputError: there is none, or it is not JSON.
+    """
+    path = Path(folder) / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {first_line(error)}") from error
