@@ -28,31 +28,26 @@ from typing import Any
 from PIL import Image
 
 import tiutils
-from tiutils import concept, evaluation, figures
+from tiutils import concept, evaluation, figures, scores
 from tiutils.models import BUNDLED_MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
 CONCEPTS = ("wood-toy", "rocking-horse", "teddy-bear")
 SEEDS = (0, 1, 2)
 STEPS = 300
-NUM_IMAGES = 16  # drawn for each word and seed, for similarity and color distance
+NUM_IMAGES = 32  # drawn for each word and seed, for similarity and color distance
 PROMPTS = ("a photo of a {}", "a {} on the beach", "a {} in the snow", "two {} on grass")
-# measure: its name in the table, and +1 if more is better, -1 if less is better
-MEASURES = {
-    "evaluation_loss": ("loss on held-out photos", -1),
-    "image_similarity": ("similarity to held-out photos", +1),
-    "histogram_distance": ("color distance to held-out photos", -1),
-}
 BEGIN, END = "<!-- quality:begin -->", "<!-- quality:end -->"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One concept and seed: scores as `evaluation.score` gives them, and the pictures of PROMPTS."""
+    """One concept and seed: each measure of the learned and the plain word; pictures of PROMPTS."""
 
     concept: str
     seed: int
-    scores: dict[str, float]
+    learned: dict[str, float]
+    plain: dict[str, float]
     seconds: float
     before: list[Image.Image]
     after: list[Image.Image]
@@ -81,7 +76,13 @@ def main() -> int:
         "images_per_score": NUM_IMAGES,
         "summary": table,
         "runs": [
-            {"concept": r.concept, "seed": r.seed, "seconds": r.seconds, **r.scores}
+            {
+                "concept": r.concept,
+                "seed": r.seed,
+                "seconds": r.seconds,
+                "learned": r.learned,
+                "plain": r.plain,
+            }
             for r in results
         ],
     }
@@ -101,7 +102,8 @@ def fingerprint_of(model: Path) -> str:
         for path in sorted(folder.rglob("*")):
             if path.suffix in (".safetensors", ".json", ".jpg"):
                 digest.update(path.read_bytes())
-    digest.update(Path(evaluation.__file__).read_bytes())
+    for module in (evaluation, scores):
+        digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -133,23 +135,26 @@ def measure(name: str, seed: int, folder: Path) -> None:
     )
     if result.stopped:
         sys.exit(f"{name}, seed {seed}: {result.stopped}")
-    scores = evaluation.score(
-        result.models,
-        result.placeholder,
-        words["initializer_token"],
-        photos(name, "held_out"),
-        num_images=NUM_IMAGES,
-        seed=1000 * seed,  # other noise for each seed
-    )
-    for label, word in (
-        ("before", words["initializer_token"]),
-        ("after", result.placeholder.token),
-    ):
+    plain_word, held_out = words["initializer_token"], photos(name, "held_out")
+    found = {
+        label: {
+            measure: measured.value
+            for measure, measured in scores.measure(
+                result.models,
+                word,
+                held_out,
+                plain_word=plain_word,
+                num_images=NUM_IMAGES,  # from the same noise for every word and seed
+            ).items()
+        }
+        for label, word in (("learned", result.placeholder.token), ("plain", plain_word))
+    }
+    for label, word in (("before", plain_word), ("after", result.placeholder.token)):
         prompts = [prompt.format(word) for prompt in PROMPTS]
-        drawn = tiutils.generate(result.models, prompts, seed=1000 * seed)
+        drawn = tiutils.generate(result.models, prompts, seed=seed)
         for number, (image, prompt) in enumerate(zip(drawn, prompts, strict=True)):
             figures.save(image, folder / f"{label}-{number}.png", alt=prompt)
-    measured = {"scores": scores, "seconds": round(time.perf_counter() - start, 1)}
+    measured = {**found, "seconds": round(time.perf_counter() - start, 1)}
     (folder / "measured.json").write_text(json.dumps(measured))
 
 
@@ -160,7 +165,9 @@ def read(name: str, seed: int, folder: Path) -> Measured:
         [Image.open(folder / f"{label}-{i}.png").convert("RGB") for i in range(len(PROMPTS))]
         for label in ("before", "after")
     )
-    return Measured(name, seed, measured["scores"], measured["seconds"], before, after)
+    return Measured(
+        name, seed, measured["learned"], measured["plain"], measured["seconds"], before, after
+    )
 
 
 def summarize(results: list[Measured]) -> list[dict[str, Any]]:
@@ -171,10 +178,10 @@ def summarize(results: list[Measured]) -> list[dict[str, Any]]:
     """
     rows = []
     for name in dict.fromkeys(result.concept for result in results):
-        scores = [result.scores for result in results if result.concept == name]
-        for key, (_, sign) in MEASURES.items():
-            learned = [s[key] for s in scores]
-            initial = [s[f"initializer_{key}"] for s in scores]
+        runs = [result for result in results if result.concept == name]
+        for key in runs[0].learned:
+            sign = scores.MEASURES[key][1]
+            learned, initial = [r.learned[key] for r in runs], [r.plain[key] for r in runs]
             gains = [sign * (a - b) for a, b in zip(learned, initial, strict=True)]
             rows.append(
                 {
@@ -222,17 +229,18 @@ def as_markdown(table: list[dict[str, Any]], results: list[Measured]) -> str:
         "",
         f"Three concepts, {len(SEEDS)} seeds each, all shown, on the bundled model; made by "
         f"`python -m benchmarks.quality` in {minutes:.0f} minutes on {os.cpu_count()} CPU cores. "
-        "Means over seeds; the spread is the range of the learned word's values.",
+        "Photos are held-out sides; means over seeds; the spread is the range of the learned word's "
+        "values.",
         "",
         "| concept | measure | plain word | learned word | better by | spread |",
         "|---|---|--:|--:|--:|--:|",
     ]
     for row in table:
-        name, sign = MEASURES[row["measure"]]
+        name = scores.MEASURES[row["measure"]][0]
         digits = 4 if row["measure"] == "evaluation_loss" else 3
         values = [row[key] for key in ("initializer", "learned", "advantage", "spread")]
         cells = " | ".join(f"{value:.{digits}f}" for value in values)
-        lines.append(f"| {row['concept']} | {name} {'↑' if sign > 0 else '↓'} | {cells} |")
+        lines.append(f"| {row['concept']} | {name} | {cells} |")
     return "\n".join(lines)
 
 

@@ -80,14 +80,20 @@ def build_parser() -> argparse.ArgumentParser:
     generate.set_defaults(run=run_generate)
 
     evaluate = commands.add_parser(
-        "evaluate", help="photos | before | after, and scores, for a finished run"
+        "evaluate", help="photos | before | after, and scores; of several runs, side by side"
     )
-    evaluate.add_argument("run_dir", help="output folder of `tiutils train`")
+    evaluate.add_argument("run_dirs", nargs="+", help="output folder of `tiutils train`")
     evaluate.add_argument(
         "--held_out", metavar="DIR", help="photos to compare with; held_out/ beside the photos"
     )
     evaluate.add_argument(
         "--prompt", action="append", help="prompts with {} for the word; may repeat"
+    )
+    evaluate.add_argument(
+        "--evaluator", metavar="CLIP", help="folder or Hub id of a CLIP model that judges, too"
+    )
+    evaluate.add_argument(
+        "--output_dir", default="comparison", help="folder for a comparison of several runs"
     )
     add_drawing_flags(evaluate, num_images=2)
     evaluate.set_defaults(run=run_evaluate)
@@ -133,8 +139,7 @@ def add_drawing_flags(parser: argparse.ArgumentParser, num_images: int) -> None:
     parser.add_argument(
         "--guidance_scale",
         type=float,
-        default=7.5,
-        help="how closely to follow the prompt (%(default)s)",
+        help="how closely to follow the prompt (default: the model's own, 7.5 in Stable Diffusion)",
     )
 
 
@@ -224,19 +229,22 @@ def drawing(options: argparse.Namespace) -> dict[str, Any]:
 def run_evaluate(options: argparse.Namespace) -> int:
     """`tiutils evaluate`."""
     from tiutils import report
-    from tiutils.record import read_record
 
-    made = report.evaluate_run(
-        options.run_dir,
+    made = report.evaluate(
+        options.run_dirs,
         options.prompt or PLACES,
         held_out=options.held_out,
         model=options.pretrained_model_name_or_path,
+        judge=options.evaluator,
+        output_dir=options.output_dir,
         **drawing(options),
     )
-    flags = read_record(options.run_dir)["flags"]
-    print(report.as_text(made, flags["placeholder_token"], flags["initializer_token"]))
+    print("\n\n".join(map(report.as_text, made.verdicts)))
+    if len(options.run_dirs) > 1:
+        print(f"\nside by side:             {made.picture}")
+        return EXIT_OK
     print(f"\nphotos | before | after:  {made.picture}")
-    print(f"the learned word:         {options.run_dir}/learned_embeds.safetensors")
+    print(f"the learned word:         {options.run_dirs[0]}/learned_embeds.safetensors")
     print("what to open next:        notebooks/00_start_here.ipynb")
     return EXIT_OK
 

@@ -4,6 +4,8 @@
 - `image_similarity`: do drawn pictures look like photos of the thing, to the frozen U-Net.
 - `histogram_distance`: do they have its colors. It shares nothing with the model, so it is an
   independent witness.
+
+`evaluator` has two more, of a CLIP model; `scores` takes them all of one word.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from tiutils import concept, diffusion, inference
 from tiutils.concept import Concept, Photo
 from tiutils.errors import InputError
 from tiutils.models import Models
-from tiutils.tokens import Placeholder
 
 Images = Sequence[Image.Image]
 
@@ -29,7 +30,6 @@ FEATURE_TIMESTEP = 260  # of 1000; as DIFT (Tang et al. 2023, arXiv 2306.03881)
 FEATURE_DRAWS = 4
 
 
-@torch.no_grad()
 def fixed_evaluation_loss(
     models: Models,
     images: Images,
@@ -58,6 +58,14 @@ def fixed_evaluation_loss(
     Raises:
         InputError: no photos, or no draws.
     """
+    return evaluation_losses(models, images, word, learnable_property, draws, seed).mean().item()
+
+
+@torch.no_grad()
+def evaluation_losses(
+    models: Models, images: Images, word: str, learnable_property: str, draws: int, seed: int = SEED
+) -> torch.Tensor:
+    """The loss of each fixed draw, float32 (draws,)."""
     if draws < 1:
         raise InputError(f"draws is {draws}; it must be 1 or more")
     material = diffusion.prepare_material(
@@ -73,7 +81,7 @@ def fixed_evaluation_loss(
         diffusion.losses_at(models, material, 0, start, min(start + 16, draws))
         for start in range(0, draws, 16)
     ]
-    return torch.cat(losses).mean().item()
+    return torch.cat(losses).cpu()
 
 
 def image_similarity(models: Models, images: Images, references: Images) -> float:
@@ -98,6 +106,11 @@ def image_similarity(models: Models, images: Images, references: Images) -> floa
     Raises:
         InputError: one of the sets is empty.
     """
+    return image_similarities(models, images, references).mean().item()
+
+
+def image_similarities(models: Models, images: Images, references: Images) -> torch.Tensor:
+    """`image_similarity` of each picture, float32 (images,)."""
     found, wanted = (_features(models, pictures) for pictures in (images, references))
     height, width = wanted.shape[2:]
     mean, std = wanted.mean(dim=(0, 2, 3)), wanted.std(dim=(0, 2, 3)) + 1e-6
@@ -106,11 +119,13 @@ def image_similarity(models: Models, images: Images, references: Images) -> floa
     )
     weights = torch.from_numpy(np.outer(_bell(height), _bell(width)).ravel()).float()
     scores = [
-        ((reference.T @ image).amax(dim=1) * weights).sum() / weights.sum()
+        [
+            ((reference.T @ image).amax(dim=1) * weights).sum() / weights.sum()
+            for reference in wanted
+        ]
         for image in found
-        for reference in wanted
     ]
-    return torch.stack(scores).mean().item()
+    return torch.tensor(scores).mean(dim=1)
 
 
 def histogram_distance(images: Images, references: Images, *, bins: int = 8) -> float:
@@ -137,45 +152,7 @@ def histogram_distance(images: Images, references: Images, *, bins: int = 8) -> 
     """
     if bins < 2:
         raise InputError(f"bins is {bins}; it must be 2 or more")
-    p, q = (_common_colors(pictures, bins) for pictures in (images, references))
-    return float(np.sqrt(max(0.0, 1.0 - np.sqrt(p * q).sum())))
-
-
-def score(
-    models: Models,
-    placeholder: Placeholder,
-    initializer: str,
-    references: Images,
-    *,
-    learnable_property: str = "object",
-    num_images: int = 8,
-    seed: int = 0,
-) -> dict[str, float]:
-    """All three measures for the learned word and for the plain word, on the same noise.
-
-    Args:
-        models: the frozen parts, the learned word among their tokens.
-        placeholder: the learned word.
-        initializer: the plain word to compare with.
-        references: photos of the thing, best such as training has not seen.
-        learnable_property: which templates, "object" or "style".
-        num_images: pictures drawn for each word, of the first template ("a photo of a …").
-        seed: of the first picture.
-
-    Returns:
-        "evaluation_loss", "image_similarity" and "histogram_distance" of the learned word, and
-        the same with "initializer_" in front. Losses and distances are better when lower.
-    """
-    scores: dict[str, float] = {}
-    for prefix, word in (("", placeholder.token), ("initializer_", initializer)):
-        prompt = concept.templates(learnable_property)[0].format(word)
-        images = inference.generate(models, prompt, num_images_per_prompt=num_images, seed=seed)
-        scores[prefix + "evaluation_loss"] = fixed_evaluation_loss(
-            models, references, word, learnable_property=learnable_property
-        )
-        scores[prefix + "image_similarity"] = image_similarity(models, images, references)
-        scores[prefix + "histogram_distance"] = histogram_distance(images, references)
-    return scores
+    return hellinger(color_roots(images, bins), color_roots(references, bins))
 
 
 def _as_concept(images: Images) -> Concept:
@@ -212,13 +189,16 @@ def _features(models: Models, images: Images) -> torch.Tensor:
     return torch.stack([output.float().mean(dim=0) for output in seen]).cpu()
 
 
-def _common_colors(images: Images, bins: int) -> np.ndarray:
-    """The histogram that a set of pictures has in common, (bins, bins, bins) float64, sum 1."""
-    if not images:
-        raise InputError("there is no picture to compare with; give at least one")
-    histograms = np.stack([_color_histogram(image, bins) for image in images])
-    common = (histograms**0.25).mean(axis=0) ** 4
-    return common / common.sum()
+def color_roots(images: Images, bins: int = 8) -> np.ndarray:
+    """Fourth roots of the pictures' color histograms, (images, bins, bins, bins) float64."""
+    _as_concept(images)
+    return np.stack([_color_histogram(image, bins) for image in images]) ** 0.25
+
+
+def hellinger(p_roots: np.ndarray, q_roots: np.ndarray) -> float:
+    """Hellinger distance between the histograms that two sets of pictures have in common."""
+    p, q = (roots.mean(axis=0) ** 4 for roots in (p_roots, q_roots))
+    return float(np.sqrt(max(0.0, 1.0 - np.sqrt(p / p.sum() * q / q.sum()).sum())))
 
 
 def _color_histogram(image: Image.Image, bins: int, side: int = 64) -> np.ndarray:

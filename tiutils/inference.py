@@ -73,7 +73,7 @@ def generate(
     num_images_per_prompt: int = 1,
     seed: int = 0,
     num_inference_steps: int = 25,
-    guidance_scale: float = 7.5,
+    guidance_scale: float | None = None,
     negative_prompt: str = "",
     height: int | None = None,
     width: int | None = None,
@@ -92,7 +92,8 @@ def generate(
         num_images_per_prompt: images of each prompt.
         seed: seed of image 0.
         num_inference_steps: steps of the sampler.
-        guidance_scale: strength of classifier-free guidance; 1 or less turns it off.
+        guidance_scale: strength of classifier-free guidance; 1 or less turns it off; the model's own
+            if None.
         negative_prompt: what to steer away from.
         height: pixels; the model's own size if None.
         width: pixels; the model's own size if None.
@@ -133,7 +134,7 @@ def generate(
                 height=height,
                 width=width,
                 num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
+                guidance_scale=models.guidance_scale if guidance_scale is None else guidance_scale,
             ).images
     return images
 

@@ -1,52 +1,119 @@
-"""What a finished run has learned: a picture *photos | before | after*, and scores."""
+"""What finished runs have learned: pictures *photos | before | after*, and scores."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiutils import concept, evaluation, figures, inference, models
+from tiutils import concept, evaluator, figures, inference, models, scores
+from tiutils.embedding_files import replace_file
 from tiutils.errors import InputError
+from tiutils.models import Models
 from tiutils.record import read_record, update_record
+from tiutils.scores import Score
 
-PICTURE = "before_after.png"
+PICTURE, COMPARISON = "before_after.png", "comparison"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A learned word to be judged: its file, the word it began as, its photos, those to judge by."""
+
+    run_dir: Path
+    embedding: Path
+    token: str
+    plain_word: str
+    learnable_property: str
+    photos: evaluator.Images
+    references: evaluator.Images
+    reference_folder: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The scores of a word, and what the plain word has, by measure."""
+
+    word: str
+    plain_word: str
+    reference_folder: str
+    scores: dict[str, Score]
+    plain_scores: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Report:
-    """The picture's file and the scores of `evaluation.score`, for the word and its initializer."""
+    """The picture's file, and a verdict on each word."""
 
     picture: Path
-    scores: dict[str, float]
-    references: str
+    verdicts: tuple[Verdict, ...]
 
 
-def evaluate_run(
-    run_dir: str | Path,
+def evaluate(
+    run_dirs: Sequence[str | Path],
     prompts: Sequence[str],
     *,
     held_out: str | Path | None = None,
     model: str | None = None,
+    judge: str | None = None,
+    output_dir: str | Path = COMPARISON,
+    num_images_per_prompt: int = 2,
     **drawing: Any,
 ) -> Report:
-    """Draw prompts with the initializer word and with the learned one, from the same noise; score.
+    """Draw prompts with plain words and learned ones, from the same noise; score.
 
-    Writes `before_after.png` and adds the scores to the run's `run.json`.
+    Of one run, `before_after.png` and the scores in `run.json` go into its folder; of several,
+    `comparison.png` and `comparison.json` go into `output_dir`.
 
     Args:
-        run_dir: output folder of a run.
+        run_dirs: output folders of runs, all on one model.
         prompts: what to draw, with `{}` for the word.
         held_out: photos to compare with that training has not seen; the folder `held_out` beside
-            the photos if there is one, else the photos themselves.
-        model: the model, if it is not where the run found it.
-        drawing: arguments of `inference.generate`.
+            each run's photos if there is one, else the photos themselves.
+        model: the model, if it is not where the runs found it.
+        judge: a CLIP model, folder or Hub id; the one beside the bundled model if there is one.
+        output_dir: where a comparison goes.
+        num_images_per_prompt: in the picture; scores have their own number.
+        drawing: further arguments of `inference.generate`.
 
     Raises:
-        InputError: no run there, or no photos.
+        InputError: no run there, no photos, runs on different models, or no such judge.
     """
-    run_dir = Path(run_dir)
+    if missing := [prompt for prompt in prompts if "{}" not in prompt]:
+        raise InputError(f"the prompt {missing[0]!r} has no {{}} where the word is to stand")
+    subjects = [_subject(Path(run_dir), held_out) for run_dir in run_dirs]
+    names = {read_record(subject.run_dir)["model"] for subject in subjects}
+    if model is None and len(names) > 1:
+        raise InputError(
+            f"the runs are on different models ({', '.join(sorted(names))}); compare those on one, "
+            f"or give --pretrained_model_name_or_path"
+        )
+    parts = models.load(model or names.pop(), device=models.best_device())
+    clip = evaluator.load(judge, device=parts.device) if judge else evaluator.bundled(parts.device)
+    words = [_add_word(parts, subject) for subject in subjects]
+    drawn = {
+        word: inference.generate(
+            parts,
+            [prompt.format(word) for prompt in prompts],
+            num_images_per_prompt=num_images_per_prompt,
+            **drawing,
+        )
+        for word in dict.fromkeys([*(s.plain_word for s in subjects), *words])
+    }
+    verdicts = tuple(
+        _judge(parts, subject, word, clip, prompts, drawing)
+        for subject, word in zip(subjects, words, strict=True)
+    )
+    if len(subjects) == 1:
+        return Report(_one_run(subjects[0], prompts, drawn, verdicts[0]), verdicts)
+    return Report(_several_runs(Path(output_dir), subjects, prompts, drawn, verdicts), verdicts)
+
+
+def _subject(run_dir: Path, held_out: str | Path | None) -> Subject:
+    """What a run's folder says of its word. Raises InputError where there is no finished run."""
     record = read_record(run_dir)
     files = sorted(run_dir.glob("learned_embeds.*"))
     if not record or not files:
@@ -55,42 +122,111 @@ def evaluate_run(
             f"give the --output_dir of `tiutils train`"
         )
     flags = record["flags"]
-    if missing := [prompt for prompt in prompts if "{}" not in prompt]:
-        raise InputError(f"the prompt {missing[0]!r} has no {{}} where the word is to stand")
     photo_folder = concept.find_photos(flags["train_data_dir"])
-    photos = [photo.image for photo in concept.load(photo_folder).photos]
     reference_folder = Path(held_out or photo_folder / "held_out")
     if held_out is None and not reference_folder.is_dir():
         reference_folder = photo_folder
-    references = [photo.image for photo in concept.load(reference_folder).photos]
-
-    parts = models.load(model or record["model"], device=models.best_device())
-    word, initializer = inference.load_embedding(parts, files[0]), flags["initializer_token"]
-    before, after = (
-        inference.generate(parts, [prompt.format(name) for prompt in prompts], **drawing)
-        for name in (initializer, word.token)
+    photos, references = (
+        [photo.image for photo in concept.load(folder).photos]
+        for folder in (photo_folder, reference_folder)
     )
-    written = [prompt.format(word.token) for prompt in prompts]
+    return Subject(
+        run_dir, files[0], flags["placeholder_token"], flags["initializer_token"],
+        flags["learnable_property"], photos, references, str(reference_folder),
+    )  # fmt: skip
+
+
+def _add_word(parts: Models, subject: Subject) -> str:
+    """Give the model a run's word; where two runs taught the same one, the later becomes <word-2>."""
+    taken, token, number = parts.tokenizer.get_vocab(), subject.token, 2
+    while token in taken:
+        body = subject.token.removesuffix(">")
+        token, number = f"{body}-{number}{subject.token[len(body) :]}", number + 1
+    return inference.load_embedding(parts, subject.embedding, token).token
+
+
+def _judge(
+    parts: Models,
+    subject: Subject,
+    word: str,
+    clip: evaluator.Evaluator | None,
+    prompts: Sequence[str],
+    drawing: dict[str, Any],
+) -> Verdict:
+    """Every measure of a word beside its plain word."""
+    learned, plain = (
+        scores.measure(
+            parts,
+            name,
+            subject.references,
+            plain_word=subject.plain_word,
+            evaluator=clip,
+            learnable_property=subject.learnable_property,
+            prompts=prompts,
+            **drawing,
+        )
+        for name in (word, subject.plain_word)
+    )
+    return Verdict(
+        word,
+        subject.plain_word,
+        subject.reference_folder,
+        scores.compare(learned, plain),
+        {name: measured.value for name, measured in plain.items()},
+    )
+
+
+def _one_run(
+    subject: Subject, prompts: Sequence[str], drawn: dict[str, Any], verdict: Verdict
+) -> Path:
+    """The picture *photos | before | after* and the scores, into the run's own folder."""
+    word = verdict.word
     figure = figures.before_after(
-        photos, before, after, written, title=f"{word.token}, learned from {len(photos)} photos"
+        subject.photos,
+        drawn[subject.plain_word],
+        drawn[word],
+        [prompt.format(word) for prompt in prompts],
+        title=f"{word}, learned from {len(subject.photos)} photos",
     )
-    picture = figures.save(figure, run_dir / PICTURE)
-    scores = evaluation.score(
-        parts, word, initializer, references, learnable_property=flags["learnable_property"]
-    )
-    update_record(run_dir, {"scores": scores})
-    return Report(picture, scores, str(reference_folder))
+    update_record(subject.run_dir, {"scores": dataclasses.asdict(verdict)})
+    return figures.save(figure, subject.run_dir / PICTURE)
 
 
-def as_text(report: Report, word: str, initializer: str) -> str:
-    """The scores as a table for the terminal."""
-    rows = [
-        ("evaluation_loss", "loss on photos", "lower"),
-        ("image_similarity", "likeness to photos", "higher"),
-        ("histogram_distance", "distance of colors", "lower"),
+def _several_runs(
+    output_dir: Path,
+    subjects: Sequence[Subject],
+    prompts: Sequence[str],
+    drawn: dict[str, Any],
+    verdicts: Sequence[Verdict],
+) -> Path:
+    """A contact sheet, a row for each plain and each learned word, and the scores as JSON."""
+    photos = {verdict.word: s.photos[0] for s, verdict in zip(subjects, verdicts, strict=True)}
+    each = len(next(iter(drawn.values()))) // len(prompts)
+    figure = figures.image_grid(
+        [[photos.get(word), *pictures] for word, pictures in drawn.items()],
+        row_labels=list(drawn),
+        column_labels=["photo", *(p.format("…") for p in prompts for _ in range(each))],
+        title="the same prompts from the same noise",
+        gaps=[0, *range(each, each * len(prompts), each)],
+    )
+    picture = figures.save(figure, output_dir / f"{COMPARISON}.png")
+    record = json.dumps([dataclasses.asdict(verdict) for verdict in verdicts], indent=2)
+    replace_file(output_dir / f"{COMPARISON}.json", record.encode())
+    return picture
+
+
+def as_text(verdict: Verdict) -> str:
+    """One word's scores as a table for the terminal."""
+    plain_word, word = verdict.plain_word, verdict.word
+    width = max(12, len(plain_word), len(word)) + 2
+    lines = [
+        f"against {verdict.reference_folder}",
+        f"{'':<29}{plain_word:>{width}}{word:>{width}}   better by, and from … to, for other noise",
     ]
-    lines = [f"{'against ' + report.references:<40} {initializer:>12} {word:>16}   better is"]
-    for key, name, better in rows:
-        plain, learned = report.scores[f"initializer_{key}"], report.scores[key]
-        lines.append(f"{name:<40} {plain:>12.4f} {learned:>16.4f}   {better}")
+    for key, score in verdict.scores.items():
+        lines.append(
+            f"{scores.MEASURES[key][0]:<29}"
+            f"{verdict.plain_scores[key]:>{width}.4f}{score.value:>{width}.4f}"
+            f"   {score.better_by:+.4f}   {score.low:+.4f} … {score.high:+.4f}"
+        )
     return "\n".join(lines)

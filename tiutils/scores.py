@@ -1,0 +1,135 @@
+"""Scores: every measure of a word, and by how much, and how surely, one word is better than another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tiutils import concept, evaluation, inference
+from tiutils.evaluation import SEED, Images
+from tiutils.evaluator import Evaluator
+from tiutils.models import Models
+
+# measure: what a table calls it, and +1 if more is better (↑), -1 if less is better (↓)
+MEASURES = {
+    "evaluation_loss": ("loss on photos ↓", -1),
+    "image_similarity": ("similarity to photos ↑", +1),
+    "histogram_distance": ("color distance to photos ↓", -1),
+    "clip_similarity": ("CLIP similarity to photos ↑", +1),
+    "prompt_following": ("CLIP similarity to prompt ↑", +1),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One measure of one word, in pieces: of single draws, or of single pictures.
+
+    `pieces` is (n, …), and `combine` makes the value of any selection of them.
+    """
+
+    pieces: np.ndarray
+    combine: Callable[[np.ndarray], float] = lambda pieces: float(pieces.mean())
+
+    @property
+    def value(self) -> float:
+        """The measure itself, of all pieces."""
+        return self.combine(self.pieces)
+
+
+def measure(
+    models: Models,
+    word: str,
+    references: Images,
+    *,
+    plain_word: str,
+    evaluator: Evaluator | None = None,
+    learnable_property: str = "object",
+    prompts: Sequence[str] = (),
+    num_images: int = 8,
+    seed: int = 0,
+    **drawing: Any,
+) -> dict[str, Measured]:
+    """Take every measure of one word; two words get the same draws and start from the same noise.
+
+    Args:
+        models: the frozen parts, the word among their tokens.
+        word: the learned word, or the plain one.
+        references: photos of the thing, best such as training has not seen.
+        plain_word: what CLIP reads where a prompt has the word.
+        evaluator: the CLIP model; without one the two last measures are left out.
+        learnable_property: which templates, "object" or "style".
+        prompts: with `{}` for the word, for prompt following; the first template if there are none.
+        num_images: pictures drawn of the first template ("a photo of a …"), and of all prompts.
+        seed: of the first picture.
+        drawing: further arguments of `inference.generate`.
+
+    Returns:
+        names of `MEASURES` with what was measured.
+    """
+    template = concept.templates(learnable_property)[0]
+    draw = {"num_images_per_prompt": num_images, "seed": seed, **drawing}
+    images = inference.generate(models, template.format(word), **draw)
+    losses = evaluation.evaluation_losses(models, references, word, learnable_property, draws=64)
+    wanted = evaluation.color_roots(references)
+    measured = {
+        "evaluation_loss": Measured(losses.numpy()),
+        "image_similarity": Measured(
+            evaluation.image_similarities(models, images, references).numpy()
+        ),
+        "histogram_distance": Measured(
+            evaluation.color_roots(images), lambda pieces: evaluation.hellinger(pieces, wanted)
+        ),
+    }
+    if evaluator is not None:
+        prompts = list(prompts) or [template]
+        drawn = inference.generate(models, [prompt.format(word) for prompt in prompts], **draw)
+        sentences = [p.format(plain_word) for p in prompts for _ in range(num_images)]
+        alike = evaluator.similarities(images, references)
+        follows = evaluator.followings(drawn, sentences).reshape(len(prompts), num_images)
+        measured["clip_similarity"] = Measured(alike.numpy())
+        measured["prompt_following"] = Measured(follows.numpy().T)  # a piece is a seed
+    return measured
+
+
+@dataclass(frozen=True)
+class Score:
+    """A word's value, by how much it is better than another word's, and from where to where that may be.
+
+    `better_by` is positive where the word is better, whichever way the measure points.
+    """
+
+    value: float
+    better_by: float
+    low: float
+    high: float
+
+
+def compare(
+    word: dict[str, Measured],
+    other: dict[str, Measured],
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+) -> dict[str, Score]:
+    """How much better one word is than another, with an interval of confidence.
+
+    Percentile bootstrap (Efron 1979): seeds, or draws of the loss, are drawn anew from those there
+    are, the same for both words, because the two stand side by side seed by seed. It speaks of
+    other noise, not of other training runs.
+    """
+    scores = {}
+    for name, mine in word.items():
+        theirs, sign = other[name], MEASURES[name][1]
+        rng = np.random.default_rng(SEED)
+        count = len(mine.pieces)
+        better = [
+            sign * (mine.combine(mine.pieces[chosen]) - theirs.combine(theirs.pieces[chosen]))
+            for chosen in rng.integers(count, size=(resamples, count))
+        ]
+        low, high = np.quantile(better, [(1 - level) / 2, (1 + level) / 2])
+        gain = sign * (mine.value - theirs.value)
+        scores[name] = Score(mine.value, gain, float(low), float(high))
+    return scores
