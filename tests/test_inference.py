@@ -1,7 +1,9 @@
 """Prompts to pictures: learned words count, seeds decide, batches do not, nothing is read from disk."""
 
 import builtins
+import copy
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -98,11 +100,24 @@ def test_the_same_call_gives_the_same_pixels_and_leaves_pytorchs_generator_alone
     assert difference(first, inference.generate(parts, "a toy", **STEPS)) == 0
 
 
+def test_a_small_model_is_guided_less_than_stable_diffusion(parts):
+    assert parts.guidance_scale == 4.0
+    large = copy.copy(parts)
+    large.unet = types.SimpleNamespace(config=types.SimpleNamespace(sample_size=64))
+    large.vae = types.SimpleNamespace(config={"block_out_channels": (1, 1, 1, 1)})
+    assert large.resolution == 512 and large.guidance_scale == 7.5
+    own, told = (
+        inference.generate(parts, "a toy", **g, **STEPS) for g in ({}, {"guidance_scale": 4.0})
+    )
+    assert difference(own, told) == 0
+
+
 def test_generate_is_the_stock_pipeline(parts):
     """Same pixels as diffusers' own pipeline given the prompt as text and the same noise."""
     noise = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(3))[None]
-    stock = inference.pipeline(parts)("a toy", negative_prompt="dark", latents=noise, **STEPS)
-    ours = inference.generate(parts, "a toy", negative_prompt="dark", seed=3, **STEPS)
+    options = {"negative_prompt": "dark", "guidance_scale": 7.5, **STEPS}
+    stock = inference.pipeline(parts)("a toy", latents=noise, **options)
+    ours = inference.generate(parts, "a toy", seed=3, **options)
     assert difference(ours, stock.images) == 0
 
 
