@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from tiutils.errors import InputError
     from tiutils.inference import generate, load_embedding
     from tiutils.models import load
-    from tiutils.run import TrainingResult, train
+    from tiutils.run import train
+    from tiutils.sitting import TrainingResult
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,7 +36,7 @@ __all__ = [
 _HOMES = {
     "InputError": "errors",
     "TrainingConfig": "config",
-    "TrainingResult": "run",
+    "TrainingResult": "sitting",
     "generate": "inference",
     "load": "models",
     "load_embedding": "inference",

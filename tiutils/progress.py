@@ -19,6 +19,7 @@ class Watched(Protocol):
     Attributes:
         models: the frozen parts; `models.name` says which.
         placeholder: the word that is learned.
+        material: what it is learned from; `material.plan` says how batches are drawn.
         config: all settings.
         total_steps: length of the run.
         packages: the libraries whose versions belong on record.
@@ -26,6 +27,7 @@ class Watched(Protocol):
 
     models: Any
     placeholder: Placeholder
+    material: Any
     config: TrainingConfig
     total_steps: int
     packages: tuple[str, ...]

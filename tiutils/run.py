@@ -1,20 +1,10 @@
-"""A whole run: photos and a word in; the loop with what watches it; files out.
-
-output_dir/
-    learned_embeds.safetensors            the learned rows, for any program that reads them
-    learned_embeds-steps-N.safetensors    the same after N steps
-    checkpoint-N/                         the run state, to resume from
-    validation-steps-N.png                pictures drawn on the way
-    run.json                              flags, versions, times, losses
-"""
+"""A whole run: photos and a word in; the loop with what watches it; files out, as `sitting` lists them."""
 
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,47 +13,15 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import LoggerType, ProjectConfiguration
 
 from tiutils import callbacks as watchers
-from tiutils import hub, inference, models, tokens
-from tiutils.checkpoints import RunState
+from tiutils import inference, models, tokens
 from tiutils.checks import check_inputs
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.models import Models
 from tiutils.progress import Callback
-from tiutils.record import Stopwatch, public_flags, read_record, write_record
-from tiutils.tokens import Placeholder
-from tiutils.training import Training, prepare, restore, train_rows
-
-logger = logging.getLogger("tiutils")
-
-
-@dataclass
-class TrainingResult:
-    """What a run leaves in memory; the same lies in `output_dir` as files.
-
-    Attributes:
-        output_dir: where the files are.
-        embedding_path: the learned word, in diffusers' form.
-        placeholder: the word, known to `models` now.
-        models: the frozen parts with the word added, ready for `inference.generate`.
-        losses: one for each step done in this sitting.
-        steps: optimizer steps done in all.
-        seconds: wall-clock time by stage, of this sitting.
-        stopped: why the run ended early; None if it did not.
-        diverged: whether that was a loss that is not a number.
-        is_main_process: whether this process wrote the files; of several only one does.
-    """
-
-    output_dir: Path
-    embedding_path: Path
-    placeholder: Placeholder
-    models: Models
-    losses: list[float]
-    steps: int
-    seconds: dict[str, float]
-    stopped: str | None = None
-    diverged: bool = False
-    is_main_process: bool = True
+from tiutils.record import Stopwatch, public_flags
+from tiutils.sitting import TrainingResult, sit, warn_of_changes
+from tiutils.training import prepare, restore, train_rows
 
 
 def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> TrainingResult:
@@ -96,68 +54,23 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
     parts.vae.to("cpu")  # its work is done; drawing brings it back for a moment
     clock.lap("encoding")
 
-    start = state.step if state else 0
-    earlier = read_record(config.output_dir).get("losses", [])[:start]
-    earlier += [None] * (start - len(earlier))  # a killed run took its last losses with it
-    if accelerator.is_main_process:
-        write_record(training, photos, clock, "running", start, earlier)
-    with watchers.stop_on_signal() as stop, watchers.progress_bar(training, start) as bar:
-        on_main = [bar, *watchers.tracking(accelerator)]
-        on_main += watchers.validation(training, inference.generate, accelerator.trackers)
-        on_main += [watchers.saving(config), *callbacks]
-        every_step = [stop, *(on_main if accelerator.is_main_process else [])]
-        result = train_rows(training, start, every_step)
-    clock.lap("training")
+    def save_pipeline() -> None:
+        models.save(tokens.merged(parts), config.output_dir)
 
-    path = Path(config.output_dir) / "learned_embeds.safetensors"
-    if accelerator.is_main_process:
-        if not result.diverged:
-            watchers.write_checkpoint(training, result.step)
-        path = watchers.write_rows(training, result.step, "learned_embeds")
-        if config.save_as_full_pipeline:
-            models.save(tokens.merged(parts), config.output_dir)
-        clock.lap("saving")
-        write_record(
-            training,
-            photos,
-            clock,
-            result.stopped or "finished",
-            result.step,
-            [*earlier, *result.losses],
-        )
-        if config.push_to_hub:
-            hub.push(config.output_dir, config.hub_model_id, token=config.hub_token)
+    validation = watchers.validation(training, inference.generate, accelerator.trackers)
+    result = sit(
+        training,
+        photos,
+        clock,
+        state.step if state else 0,
+        train_rows,
+        [*watchers.tracking(accelerator), *validation, *callbacks],
+        save_more=save_pipeline if config.save_as_full_pipeline else None,
+        is_main_process=accelerator.is_main_process,
+    )
     parts.text_encoder.eval()  # gradient checkpointing needs training mode
     accelerator.end_training()
-    return TrainingResult(
-        Path(config.output_dir),
-        path,
-        placeholder,
-        parts,
-        result.losses,
-        result.step,
-        clock.seconds,
-        result.stopped,
-        result.diverged,
-        accelerator.is_main_process,
-    )
-
-
-def warn_of_changes(training: Training, state: RunState) -> None:
-    """Say which changed settings keep a resumed run from being the uninterrupted one."""
-    now = {
-        "seed": training.config.seed,
-        "batch_size": training.material.plan.batch_size,
-        "model": training.models.name,
-    }
-    for name, value in now.items():
-        if state.scalars.get(name) != value:
-            logger.warning(
-                "resuming with %s %s, but the run was begun with %s: it goes on, on other batches",
-                name,
-                value,
-                state.scalars.get(name),
-            )
+    return result
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
