@@ -19,10 +19,11 @@ HEAVY = {
 }  # fmt: skip
 NEVER_AT_THE_TOP = {"jax", "flax", "bitsandbytes", "xformers", "huggingface_hub", "wandb", "google"}
 FLOORS = (
-    "errors config folders words models concept tokens embedding_files",
+    "errors config pickles embedding_formats folders library words models concept tokens "
+    "embedding_files",
     "batches checkpoints progress inference",
-    "diffusion training evaluation figures hub",
-    "callbacks record checks run report",
+    "diffusion training evaluation figures card",
+    "callbacks record hub checks sitting run report",
     "cli doctor widgets exercises __init__ __main__",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
