@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tiutils import exercises, models, tokens
+from tiutils import models, tokens
+from tiutils.exercises import start_here as exercises
 
 SOLUTIONS = Path(__file__).parent.parent / "notebooks" / "solutions" / "start_here.py"
 

@@ -1,18 +1,13 @@
-"""The checks behind the notebooks' exercises.
-
-Each returns one line that begins with "not yet", "not quite" or "right", and raises nothing, so
-that a notebook runs to its end whatever was answered.
-"""
+"""The checks of 00_start_here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tiutils.exercises import NOT_YET, check_cases
 from tiutils.models import Models
 from tiutils.tokens import Placeholder
-
-NOT_YET = "not yet: replace the ... by your answer, then run the cell again"
 
 
 def check_learned_numbers(answer: Any, models: Models, placeholder: Placeholder) -> str:
@@ -40,13 +35,6 @@ def check_best_step(function: Callable[[Mapping[int, float]], int]) -> str:
         ({0: 0.1, 50: 0.2}, 0, "if training only did harm, keep step 0"),
         ({100: 0.3, 0: 0.5, 50: 0.3}, 50, "of two equally good steps, keep the earlier one"),
     ]
-    for losses, expected, reason in cases:
-        try:
-            answer = function(dict(losses))
-        except Exception as error:  # a reader's function may raise anything
-            return f"not quite: your function raised {type(error).__name__}: {error}"
-        if answer is ... or answer is None:
-            return NOT_YET
-        if isinstance(answer, bool) or answer != expected:
-            return f"not quite: for {losses} it gave {answer!r}, expected {expected}: {reason}"
-    return "right: step and loss are two things, and you chose by the loss"
+    return check_cases(function, cases) or (
+        "right: step and loss are two things, and you chose by the loss"
+    )
