@@ -1,0 +1,123 @@
+"""The frozen parts in JAX: the same folders as `tiutils.models` reads, as Flax NNX modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from transformers import CLIPTokenizer
+
+from tiutils import folders
+from tiutils.errors import InputError
+from tiutils.flax import weights
+from tiutils.flax.text_encoder import TextEncoder
+from tiutils.flax.unet import UNet
+from tiutils.flax.vae import VAE
+
+
+@dataclass
+class FlaxModels:
+    """The parts of one latent diffusion model, frozen, and the rows of the words it was taught.
+
+    The three networks are pytrees: give them to jitted functions as arguments. `tokenizer` and `rows` change when a
+    word is added; no weight does.
+
+    Attributes:
+        rows: float32 `(learned tokens, hidden)`, the vectors of the ids from `first_id` on.
+        first_id: the first id that the model's own tokenizer does not have.
+        scheduler_config: the noise schedule's configuration, see `schedulers`.
+        vae_scaling: what the VAE's latents are multiplied by, for unit variance.
+        vae_factor: pixels along one side of a latent, 8 in Stable Diffusion.
+        sample_size: side of the latents the model was made for.
+    """
+
+    name: str
+    tokenizer: CLIPTokenizer
+    text_encoder: TextEncoder
+    vae: VAE
+    unet: UNet
+    rows: Array
+    first_id: int
+    scheduler_config: dict[str, Any]
+    vae_scaling: float
+    vae_factor: int
+    sample_size: int
+
+    @property
+    def dtype(self) -> Any:
+        """The U-Net's and the VAE's number format; the text encoder is always float32."""
+        return self.unet.dtype
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of one token's vector: 768 in Stable Diffusion 1.x."""
+        return self.text_encoder.hidden_size
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the pictures the model was made for."""
+        return self.sample_size * self.vae_factor
+
+    def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
+        """Shape of one picture's latents, `(channels, height / factor, width / factor)`."""
+        side = (resolution or self.resolution) // self.vae_factor
+        return (self.unet.in_channels, side, side)
+
+
+def load(
+    name: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    tokenizer_name: str | None = None,
+    dtype: Any = jnp.float32,
+) -> FlaxModels:
+    """Load all parts onto the default device.
+
+    Args:
+        name: a folder in diffusers' layout or a Hub id; Stable Diffusion 1.5 where there is an accelerator and the
+            Hub, else the bundled model, if None.
+        revision: branch, tag or commit on the Hub.
+        variant: suffix of the weight files, such as `"fp16"`.
+        tokenizer_name: a tokenizer other than the model's own.
+        dtype: of the U-Net and the VAE; the text encoder, which the gradient must cross precisely, stays float32.
+
+    Raises:
+        InputError: the model is missing, incomplete or of a kind that is not supported here.
+    """
+    name = str(name or folders.default_model(accelerated=jax.default_backend() != "cpu"))
+    folder = folders.locate(name, revision=revision, variant=variant)
+    tokenizer = folders.load_tokenizer(folder, tokenizer_name=tokenizer_name)
+    text_config, vae_config, unet_config = (
+        folders.read_config(folder, part) for part in folders.WEIGHTS
+    )
+    text_encoder = weights.load_into(
+        lambda: TextEncoder(text_config), folder / "text_encoder", variant=variant
+    )
+    vae = weights.load_into(lambda: VAE(vae_config, dtype=dtype), folder / "vae", variant=variant)
+    unet = weights.load_into(
+        lambda: UNet(unet_config, dtype=dtype), folder / "unet", variant=variant
+    )
+    if (unet.in_channels, unet.context_width) != (vae.latent_channels, text_encoder.hidden_size):
+        raise InputError(
+            f"the parts of {name!r} do not fit: the U-Net takes {unet.in_channels} channels and texts "
+            f"{unet.context_width} wide, but the VAE gives {vae.latent_channels} and the text encoder "
+            f"{text_encoder.hidden_size}; inpainting and upscaling models are not supported"
+        )
+    return FlaxModels(
+        name=name,
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=vae,
+        unet=unet,
+        rows=jnp.zeros((0, text_encoder.hidden_size)),
+        first_id=len(tokenizer),
+        scheduler_config=folders.read_config(folder, "scheduler"),
+        vae_scaling=vae.scaling_factor,
+        vae_factor=vae.factor,
+        sample_size=unet.sample_size,
+    )

@@ -1,0 +1,111 @@
+"""A whole run in JAX: `tiutils.run` once more, with the other framework's parts; the files are the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from tiutils import callbacks as watchers
+from tiutils.checks import check_inputs
+from tiutils.config import TrainingConfig
+from tiutils.errors import InputError
+from tiutils.flax import inference, models, tokens
+from tiutils.flax.training import make_mesh, prepare, restore, train_rows
+from tiutils.progress import Callback
+from tiutils.record import Stopwatch
+from tiutils.sitting import TrainingResult, sit, warn_of_changes
+
+logger = logging.getLogger("tiutils")
+
+DTYPES = {"no": jnp.float32, "bf16": jnp.bfloat16}
+
+
+def train(
+    config: TrainingConfig,
+    callbacks: Sequence[Callback] = (),
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> TrainingResult:
+    """Teach a model one new word.
+
+    Args:
+        config: all settings; `train_batch_size` is shared by all devices.
+        callbacks: called after each step with a `progress.Progress`; one that returns true ends
+            the run, keeping what was learned.
+        devices: those to train on; all that JAX sees by default.
+
+    Raises:
+        InputError: something that was given cannot be used; nothing has been overwritten.
+    """
+    clock = Stopwatch()
+    check_flags(config)
+    devices = list(devices or jax.devices())
+    mesh = make_mesh(config.train_batch_size, devices)
+    state, photos, name = check_inputs(config, accelerated=devices[0].platform != "cpu")
+    if devices[0].platform != "tpu":
+        logger.warning("there is no TPU here: JAX trains on %s", devices[0].device_kind)
+    clock.lap("checks")
+    parts = models.load(
+        name,
+        revision=config.revision,
+        variant=config.variant,
+        tokenizer_name=config.tokenizer_name,
+        dtype=DTYPES[config.mixed_precision],
+    )
+    clock.lap("loading")
+    placeholder = tokens.add_placeholder(
+        parts,
+        config.placeholder_token,
+        initializer_token=config.initializer_token,
+        num_vectors=config.num_vectors,
+    )
+    training = prepare(parts, placeholder, photos, config, mesh)
+    if state is not None:
+        restore(training, state)
+        warn_of_changes(training, state)
+    clock.lap("encoding")
+    watching = [*watchers.validation(training, inference.generate), *callbacks]
+    start = state.step if state else 0
+    return sit(training, photos, clock, start, train_rows, watching)
+
+
+def check_flags(config: TrainingConfig) -> None:
+    """Say which flags cannot act in JAX: refused if the run would be another one without them, else a warning.
+
+    Raises:
+        InputError: names the flag and what to do.
+    """
+    refused = {
+        "use_8bit_adam": (config.use_8bit_adam, "leave it out: rows have kilobytes of moments"),
+        "enable_xformers_memory_efficient_attention": (
+            config.enable_xformers_memory_efficient_attention,
+            "leave it out: XLA chooses how attention is computed",
+        ),
+        "mixed_precision": (config.mixed_precision == "fp16", "use bf16, which needs no scaling"),
+        "report_to": (
+            config.report_to not in (None, "none"),
+            "leave it out: run.json has the loss of each step",
+        ),
+        "save_as_full_pipeline": (
+            config.save_as_full_pipeline,
+            "leave it out: learned_embeds.safetensors can be used with every copy of the model",
+        ),
+        "no_safe_serialization": (
+            config.no_safe_serialization and importlib.util.find_spec("torch") is None,
+            "leave it out, or install PyTorch, which alone writes .bin",
+        ),
+    }
+    for name, (is_given, advice) in refused.items():
+        if is_given:
+            value = getattr(config, name)
+            flag = f"--{name}" if value is True else f"--{name} {value}"
+            raise InputError(f"{flag} cannot act with --framework flax; {advice}")
+    if config.deterministic:
+        logger.warning(
+            "--deterministic has nothing to do with --framework flax: a TPU and a CPU repeat exactly "
+            "as they are; for a GPU set XLA_FLAGS=--xla_gpu_deterministic_ops=true"
+        )

@@ -1,0 +1,380 @@
+"""The training step and the loop in JAX: the same batches, the same loss, the same optimizer as `tiutils.training`.
+
+Many steps go to the device at once, as one `lax.scan`, and the host draws the next batches while the device runs. The
+scan hands back the run state after *each* step (a few kilobytes), so that callbacks, checkpoints and a stop are exact
+to the step all the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tiutils import concept as concepts
+from tiutils import words
+from tiutils.batches import BatchPlan, batch_at
+from tiutils.checkpoints import RunState, check_state
+from tiutils.concept import Concept
+from tiutils.config import TrainingConfig, learning_rate_at
+from tiutils.errors import InputError
+from tiutils.flax import schedulers, tokens
+from tiutils.flax.models import FlaxModels
+from tiutils.progress import Callback, LoopResult, Progress
+from tiutils.words import Placeholder
+
+STEPS_PER_DISPATCH = 10
+OPTIMIZER = "AdamW"  # optax's and PyTorch's compute the same, so that their checkpoints do for both
+
+
+class State(NamedTuple):
+    """What a step changes: PyTorch's AdamW state by its own names, and the rows.
+
+    Attributes:
+        rows: float32 `(num_vectors, hidden)`.
+        exp_avg: mean of the gradients, the same shape.
+        exp_avg_sq: mean of their squares, the same shape.
+        step: optimizer steps that these have seen, int32.
+    """
+
+    rows: jax.Array
+    exp_avg: jax.Array
+    exp_avg_sq: jax.Array
+    step: jax.Array
+
+
+class Samples(NamedTuple):
+    """Batches of several steps: `batches.Batch` with axes `(steps, micro-batches, batch, …)`."""
+
+    views: np.ndarray
+    prompts: np.ndarray
+    timesteps: np.ndarray
+    latent_noise: np.ndarray
+    noise: np.ndarray
+
+
+class Material(NamedTuple):
+    """What a run trains on: `diffusion.Material` as JAX arrays, on every device."""
+
+    mean: jax.Array
+    std: jax.Array
+    prompt_ids: jax.Array
+    plan: BatchPlan
+
+
+@dataclass
+class Training:
+    """Everything a step needs; see `prepare`.
+
+    Attributes:
+        steps: the compiled steps: frozen weights, state, samples, learning rates and how many of them count, to the
+            state and loss after each step.
+        frozen: what the steps read and never change: weights, moments of the photos, prompts, other learned rows.
+        state: after the step that was finished last.
+    """
+
+    models: FlaxModels
+    placeholder: Placeholder
+    material: Material
+    config: TrainingConfig
+    mesh: Mesh
+    state: State
+    frozen: Any
+    steps: Callable[..., tuple[State, tuple[State, jax.Array]]]
+    total_steps: int
+    packages: tuple[str, ...] = ("jax", "flax", "optax", "transformers")
+
+    def vectors(self) -> np.ndarray:
+        """A copy of the rows on the host, float32 `(num_vectors, hidden)`."""
+        return np.array(self.state.rows)
+
+    def machine(self) -> dict[str, Any]:
+        """Where it runs, for the record."""
+        devices = list(self.mesh.devices.flat)
+        kind = devices[0].device_kind
+        return {"device": f"{len(devices)} × {kind}", "framework": "flax", "processes": 1}
+
+    def capture(self, step: int) -> RunState:
+        """The run state after `step` steps, as `tiutils.training` captures it too."""
+        rows, *moments = (np.array(part) for part in self.state)
+        names = ("exp_avg", "exp_avg_sq", "step")
+        tensors = {f"optimizer.{n}": value for n, value in zip(names, moments, strict=True)}
+        tensors["optimizer.step"] = tensors["optimizer.step"].astype(np.float32)  # as in PyTorch
+        scalars = {
+            "placeholder_token": self.placeholder.token,
+            "model": self.models.name,
+            "optimizer": OPTIMIZER,
+            "optimizer_numbers": {},
+            "scaler": {},
+            "seed": self.config.seed,
+            "batch_size": self.material.plan.batch_size,
+        }
+        return RunState(step, {"rows": rows, **tensors}, scalars)
+
+
+def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices, in one row that shares each micro-batch.
+
+    Raises:
+        InputError: the batch does not divide over them.
+    """
+    devices = list(devices or jax.devices())
+    if batch_size % len(devices):
+        near = -(-batch_size // len(devices)) * len(devices)
+        raise InputError(
+            f"--train_batch_size is {batch_size}, which does not divide over {len(devices)} devices; "
+            f"use a multiple of {len(devices)}, such as {near}"
+        )
+    return Mesh(np.array(devices), ("batch",))
+
+
+def prepare(
+    models: FlaxModels,
+    placeholder: Placeholder,
+    concept: Concept,
+    config: TrainingConfig,
+    mesh: Mesh | None = None,
+) -> Training:
+    """Bring together what the steps need: material, state, frozen weights on every device, the compiled steps."""
+    mesh = mesh or make_mesh(config.train_batch_size)
+    everywhere = NamedSharding(mesh, P())
+    material = prepare_material(models, concept, placeholder.token, config)
+    models.unet.gradient_checkpointing = config.gradient_checkpointing
+    text_graph, text_weights = nnx.split(models.text_encoder)
+    unet_graph, unet_weights = nnx.split(models.unet)
+    place = tokens.place_of(models, placeholder)
+    frozen = {
+        "text_encoder": text_weights,
+        "unet": unet_weights,
+        "mean": material.mean,
+        "std": material.std,
+        "prompt_ids": material.prompt_ids,
+        "rows": models.rows,
+        "alphas_cumprod": jnp.asarray(schedulers.alphas_cumprod(models.scheduler_config)),
+    }
+    loss = functools.partial(
+        batch_loss,
+        text_graph=text_graph,
+        unet_graph=unet_graph,
+        place=place,
+        first_id=models.first_id,
+        prediction_type=models.scheduler_config.get("prediction_type", "epsilon"),
+    )
+    exact = config.mixed_precision == "no" and not config.allow_tf32
+    rows = jnp.array(tokens.rows_of(models, placeholder))  # a copy: the steps' buffers are donated
+    zeros = jnp.zeros_like(rows)
+    return Training(
+        models,
+        placeholder,
+        material,
+        config,
+        mesh,
+        jax.device_put(State(rows, zeros, zeros.copy(), jnp.zeros((), jnp.int32)), everywhere),
+        jax.device_put(frozen, everywhere),
+        compile_steps(loss, config, everywhere, precision="float32" if exact else None),
+        config.total_steps(len(concept.photos)),
+    )
+
+
+def prepare_material(
+    models: FlaxModels, concept: Concept, word: str, config: TrainingConfig
+) -> Material:
+    """Pass each view of each photo through the VAE once, as `diffusion.encode_views`; tokenize the prompts."""
+    resolution = config.resolution or models.resolution
+    views = concepts.views(concept, center_crop=config.center_crop)
+    graph, weights = nnx.split(models.vae)
+
+    @jax.jit
+    def encode(weights: Any, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mean, std = nnx.merge(graph, weights).encode(pixels.astype(models.dtype))
+        return mean.astype(jnp.float32), std.astype(jnp.float32)
+
+    moments = [
+        encode(weights, concepts.render_view(concept, view, resolution)[None]) for view in views
+    ]
+    mean, std = (jnp.concatenate(part) * models.vae_scaling for part in zip(*moments, strict=True))
+    prompts = [t.format(word) for t in concepts.templates(config.learnable_property)]
+    photo_of_view = np.array([view.photo for view in views])
+    plan = BatchPlan(
+        seed=config.seed,
+        batch_size=config.samples_per_process,
+        views_per_photo=tuple(np.bincount(photo_of_view, minlength=len(concept.photos)).tolist()),
+        num_prompts=len(prompts),
+        latent_shape=models.latent_shape(resolution),
+        num_train_timesteps=models.scheduler_config.get("num_train_timesteps", 1000),
+    )
+    return Material(mean, std, jnp.asarray(words.token_ids(models.tokenizer, prompts)), plan)
+
+
+def batch_loss(
+    rows: jax.Array,
+    frozen: Any,
+    batch: Samples,
+    *,
+    text_graph: Any,
+    unet_graph: Any,
+    place: slice,
+    first_id: int,
+    prediction_type: str,
+) -> jax.Array:
+    """The summed loss of a micro-batch, a scalar: what `diffusion.losses_at` computes, one sample at a time."""
+    text_encoder = nnx.merge(text_graph, frozen["text_encoder"])
+    unet = nnx.merge(unet_graph, frozen["unet"])
+    latents = frozen["mean"][batch.views] + frozen["std"][batch.views] * batch.latent_noise
+    input_ids = frozen["prompt_ids"][batch.prompts]
+    all_rows = frozen["rows"].at[place].set(rows)
+    vectors = tokens.look_up(text_encoder, input_ids, all_rows, first_id)
+    encode = jax.checkpoint(text_encoder) if unet.gradient_checkpointing else text_encoder
+    encoder_hidden_states = encode(vectors)
+    scale = frozen["alphas_cumprod"], batch.timesteps
+    noisy_latents = schedulers.add_noise(*scale, latents, batch.noise)
+    target = batch.noise
+    if prediction_type == "v_prediction":
+        target = schedulers.velocity(*scale, latents, batch.noise)
+    dtype = unet.dtype
+    prediction = unet(
+        noisy_latents.astype(dtype), batch.timesteps, encoder_hidden_states.astype(dtype)
+    )
+    errors = jnp.square(prediction.astype(jnp.float32) - target)
+    return errors.mean(axis=(1, 2, 3)).sum()
+
+
+def compile_steps(
+    loss: Callable[..., jax.Array],
+    config: TrainingConfig,
+    everywhere: NamedSharding,
+    *,
+    precision: str | None,
+) -> Callable[..., Any]:
+    """Several optimizer steps as one compiled function; see `Training.steps`."""
+    adamw = optax.chain(
+        optax.scale_by_adam(config.adam_beta1, config.adam_beta2, config.adam_epsilon),
+        optax.add_decayed_weights(config.adam_weight_decay),
+    )
+
+    def step(frozen: Any, state: State, samples: Samples, rate: jax.Array) -> Any:
+        """One optimizer step: gradients of the micro-batches added up, then AdamW."""
+
+        def add(sums: Any, micro_batch: Samples) -> Any:
+            found = jax.value_and_grad(loss)(state.rows, frozen, micro_batch)
+            return jax.tree.map(jnp.add, sums, found), None
+
+        sums, _ = lax.scan(add, (jnp.zeros(()), jnp.zeros_like(state.rows)), samples)
+        mean_loss, gradient = jax.tree.map(lambda x: x / config.samples_per_process, sums)
+        moments = optax.ScaleByAdamState(state.step, state.exp_avg, state.exp_avg_sq)
+        direction, (moments, _) = adamw.update(gradient, (moments, optax.EmptyState()), state.rows)
+        rows = state.rows - rate * direction
+        return State(rows, moments.mu, moments.nu, moments.count), mean_loss
+
+    @functools.partial(jax.jit, donate_argnums=1, out_shardings=everywhere)
+    def steps(
+        frozen: Any, state: State, samples: Samples, rates: jax.Array, count: jax.Array
+    ) -> Any:
+        def one(state: State, inputs: Any) -> Any:
+            number, *rest = inputs
+            # the steps beyond the end are skipped, where a shorter scan would be compiled anew
+            state, loss = lax.cond(
+                number < count,
+                lambda: step(frozen, state, *rest),
+                lambda: (state, jnp.zeros(())),
+            )
+            return state, (state, loss)
+
+        with jax.default_matmul_precision(precision):
+            return lax.scan(one, state, (jnp.arange(len(rates)), samples, rates))
+
+    return steps
+
+
+def draw(training: Training, step: int) -> tuple[Samples, np.ndarray, int]:
+    """Batches and learning rates of the steps from `step` on, and how many of them count; all on the devices."""
+    config, plan, total = training.config, training.material.plan, training.total_steps
+    count = min(STEPS_PER_DISPATCH, total - step)
+    numbers = [step + min(k, count - 1) for k in range(STEPS_PER_DISPATCH)]
+    batches = {number: batch_at(plan, number) for number in dict.fromkeys(numbers)}
+    shape = (config.gradient_accumulation_steps, config.train_batch_size)
+
+    def stack(name: str) -> np.ndarray:
+        arrays = [getattr(batches[number], name) for number in numbers]
+        values = np.stack([array.reshape(*shape, *array.shape[1:]) for array in arrays])
+        return values.astype(np.int32) if values.dtype == np.int64 else values
+
+    sharding = NamedSharding(training.mesh, P(None, None, "batch"))
+    samples = Samples(*(jax.device_put(stack(name), sharding) for name in Samples._fields))
+    rates = [learning_rate_at(config, number, total) for number in numbers]
+    return samples, np.array(rates, np.float32), count
+
+
+def train_rows(
+    training: Training, start: int = 0, callbacks: Sequence[Callback] = ()
+) -> LoopResult:
+    """The loop: steps `start` to the end, callbacks after each; a non-finite loss ends it with the last good rows."""
+    result = LoopResult(step=start)
+    good_state, good_step = training.state, start
+    for step, state, loss in run_steps(training, start):
+        result.losses.append(float(loss))
+        rows = np.asarray(state.rows)
+        if not (np.isfinite(loss) and np.isfinite(rows).all()):
+            training.state = good_state
+            result.diverge(step + 1, good_step)
+            break
+        # the rows that this finite loss was seen with are those of the step before
+        good_state, good_step = training.state, step
+        training.state, result.step = state, step + 1
+        rate = learning_rate_at(training.config, step, training.total_steps)
+        wishes = [callback(Progress(step + 1, loss, rate, training)) for callback in callbacks]
+        if any(wishes):
+            result.stopped = "stopped by request"
+            break
+    tokens.set_rows(training.models, training.placeholder, training.vectors())
+    return result
+
+
+def run_steps(training: Training, start: int) -> Iterator[tuple[int, State, np.ndarray]]:
+    """Step number, state after it and loss of each step from `start` on, as NumPy arrays.
+
+    Always one dispatch ahead: while the caller looks at one, the device runs the next.
+    """
+    everywhere = NamedSharding(training.mesh, P())
+    # a copy: it is donated, the caller's stays
+    state = jax.device_put(State(*(np.array(part) for part in training.state)), everywhere)
+    ahead: list[tuple[int, int, Any]] = []
+    for first in range(start, training.total_steps, STEPS_PER_DISPATCH):
+        samples, rates, count = draw(training, first)
+        state, after = training.steps(training.frozen, state, samples, rates, count)
+        ahead.append((first, count, after))
+        if len(ahead) == 2:
+            yield from _unpacked(*ahead.pop(0))
+    for rest in ahead:
+        yield from _unpacked(*rest)
+
+
+def _unpacked(first: int, count: int, after: Any) -> Iterator[tuple[int, State, np.ndarray]]:
+    states, losses = jax.device_get(after)
+    for k in range(count):
+        yield first + k, State(*(part[k] for part in states)), losses[k]
+
+
+def restore(training: Training, state: RunState) -> None:
+    """Go back to a run state, begun here or in PyTorch.
+
+    Raises:
+        InputError: see `checkpoints.check_state`.
+    """
+    rows = training.state.rows
+    check_state(state, training.placeholder.token, (rows.shape[0], rows.shape[1]), OPTIMIZER)
+    found = {name.removeprefix("optimizer."): value for name, value in state.tensors.items()}
+    values = State(*(jnp.asarray(found[name]) for name in State._fields))
+    values = values._replace(step=values.step.astype(jnp.int32))
+    training.state = jax.device_put(values, NamedSharding(training.mesh, P()))
+    tokens.set_rows(training.models, training.placeholder, values.rows)
