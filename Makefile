@@ -20,7 +20,7 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Installing into .venv/ (minutes, once) ..."
 	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
-	$(PIP) --constraint constraints.txt --editable '.[notebooks,test,8bit]'
+	$(PIP) --constraint constraints.txt --editable '.[notebooks,test,8bit,flax]'
 	@touch $@
 
 run: setup
