@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from tiutils import checkpoints, embedding_files, figures
+from tiutils import card, checkpoints, embedding_files, figures
 from tiutils.checkpoints import CheckpointError
 from tiutils.config import TrainingConfig
 from tiutils.embedding_files import LearnedEmbedding
@@ -95,7 +95,7 @@ def write_rows(training: Watched, step: int, stem: str) -> Path:
     config, placeholder = training.config, training.placeholder
     suffix = ".bin" if config.no_safe_serialization else ".safetensors"
     facts = {
-        "base_model": training.models.name,
+        "base_model": card.base_model(training.models.name)[0],  # without our folders
         "initializer_token": placeholder.initializer_token or "",
         "learnable_property": config.learnable_property,
         "steps": str(step),

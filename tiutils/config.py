@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 import math
 import os
+import re
 import typing
 from dataclasses import dataclass
 from typing import Any
@@ -208,6 +209,7 @@ def check(config: TrainingConfig) -> None:
     Raises:
         InputError: names the flag, what was given and what is allowed.
     """
+    check_token(config.hub_token)  # first: its complaint alone does not show the value
     kinds = typing.get_type_hints(TrainingConfig)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -232,6 +234,18 @@ def check(config: TrainingConfig) -> None:
         raise InputError(
             "--enable_xformers_memory_efficient_attention needs xformers: pip install xformers, or leave the flag out: "
             "PyTorch's own attention is as lean"
+        )
+
+
+def check_token(token: object) -> None:
+    """Refuse an access token that cannot be one: other libraries would show it in their complaint.
+
+    Raises:
+        InputError: it is no text, empty, or more than one word of ASCII characters; it is not shown.
+    """
+    if token is not None and not (isinstance(token, str) and re.fullmatch(r"[!-~]+", token)):
+        raise InputError(
+            "--hub_token must be one word without spaces or line breaks, as the Hub gave it, such as hf_…"
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,13 @@ def save(models: Models, folder: str | Path) -> Path:
     (folder / "tokenizer" / "merges.txt").write_text(
         "\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8"
     )
+    for part in folders.WEIGHTS:
+        path = folder / part / "config.json"
+        known = json.loads(path.read_text(encoding="utf-8"))
+        known.pop("_name_or_path", None)  # a model is for sharing, the name of a folder here is not
+        path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        for weights in path.parent.glob("*.safetensors"):  # safetensors shuts out other users
+            shutil.copymode(path, weights)
     return folder
 
 
