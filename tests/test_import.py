@@ -22,7 +22,7 @@ FLOORS = (
     "errors config pickles embedding_formats folders library words models concept tokens "
     "embedding_files",
     "batches checkpoints progress inference",
-    "diffusion training evaluation evaluator scores stopping figures card",
+    "diffusion training evaluation evaluator scores stopping figures diagrams card",
     "callbacks record hub checks sitting run report",
     "cli doctor widgets exercises __init__ __main__",
 )
