@@ -1,0 +1,258 @@
+"""Noise schedules and samplers: DDPM's noising, and DDIM, PLMS and DPM-Solver++ as tables of numbers.
+
+All three samplers are linear in the latents and in what the U-Net said, at this step and a few before. Their formulas
+are therefore worked out beforehand, in float64 on the host, to two tables of weights; on the device one loop serves
+all, and compiles once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from tiutils.errors import InputError
+from tiutils.folders import PREDICTION_TYPES
+
+SAMPLERS = ("dpmsolver++", "ddim", "pndm")
+SPACINGS = ("linspace", "leading", "trailing")
+# what would change DPM-Solver++, with the one value that is supported
+DPM_OPTIONS = {
+    "solver_order": 2, "solver_type": "midpoint", "algorithm_type": "dpmsolver++", "final_sigmas_type": "zero",
+    "euler_at_final": False, "use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False,
+    "use_lu_lambdas": False, "use_flow_sigmas": False, "variance_type": None,
+}  # fmt: skip
+# how the last predictions are weighed in PLMS, newest first (Adams and Bashforth 1883)
+BASHFORTH = (
+    (1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)  # fmt: skip
+NEVER_ZERO = 2.0**-24  # for ᾱ of pure noise, as in diffusers
+
+
+def alphas_cumprod(config: Mapping[str, Any]) -> np.ndarray:
+    """ᾱ_t = Π (1 − β): how much of the picture is left at each timestep, float32 `(num_train_timesteps,)`.
+
+    Args:
+        config: of a scheduler, as in a model's scheduler_config.json.
+
+    Raises:
+        InputError: a schedule that is not supported.
+    """
+    steps, schedule = _train_timesteps(config), config.get("beta_schedule", "linear")
+    start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
+    if config.get("trained_betas") is not None:
+        betas = np.asarray(config["trained_betas"], np.float32)
+    elif schedule == "linear":
+        betas = np.linspace(start, end, steps, dtype=np.float32)
+    elif schedule == "scaled_linear":
+        betas = np.linspace(start**0.5, end**0.5, steps, dtype=np.float32) ** 2
+    elif schedule == "squaredcos_cap_v2":  # Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17
+        cosine = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = np.minimum(1 - cosine[1:] / cosine[:-1], 0.999).astype(np.float32)
+    else:
+        raise _unsupported("beta_schedule", schedule, "linear, scaled_linear, squaredcos_cap_v2")
+    products = np.cumprod(1 - betas, dtype=np.float64)
+    if config.get("rescale_betas_zero_snr"):  # Lin et al. 2023, arXiv 2305.08891, algorithm 1
+        roots = np.sqrt(products)
+        products = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+    return products.astype(np.float32)
+
+
+def add_noise(alphas_cumprod: Array, timesteps: Array, samples: Array, noise: Array) -> Array:
+    """√ᾱ x + √(1 − ᾱ) ε (Ho et al. 2020, eq. 4); `timesteps` is `(batch,)`, the others `(batch, c, h, w)`."""
+    signal, sigma = _scales(alphas_cumprod, timesteps)
+    return signal * samples + sigma * noise
+
+
+def velocity(alphas_cumprod: Array, timesteps: Array, samples: Array, noise: Array) -> Array:
+    """√ᾱ ε − √(1 − ᾱ) x (Salimans & Ho 2022, arXiv 2202.00512, section 4); shapes as for `add_noise`."""
+    signal, sigma = _scales(alphas_cumprod, timesteps)
+    return signal * noise - sigma * samples
+
+
+def _scales(alphas_cumprod: Array, timesteps: Array) -> tuple[Array, Array]:
+    product = alphas_cumprod[timesteps][:, None, None, None]
+    return jnp.sqrt(product), jnp.sqrt(1 - product)
+
+
+class Sampler(NamedTuple):
+    """A way from noise to latents in n steps, as tables; made by `sampler`.
+
+    With x_i the latents before step i and u_i what the U-Net says of them, x_{i+1} is the sum of
+    (x_i, x_{i-1}, u_i, u_{i-1}, …) times row i of the weights.
+
+    Attributes:
+        timesteps: int32 `(n,)`, from noise to picture.
+        weights: float32 `(n, 2 + k)`, two for latents and k for predictions.
+    """
+
+    timesteps: Array
+    weights: Array
+
+
+def sampler(
+    config: Mapping[str, Any], num_inference_steps: int, kind: str = "dpmsolver++"
+) -> Sampler:
+    """Work out a sampler's tables.
+
+    Args:
+        config: of a scheduler, as in a model's scheduler_config.json: betas, prediction type, timestep spacing, …
+            Samples are never clipped: latents, unlike pixels, do not live in [-1, 1].
+        num_inference_steps: steps; PLMS asks the U-Net once more.
+        kind: `"ddim"` (Song et al. 2020, arXiv 2010.02502), `"pndm"` (PLMS: Liu et al. 2022, arXiv 2202.09778, without
+            Runge-Kutta steps, as in Stable Diffusion) or `"dpmsolver++"` (2M: Lu et al. 2022, arXiv 2211.01095).
+
+    Raises:
+        InputError: a kind, an option or a number of steps that is not supported.
+    """
+    makers = {"dpmsolver++": _dpm_solver, "ddim": _ddim, "pndm": _plms}
+    if kind not in makers:
+        raise InputError(f"there is no sampler {kind!r}; choose one of {', '.join(SAMPLERS)}")
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTION_TYPES:
+        raise _unsupported("prediction_type", prediction, " and ".join(PREDICTION_TYPES))
+    limit = _train_timesteps(config) - 1
+    if not 1 <= num_inference_steps <= limit:
+        raise InputError(f"num_inference_steps is {num_inference_steps}; it must be 1 to {limit}")
+    timesteps, weights = makers[kind](config, num_inference_steps)
+    return Sampler(jnp.asarray(timesteps, jnp.int32), jnp.asarray(weights, jnp.float32))
+
+
+def sample(sampler: Sampler, predict: Callable[[Array, Array], Array], latents: Array) -> Array:
+    """Go from noise to latents; one `lax.scan`, so that it can be jitted.
+
+    Args:
+        sampler: the tables.
+        predict: the U-Net: latents and a timestep (int32 scalar) to what it predicts, of the latents' shape.
+        latents: float32 noise.
+    """
+
+    def step(carry: tuple[Array, Array, Array], row: Sampler) -> Any:
+        now, before, said_before = carry
+        said = predict(now, row.timesteps).astype(jnp.float32)
+        said_lately = jnp.concatenate([said[None], said_before])
+        # products and sums, not a matrix product: that would be rounded to bfloat16 on a TPU
+        terms = zip(row.weights, (now, before, *said_lately), strict=True)
+        later = sum(weight * term for weight, term in terms)
+        return (later, now, said_lately[:-1]), None
+
+    said_before = jnp.zeros((sampler.weights.shape[1] - 3, *latents.shape))
+    start = (latents, jnp.zeros_like(latents), said_before)
+    (latents, *_), _ = lax.scan(step, start, sampler)
+    return latents
+
+
+def _ddim(config: Mapping[str, Any], steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Eq. 12 without noise: to the x_0 and with the ε that are predicted now."""
+    timesteps = _timesteps(config, steps)
+    keep, add = _ddim_steps(config, timesteps, steps, config.get("set_alpha_to_one", True))
+    return timesteps, np.stack([keep, np.zeros_like(keep), add], axis=1)
+
+
+def _ddim_steps(
+    config: Mapping[str, Any], timesteps: np.ndarray, steps: int, ends_at_one: bool
+) -> np.ndarray:
+    """Weights of latents and prediction in a step of one stride from each timestep, `(2, n)`.
+
+    Below timestep 0, ᾱ is 1, or what it is at 0.
+    """
+    products = alphas_cumprod(config).astype(np.float64)
+    ends = timesteps - len(products) // steps
+    later = np.where(ends >= 0, products[ends], 1.0 if ends_at_one else products[0])
+    clean, noise = _predicted(config, products[timesteps])
+    return np.sqrt(later) * clean + np.sqrt(1 - later) * noise
+
+
+def _plms(config: Mapping[str, Any], steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Adams and Bashforth's sums of the last predictions (eq. 12), in DDIM's step (eq. 9).
+
+    The first step is made twice, from the same latents, the second time with the mean of its two ends' predictions.
+    """
+    if not config.get("skip_prk_steps", True):
+        raise _unsupported("skip_prk_steps", False, "true")
+    few = _timesteps(config, steps)
+    timesteps = np.concatenate([few[:1], few[1:2], few[1:]])
+    starts = timesteps.copy()
+    starts[1:2] += (
+        _train_timesteps(config) // steps
+    )  # made again: it ends where it would have begun
+    ends_at_one = config.get("set_alpha_to_one", False)
+    keep, add = _ddim_steps(config, starts, steps, ends_at_one)
+    weights = np.zeros((len(timesteps), 7))
+    last: list[int] = []  # steps whose predictions count, newest first: that of step 1 does not
+    for i in range(len(timesteps)):
+        last = last if i == 1 else [i, *last[:3]]
+        sums = (
+            {1: 0.5, 0: 0.5} if i == 1 else dict(zip(last, BASHFORTH[len(last) - 1], strict=True))
+        )
+        weights[i, int(i == 1)] = keep[i]
+        for j, weight in sums.items():
+            weights[i, 2 + i - j] = add[i] * weight
+    return timesteps, weights
+
+
+def _dpm_solver(config: Mapping[str, Any], steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Algorithm 2 of DPM-Solver++: second order but for the first and the last step, in the predicted x_0."""
+    for name, value in DPM_OPTIONS.items():
+        if config.get(name, value) != value:
+            raise _unsupported(name, config[name], repr(value))
+    # one timestep more than steps, and the last of them, the picture, is left out
+    trailing = config.get("timestep_spacing", "linspace") == "trailing"
+    timesteps = _timesteps(config, steps) if trailing else _timesteps(config, steps + 1)[:-1]
+    products = np.maximum(alphas_cumprod(config).astype(np.float64), NEVER_ZERO)[timesteps]
+    clean, _ = _predicted(config, products)
+    products = np.append(products, 1.0)  # ends at the picture itself
+    signal, sigma = np.sqrt(products), np.sqrt(1 - products)
+    with np.errstate(divide="ignore"):
+        h = np.diff(np.log(signal) - np.log(sigma))  # inf at the end
+    gain = -signal[1:] * np.expm1(-h)
+    slope = np.zeros_like(h)  # what is extrapolated from the step before
+    slope[1:-1] = 0.5 * h[1:-1] / h[:-2]
+    weights = np.zeros((len(timesteps), 4))
+    weights[:, 0] = sigma[1:] / sigma[:-1]
+    weights[:, [0, 2]] += (gain * (1 + slope) * clean).T
+    weights[1:, [1, 3]] -= (gain[1:] * slope[1:] * clean[:, :-1]).T
+    return timesteps, weights
+
+
+def _predicted(config: Mapping[str, Any], products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The predicted x_0 and ε as weights of the latents and of the U-Net's output, `(2, n)` each."""
+    signal, sigma = np.sqrt(products), np.sqrt(1 - products)
+    if config.get("prediction_type", "epsilon") == "v_prediction":
+        return np.stack([signal, -sigma]), np.stack([sigma, signal])
+    zeros, ones = np.zeros_like(signal), np.ones_like(signal)
+    return np.stack([ones, -sigma]) / signal, np.stack([zeros, ones])
+
+
+def _timesteps(config: Mapping[str, Any], steps: int) -> np.ndarray:
+    """Timesteps from noise to picture, int64 `(steps,)` (Lin et al. 2023, arXiv 2305.08891, table 2)."""
+    count, spacing = _train_timesteps(config), config.get("timestep_spacing", "leading")
+    if spacing == "linspace":
+        timesteps = np.linspace(0, count - 1, steps).round()[::-1]
+    elif spacing == "leading":
+        timesteps = (np.arange(steps) * (count // steps))[::-1] + config.get("steps_offset", 0)
+    elif spacing == "trailing":
+        timesteps = np.arange(count, 0, -count / steps).round() - 1
+    else:
+        raise _unsupported("timestep_spacing", spacing, ", ".join(SPACINGS))
+    if timesteps[0] >= count:
+        raise InputError(
+            f"{steps} steps with steps_offset {config.get('steps_offset')} begin after the last timestep, "
+            f"{count - 1}: use fewer steps"
+        )
+    return timesteps.astype(np.int64)
+
+
+def _train_timesteps(config: Mapping[str, Any]) -> int:
+    return config.get("num_train_timesteps", 1000)
+
+
+def _unsupported(name: str, value: Any, supported: str) -> InputError:
+    return InputError(
+        f"the scheduler's option {name} is {value!r}, supported in JAX: {supported}; use PyTorch for this model"
+    )
