@@ -136,7 +136,7 @@ def test_a_parameter_that_still_wants_gradients_is_read(tmp_path):
 
 # Refused
 
-MODEL = {f"layer.{index}": torch.ones(2) for index in range(9)}
+MODEL = {f"layer.{index}.weight": torch.ones(2) for index in range(9)}
 BAD = {
     "NaN": ({"<toy>": torch.tensor([[1.0, float("nan")]])}, "NaN or infinite"),
     "inf": ({"<toy>": torch.tensor([[1.0, float("-inf")]])}, "NaN or infinite"),
@@ -148,10 +148,16 @@ BAD = {
     "integers": ({"<toy>": torch.ones(1, 8, dtype=torch.int64)}, "expected floats"),
     "nothing": ({}, "0 entries"),
     "two words": (
-        {"<a>": torch.ones(1, 8), "<b>": torch.ones(1, 8)},
-        r"2 entries \('<a>', '<b>'\)",
+        {"<b>": torch.ones(1, 8), "<a>": torch.ones(1, 8)},
+        r"2 words \('<a>', '<b>'\): choose one",
     ),
-    "a model": (MODEL, "9 entries .*, …"),
+    "many words": (
+        {f"<{n}>": torch.ones(8) for n in range(9)},
+        r"9 words \('<0>', '<1>', '<2>', '<3>', '<4>', …\): choose one",
+    ),
+    "a model": (MODEL, "9 entries .*, ….*is it a model or a LoRA"),
+    "two widths": ({"<a>": torch.ones(1, 8), "<b>": torch.ones(1, 9)}, "is it a model"),
+    "an encoder's output": ({"emp_params_out": torch.ones(1, 8)}, "text encoder's output"),
     "no word": ({"": torch.ones(1, 8)}, "cannot be a placeholder"),
     "a blank": ({" ": torch.ones(1, 8)}, "cannot be a placeholder"),
 }
@@ -169,23 +175,27 @@ def test_what_is_no_embedding_is_refused_by_name(tmp_path, case, kind):
 
 
 BAD_BIN = {
-    "a tensor alone": torch.ones(1, 8),
-    "a list": [torch.ones(1, 8)],
-    "a number": {"<toy>": 3.0},
-    "nested": {"string_to_param": {"*": torch.ones(1, 8)}, "step": 3},
-    "a number as the word": {5: torch.ones(1, 8)},
-    "sparse": {"<toy>": torch.eye(2).to_sparse()},
-    "complex": {"<toy>": torch.ones(1, 8, dtype=torch.complex64)},
-    "meta": {"<toy>": torch.ones(1, 8, device="meta")},
-    "endless": {"<toy>": torch.ones(1).expand(2**20, 2**20)},
+    "a list": ([torch.ones(1, 8)], "a list, expected"),
+    "a number": ({"<toy>": 3.0}, "a float, expected"),
+    "nested": ({"<toy>": {"<toy>": torch.ones(1, 8)}}, "a dict, expected"),
+    "A1111's optimizer": ({"hash": "x", "optimizer_state_dict": {}}, "a str, expected"),
+    "a number as the word": ({5: torch.ones(1, 8)}, "1 entries .*, expected a word"),
+    "half a letter": ({"\ud800": torch.ones(1, 8)}, "cannot be a placeholder"),
+    "a book": ({"<toy>" * 100: torch.ones(1, 8)}, "cannot be a placeholder"),
+    "sparse": ({"<toy>": torch.eye(2).to_sparse()}, "torch._utils._rebuild_sparse_tensor"),
+    "complex": ({"<toy>": torch.ones(1, 8, dtype=torch.complex64)}, "ComplexFloat values"),
+    "meta": ({"<toy>": torch.ones(1, 8, device="meta")}, "_rebuild_meta_tensor_no_storage"),
+    "endless": ({"<toy>": torch.ones(1).expand(2**20, 2**20)}, r"\(1048576, 1048576\), expected"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_BIN)
-def test_what_only_a_pickle_can_hold_is_refused_by_name(tmp_path, case):
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_what_only_a_pickle_can_hold_is_refused_by_name(tmp_path, case, is_zip):
+    content, message = BAD_BIN[case]
     path = tmp_path / "stranger.bin"
-    path.write_bytes(torch_bytes(BAD_BIN[case]))
-    with pytest.raises(InputError, match="expected") as caught:
+    path.write_bytes(torch_bytes(content, _use_new_zipfile_serialization=is_zip))
+    with pytest.raises(InputError, match=message) as caught:
         read(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 

@@ -23,7 +23,7 @@ FLOORS = (
     "embedding_files",
     "batches checkpoints progress inference",
     "diffusion training evaluation evaluator scores stopping figures diagrams card",
-    "callbacks record hub checks sitting run report",
+    "callbacks record hub checks sitting run report inspection",
     "cli doctor widgets exercises __init__ __main__",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -59,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--config", metavar="FILE", help="read flags from a TOML or JSON file; flags given here win"
     )
     add_training_flags(train)
+    add_framework_flag(train)
     # flags of older scripts and launchers: let through, though there is nothing for them to do
     train.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     train.add_argument("--validation_epochs", type=int, help=argparse.SUPPRESS)
@@ -69,14 +72,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--embedding",
         action="append",
         default=[],
-        metavar="FILE",
-        help="a learned word; may repeat",
+        metavar="FILE[=WORD]",
+        help="a learned word: a file, a run's folder or a Hub id, under a new name; may repeat",
     )
     generate.add_argument(
         "--prompt", action="append", required=True, help="what to draw; may repeat"
     )
     generate.add_argument("--output_dir", default="pictures", help="folder for the PNG files")
     add_drawing_flags(generate, num_images=4)
+    add_framework_flag(generate)
     generate.set_defaults(run=run_generate)
 
     evaluate = commands.add_parser(
@@ -97,6 +101,42 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_drawing_flags(evaluate, num_images=2)
     evaluate.set_defaults(run=run_evaluate)
+
+    push = commands.add_parser(
+        "push", help="publish a learned word and its card on the Hub, for you alone to see"
+    )
+    push.add_argument("run_dir", help="output folder of `tiutils train`")
+    push.add_argument("--hub_model_id", help="repository; the folder's name by default")
+    push.add_argument("--hub_token", help="access token; that of `hf auth login` by default")
+    push.add_argument("--public", action="store_true", help="let everyone see it")
+    push.add_argument("--license", help="the Hub's name of a licence, such as cc-by-4.0")
+    push.add_argument(
+        "--picture",
+        action="append",
+        default=[],
+        metavar="PNG",
+        help="for the card, such as one of `tiutils generate`; may repeat",
+    )
+    push.add_argument(
+        "--save_as_full_pipeline",
+        action="store_true",
+        help="upload the whole model too, of a run that was trained with this flag",
+    )
+    push.set_defaults(run=run_push)
+
+    inspect = commands.add_parser("inspect", help="what a file with a learned word holds")
+    inspect.add_argument("source", metavar="FILE", help="a file, a run's folder or a Hub id")
+    inspect.add_argument(
+        "--pretrained_model_name_or_path", help="model whose vocabulary to compare with"
+    )
+    inspect.set_defaults(run=run_inspect)
+
+    convert = commands.add_parser("convert", help="write a learned word in another form")
+    convert.add_argument("source", metavar="IN", help="a file, a run's folder or a Hub id")
+    convert.add_argument("target", metavar="OUT", help=".safetensors, .bin or .pt (A1111)")
+    convert.add_argument("--word", help="which one, if the file has several")
+    convert.add_argument("--token", metavar="WORD", help="a new name for the word")
+    convert.set_defaults(run=run_convert)
 
     doctor = commands.add_parser("doctor", help="what is installed, what fits, what to change")
     doctor.set_defaults(run=run_doctor)
@@ -143,6 +183,32 @@ def add_drawing_flags(parser: argparse.ArgumentParser, num_images: int) -> None:
     )
 
 
+def add_framework_flag(parser: argparse.ArgumentParser) -> None:
+    """Which library computes; files and numbers are the same."""
+    parser.add_argument(
+        "--framework",
+        choices=("pytorch", "flax"),
+        default="pytorch",
+        help="flax is JAX, for TPUs (%(default)s)",
+    )
+
+
+def room(name: str, framework: str) -> Any:
+    """The module `tiutils.<name>`, or the one of that name in `tiutils.flax`.
+
+    Raises:
+        InputError: JAX is not installed.
+    """
+    if framework == "pytorch":
+        return importlib.import_module(f"tiutils.{name}")
+    missing = [p for p in ("jax", "flax", "optax") if importlib.util.find_spec(p) is None]
+    if missing:
+        raise InputError(
+            f"--framework flax needs {', '.join(missing)}: pip install 'tiutils[flax]'"
+        )
+    return importlib.import_module(f"tiutils.flax.{name}")
+
+
 def read_config_file(path: str) -> dict[str, Any]:
     """Flags from a TOML or JSON file, by name, with or without dashes in front.
 
@@ -182,13 +248,11 @@ def training_config(options: argparse.Namespace) -> TrainingConfig:
 
 def run_train(options: argparse.Namespace) -> int:
     """`tiutils train`."""
-    from tiutils import run
-
     if options.validation_epochs is not None:
         logger.warning(
             "--validation_epochs has nothing to do: --validation_steps says when to draw"
         )
-    result = run.train(training_config(options))
+    result = room("run", options.framework).train(training_config(options))
     if not result.is_main_process:
         return EXIT_OK
     print(f"{result.placeholder.token} after {result.steps} steps: {result.embedding_path}")
@@ -200,13 +264,16 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_generate(options: argparse.Namespace) -> int:
     """`tiutils generate`."""
-    from tiutils import embedding_files, figures, inference, models
+    from tiutils import embedding_files, figures, library
 
-    for path in options.embedding:
-        embedding_files.read(path)  # a mistake is told before gigabytes are loaded
-    parts = models.load(options.pretrained_model_name_or_path, device=models.best_device())
-    for path in options.embedding:
-        inference.load_embedding(parts, path)
+    embeddings = [library.source_and_name(text) for text in options.embedding]
+    for source, _ in embeddings:
+        embedding_files.read(source).refuse_pair()  # told before gigabytes are loaded
+    inference, models = (room(name, options.framework) for name in ("inference", "models"))
+    device = {"device": models.best_device()} if options.framework == "pytorch" else {}
+    parts = models.load(options.pretrained_model_name_or_path, **device)
+    for source, word in embeddings:
+        inference.load_embedding(parts, source, word)
     images = inference.generate(parts, options.prompt, **drawing(options))
     for number, image in enumerate(images):
         prompt = options.prompt[number // options.num_images]
@@ -246,6 +313,42 @@ def run_evaluate(options: argparse.Namespace) -> int:
     print(f"\nphotos | before | after:  {made.picture}")
     print(f"the learned word:         {options.run_dirs[0]}/learned_embeds.safetensors")
     print("what to open next:        notebooks/00_start_here.ipynb")
+    return EXIT_OK
+
+
+def run_push(options: argparse.Namespace) -> int:
+    """`tiutils push`."""
+    from tiutils import hub
+
+    print(
+        hub.push(
+            options.run_dir,
+            options.hub_model_id,
+            token=options.hub_token,
+            public=options.public,
+            license=options.license,
+            pictures=options.picture,
+            full_pipeline=options.save_as_full_pipeline,
+        )
+    )
+    return EXIT_OK
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """`tiutils inspect`."""
+    from tiutils import inspection
+
+    print(inspection.describe(options.source, options.pretrained_model_name_or_path))
+    return EXIT_OK
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    """`tiutils convert`."""
+    from tiutils import inspection
+
+    print(
+        inspection.convert(options.source, options.target, word=options.word, token=options.token)
+    )
     return EXIT_OK
 
 

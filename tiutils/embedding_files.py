@@ -1,7 +1,7 @@
-"""Learned embeddings on disk, as diffusers reads them: one token, float32 vectors (n, hidden).
+"""Learned embeddings on disk and on the Hub: read from every format people have, written in two.
 
 Files come from strangers: reading one never runs code from it, takes no more memory than an
-embedding may need, and raises nothing but `InputError`.
+embedding may need, and raises nothing but `InputError`. What is written, diffusers or A1111 reads.
 """
 
 from __future__ import annotations
@@ -9,13 +9,9 @@ from __future__ import annotations
 import errno
 import functools
 import io
-import json
 import logging
 import os
-import pickle
-import stat
 import warnings
-import zipfile
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,24 +19,58 @@ from typing import Any
 
 import numpy as np
 
-from tiutils.errors import InputError
+from tiutils import embedding_formats, library, pickles
+from tiutils.errors import InputError, first_line
 
 logger = logging.getLogger("tiutils")
 
-MAX_BYTES = 64 * 2**20  # an embedding is kilobytes: 75 vectors of SD 1.5 are 230 kB
-FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # safetensors' names; NumPy has no bfloat16
+MAX_WORD = 200  # characters
+ENCODER_OF_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g", 4096: "t5"}
 
 
 @dataclass(frozen=True, eq=False)
 class LearnedEmbedding:
-    """A word, its vectors (float32, (n, hidden)) and how they were made.
+    """A word, its vectors and how they were made.
 
-    `metadata` holds text under any keys: base model, steps, seed, initializer token …
+    Attributes:
+        token: the word, such as `<toy>`.
+        vectors: float32 of shape (n, hidden).
+        metadata: text under any keys: base_model, steps, seed, license, initializer_token …
+        text_encoder: whose token table the vectors extend: "clip_l" …; by their width unless given.
+        others: the same word for further text encoders, by name: SDXL's "clip_g".
+        layout: how the file was laid out, in words.
     """
 
     token: str
     vectors: np.ndarray
     metadata: dict[str, str] = field(default_factory=dict)
+    text_encoder: str = ""
+    others: dict[str, np.ndarray] = field(default_factory=dict)
+    layout: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.text_encoder:
+            name = ENCODER_OF_WIDTH.get(np.shape(self.vectors)[-1], "")
+            object.__setattr__(self, "text_encoder", name)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens that the vectors belong to, as in diffusers: `<toy>`, `<toy>_1`, and so on."""
+        return (self.token, *(f"{self.token}_{n}" for n in range(1, len(self.vectors))))
+
+    def refuse_pair(self) -> None:
+        """Stable Diffusion 1.x has one text encoder; a pair's first half alone is no word for it.
+
+        Raises:
+            InputError: there are vectors for several text encoders; names the widths.
+        """
+        if self.others:
+            halves = {self.text_encoder: self.vectors, **self.others}
+            found = " and ".join(f"{name} {half.shape[1]} wide" for name, half in halves.items())
+            raise InputError(
+                f"{self.token!r} was learned for several text encoders, as SDXL has ({found}); "
+                "expected one, as Stable Diffusion 1.x has (768 wide)"
+            )
 
 
 def write(
@@ -48,24 +78,62 @@ def write(
 ) -> Path:
     """Write `{token: vectors}` as safetensors, or else as torch's `.bin`, which keeps no metadata.
 
-    A kill at any moment leaves the old file or the new one, whole. Returns the path.
+    A pair for SDXL becomes `{clip_l: vectors, clip_g: vectors}`, its word goes to the metadata. A
+    kill at any moment leaves the old file or the new one, whole. Returns the path.
 
     Raises:
         InputError: `read` would refuse the embedding, or the file cannot be written.
     """
-    path, token = Path(path), embedding.token
-    vectors = _check(path, token, embedding.vectors)
+    token, metadata = embedding.token, dict(embedding.metadata)
+    tensors = {token: _check(path, token, embedding.vectors)}
+    if embedding.others:
+        halves = {embedding.text_encoder: embedding.vectors, **embedding.others}
+        tensors = {name: _check(path, token, half) for name, half in halves.items()}
+        metadata["name"] = token
     warn_of_case(token)
-    if safe_serialization:
-        from safetensors.numpy import save
+    if not safe_serialization:
+        return _write(path, _torch_bytes(tensors))
+    from safetensors.numpy import save
 
-        data = save({token: vectors}, metadata=dict(embedding.metadata))
-    else:
-        import torch  # here and in `_read_torch` only: safetensors needs no torch
+    return _write(path, save(tensors, metadata=metadata))
 
-        buffer = io.BytesIO()
-        torch.save({token: torch.tensor(vectors)}, buffer)
-        data = buffer.getvalue()
+
+def write_a1111(path: str | Path, embedding: LearnedEmbedding) -> Path:
+    """Write as A1111's web UI does when it trains: a `.pt`. There, the file's name is the word.
+
+    Raises:
+        InputError: as `write`; or a pair, which A1111 reads as `write` writes it.
+    """
+    embedding.refuse_pair()
+    steps = embedding.metadata.get("steps", "")
+    content = {
+        **embedding.metadata,
+        "string_to_token": {"*": 265},  # CLIP's id of "*", which the first script used
+        "string_to_param": {"*": _check(path, embedding.token, embedding.vectors)},
+        "name": embedding.token,
+        "step": int(steps) if steps.isdecimal() else None,
+        "sd_checkpoint": None,
+        "sd_checkpoint_name": embedding.metadata.get("base_model"),
+    }
+    return _write(path, _torch_bytes(content))
+
+
+def _torch_bytes(content: dict[str, Any]) -> bytes:
+    """`content` as torch saves it, its arrays, also those one level down, as tensors."""
+    import torch  # here only: reading needs no torch
+
+    def tensors(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: tensors(part) for name, part in value.items()}
+        return torch.tensor(value) if isinstance(value, np.ndarray) else value
+
+    buffer = io.BytesIO()
+    torch.save(tensors(content), buffer)
+    return buffer.getvalue()
+
+
+def _write(path: str | Path, data: bytes) -> Path:
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, data)
@@ -89,19 +157,70 @@ def warn_of_case(token: str) -> None:
         )
 
 
-def read(path: str | Path) -> LearnedEmbedding:
-    """Read one learned word. Whether the file is safetensors or `.bin`, its content decides.
+def read(source: str | Path, word: str | None = None) -> LearnedEmbedding:
+    """Read one learned word.
+
+    Args:
+        source: a file; a folder or a Hub repository ("sd-concepts-library/cat-toy") that holds
+            `learned_embeds.safetensors` or `.bin`; or a file in a repository ("owner/name/x.pt").
+        word: which one, of a file with several.
 
     Raises:
-        InputError: no such file, not an embedding, several words, a wrong shape, NaN or infinite
-            values, or a pickle that holds more than tensors (it is not run).
+        InputError: no such file, not an embedding, several words and none chosen, a wrong shape,
+            NaN or infinite values, or a pickle that holds more than data (it is not run).
     """
-    path = Path(path)
-    data = _read_bytes(path)
-    # safetensors begins with eight bytes of length and a JSON object
-    reader = _read_safetensors if data[8:9] == b"{" else _read_torch
-    token, values, metadata = reader(path, data)
-    return LearnedEmbedding(token, _check(path, token, values), metadata)
+    found = read_all(source)
+    chosen = [embedding for embedding in found if word in (None, embedding.token)]
+    if len(chosen) != 1:
+        names = ", ".join(repr(embedding.token) for embedding in found[:5])
+        names += ", …" if len(found) > 5 else ""
+        wanted = "choose one of them" if word is None else f"{word!r} is not among them"
+        raise InputError(f"{str(source)!r} holds {len(found)} words ({names}): {wanted}")
+    return chosen[0]
+
+
+def read_all(source: str | Path) -> tuple[LearnedEmbedding, ...]:
+    """Read all words of a file; see `read`."""
+    path = library.find(source)
+    data = library.read_bytes(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on old formats and large pictures
+            content = embedding_formats.parse(data)
+    except pickles.UnsafePickle as error:
+        raise InputError(
+            f"{str(path)!r} was not loaded: it is a pickle with {_short(error)!r}, which is no "
+            "data and could run code; ask for a .safetensors file"
+        ) from None
+    except Exception as error:  # over damaged files, the readers raise anything
+        raise InputError(
+            f"{str(path)!r} is no embedding, or a damaged one ({_short(error)})"
+        ) from None
+    return tuple(
+        _embedding(source, path, word, halves, content) for word, halves in content.words.items()
+    )
+
+
+def _embedding(
+    source: str | Path, path: Path, word: str | None, halves: dict[str, Any], content: Any
+) -> LearnedEmbedding:
+    token = Path(source).stem if word is None else word
+    checked = {name: _check(path, token, values) for name, values in halves.items()}
+    if len({len(vectors) for vectors in checked.values()}) > 1:
+        raise InputError(f"{str(path)!r}: {token!r} has more vectors for one encoder than another")
+    first = next(iter(checked))
+    vectors = checked.pop(first)
+    facts = {k: v for k, v in content.metadata.items() if _is_text(k) and _is_text(v)}
+    return LearnedEmbedding(token, vectors, facts, first, checked, content.layout)
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written: pickles and JSON can hold halves of letters."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _short(error: Exception) -> str:
+    return first_line(error)[:200]
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -112,7 +231,8 @@ def replace_file(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # of a run that was killed
+        with open(temporary, "xb") as file:  # never through a link that another user put there
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -138,99 +258,11 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _read_bytes(path: Path) -> bytes:
-    """The file's content, once its size is known to be sane."""
-    try:
-        status = path.stat()
-        if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
-            return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"cannot read {str(path)!r} ({reason}): give a learned embedding"
-        ) from None
-    if stat.S_ISREG(status.st_mode):
-        size, limit = status.st_size // 2**20, MAX_BYTES // 2**20
-        raise InputError(
-            f"{str(path)!r} has {size} MiB, an embedding under {limit}: is it a model?"
-        )
-    # a folder; or a pipe, on which reading would wait forever
-    raise InputError(f"{str(path)!r} is not a file: give a learned embedding (.safetensors, .bin)")
-
-
-def _read_safetensors(path: Path, data: bytes) -> tuple[str, np.ndarray, dict[str, str]]:
-    import safetensors
-
-    try:
-        tensors = dict(safetensors.deserialize(data))
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except Exception as error:  # the parser's own type of error, and JSON's
-        raise _damaged(path, error) from None
-    token = _only_key(path, tensors)
-    tensor = tensors[token]
-    if tensor["dtype"] == "BF16":  # the upper half of a float32
-        values = (np.frombuffer(tensor["data"], "<u2").astype(np.uint32) << 16).view(np.float32)
-    elif tensor["dtype"] in FLOATS:
-        values = np.frombuffer(tensor["data"], FLOATS[tensor["dtype"]])
-    else:
-        raise InputError(f"{str(path)!r} holds {tensor['dtype']} values: expected floats")
-    return token, values.reshape(tensor["shape"]), header.get("__metadata__") or {}
-
-
-def _read_torch(path: Path, data: bytes) -> tuple[str, np.ndarray, dict[str, str]]:
-    import torch
-
-    try:
-        if zipfile.is_zipfile(io.BytesIO(data)):  # a zip can unpack to a thousand times its size
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                    raise ValueError("it unpacks to far more than an embedding")
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # torch's remarks on old formats; it decides all the same
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{str(path)!r} was not loaded: it is damaged, or a pickle of more than tensors, "
-            "which could run code; ask for a .safetensors file"
-        ) from None
-    except Exception as error:  # over damaged archives, torch raises anything
-        raise _damaged(path, error) from None
-    token = _only_key(path, content)
-    tensor = content[token]
-    if (
-        not isinstance(tensor, torch.Tensor)
-        or not tensor.is_floating_point()
-        or (tensor.layout, tensor.device.type) != (torch.strided, "cpu")
-        or tensor.numel() > MAX_BYTES // 4  # a few bytes can pose as an endless shape
-    ):
-        found = f"{type(tensor).__name__} {tuple(getattr(tensor, 'shape', ()))}"
-        raise InputError(f"{str(path)!r} holds {found} for {token!r}: expected floats (n, hidden)")
-    return token, tensor.detach().float().numpy(), {}
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    found = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return InputError(f"{str(path)!r} is no embedding, or a damaged one ({found}): fetch it again")
-
-
-def _only_key(path: Path, content: Any) -> str:
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{str(path)!r} holds a {type(content).__name__}: expected {{word: floats}}"
-        )
-    names = sorted(repr(key)[:40] for key in content)  # safetensors' own order is arbitrary
-    if len(content) != 1 or not isinstance(next(iter(content)), str):
-        found = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-        raise InputError(f"{str(path)!r} holds {len(names)} entries ({found}): expected one word")
-    return next(iter(content))
-
-
-def _check(path: Path, token: str, vectors: np.ndarray) -> np.ndarray:
+def _check(path: str | Path, token: str, vectors: np.ndarray) -> np.ndarray:
     """The vectors as float32 (n, hidden), or an InputError; old files hold one as (hidden,)."""
-    if not token.strip() or token == "__metadata__":  # the latter is safetensors' own key
-        raise InputError(f"{str(path)!r}: {token!r} cannot be a placeholder token")
+    # __metadata__ is safetensors' own key
+    if not token.strip() or token == "__metadata__" or not _is_text(token) or len(token) > MAX_WORD:
+        raise InputError(f"{str(path)!r}: {token[:MAX_WORD]!r} cannot be a placeholder token")
     vectors = vectors[None] if vectors.ndim == 1 else vectors
     if vectors.ndim != 2 or vectors.size == 0:
         raise InputError(

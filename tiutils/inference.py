@@ -16,7 +16,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from tiutils import embedding_files, tokens
+from tiutils import embedding_files, tokens, words
 from tiutils.errors import InputError
 from tiutils.models import Models
 
@@ -146,16 +146,24 @@ def load_embedding(
 
     Args:
         models: the loaded parts; tokenizer and input embedding gain the word.
-        path: a file that `embedding_files.read` understands.
+        path: a file, folder or Hub repository that `embedding_files.read` understands.
         token: the word to use instead of the one in the file.
 
     Raises:
-        InputError: the file cannot be read, was learned with a model of another width, or the word
-            is taken.
+        InputError: the file cannot be read, was learned with a model of another width or of
+            several text encoders, or the word is taken or cannot be one: another is offered.
     """
     learned = embedding_files.read(path)
-    vectors = torch.from_numpy(learned.vectors)
-    return tokens.add_placeholder(models, token or learned.token, vectors=vectors)
+    learned.refuse_pair()
+    word, width = token or learned.token, learned.vectors.shape[1]
+    words.check_width(word, width, models.name, models.hidden_size)
+    try:
+        words.check_placeholder(models.tokenizer, word, len(learned.vectors))
+    except InputError as error:
+        raise InputError(
+            f"{path}: {error} (token=... in Python, --embedding 'FILE=<name>' on the command line)"
+        ) from None
+    return tokens.add_placeholder(models, word, vectors=torch.from_numpy(learned.vectors))
 
 
 def _check_counts(**counts: int) -> None:

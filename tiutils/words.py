@@ -50,12 +50,19 @@ def check_placeholder(
         )
     tokens = (token, *(f"{token}_{i}" for i in range(1, num_vectors)))
     known = tokenizer.get_vocab()
-    # `toy` is stored as `toy</w>`: the mark says that the word ends there
-    clashes = [t for t in tokens if t in known or f"{t.lower()}</w>" in known]
+
+    def is_taken(
+        word: str,
+    ) -> bool:  # `toy` is stored as `toy</w>`: the mark says that it ends there
+        return word in known or f"{word.lower()}</w>" in known
+
+    clashes = [t for t in tokens if is_taken(t)]
     if clashes:
+        stem = f"my-{token.strip('<>').lower()}"
+        names = (f"<{stem}>", *(f"<{stem}-{n}>" for n in range(2, len(known) + 3)))
         raise InputError(
             f"the tokenizer already knows the token {clashes[0]!r}, so it cannot be a new word; "
-            f"choose another placeholder, such as '<my-{token.strip('<>').lower()}>'"
+            f"choose another placeholder, such as {next(n for n in names if not is_taken(n))!r}"
         )
     return tokens
 
@@ -81,14 +88,17 @@ def check_initializer(tokenizer: CLIPTokenizer, initializer_token: str) -> int:
     )
 
 
+def whole_words(tokenizer: CLIPTokenizer) -> dict[str, int]:
+    """The vocabulary's words of three letters or more, which are single tokens, with their ids."""
+    ends = {t.removesuffix("</w>"): i for t, i in tokenizer.get_vocab().items() if t.endswith("</w>")}
+    return {word: i for word, i in ends.items() if len(word) > 2 and word.isalpha()}
+
+
 def nearest_words(tokenizer: CLIPTokenizer, text: str, count: int = 5) -> list[str]:
     """Whole words of the vocabulary that are spelled most like `text`: those inside it first, then by similarity."""
     import difflib
 
-    words = {
-        token.removesuffix("</w>") for token in tokenizer.get_vocab() if token.endswith("</w>")
-    }
-    words = {word for word in words if len(word) > 2 and word.isalpha()}
+    words = whole_words(tokenizer)
     inside = [word for word in re.findall(r"\w+", text.lower()) if word in words]
     similar = difflib.get_close_matches(text.lower(), words, n=count, cutoff=0.0)
     return list(dict.fromkeys([*inside, *similar]))[:count]

@@ -1,0 +1,143 @@
+"""What a learned word is, told in words: its file, its fit, its place in the vocabulary; converting."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tiutils import embedding_files, folders
+from tiutils.embedding_files import LearnedEmbedding
+from tiutils.errors import InputError, first_line
+
+FITS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL's second encoder",
+        4096: "a T5 encoder, as of SD 3 or Flux"}  # fmt: skip
+NEAREST = 5
+MAX_SHOWN = 100  # characters of one thing that a file says about itself
+
+
+def describe(source: str | Path, model: str | None = None) -> str:
+    """What `tiutils inspect` prints; compares with the vocabulary where the width fits the model.
+
+    Raises:
+        InputError: `source` is no learned word; see `embedding_files.read`.
+    """
+    words = embedding_files.read_all(source)
+    model = model or folders.default_model(accelerated=_has_gpu())
+    lines = [f"{source}: {words[0].layout}"]
+    for learned in words:
+        lines += _facts(learned)
+        try:
+            lines += _comparison(learned, model)
+        except InputError as error:  # the word is sound all the same
+            lines.append(f"  not compared  {error}")
+    return "\n".join(lines)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _facts(learned: LearnedEmbedding) -> list[str]:
+    halves = {learned.text_encoder: learned.vectors, **learned.others}
+    shapes = (f"{len(v)} × {v.shape[1]} {name}".rstrip() for name, v in halves.items())
+    width = learned.vectors.shape[1]
+    fits = "SDXL" if halves.keys() == {"clip_l", "clip_g"} else FITS.get(width, "")
+    if learned.others and fits != "SDXL":
+        fits = "models with these text encoders"
+    facts = {
+        "fits": fits or f"models whose text encoder is {width} wide",
+        **dict(sorted(learned.metadata.items())),
+    }
+    return [f"{learned.token!r}: {', '.join(shapes)}"] + [
+        f"  {_shown(name):<12}  {_shown(value)}" for name, value in facts.items()
+    ]
+
+
+def _shown(text: str) -> str:
+    """A stranger's text, made fit for a terminal."""
+    text = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+    return text if text.isprintable() else repr(text)
+
+
+def _comparison(learned: LearnedEmbedding, model: str) -> list[str]:
+    """Norms and nearest words, for each vector of width `hidden` of the model.
+
+    Raises:
+        InputError: the model cannot be had, or is of another width.
+    """
+    folder = folders.locate(model, weights=False)
+    hidden = folders.read_config(folder, "text_encoder").get("hidden_size")
+    if learned.others or learned.vectors.shape[1] != hidden:
+        raise InputError(f"{model} has one text encoder, {hidden} wide")
+    table = _token_table(model, folder)
+    names = {index: token for token, index in folders.load_tokenizer(folder).get_vocab().items()}
+    norms = np.linalg.norm(table, axis=1)
+    low, middle, high = np.percentile(norms, [1, 50, 99])
+    lines = [f"  vocabulary    of {model}: norms {low:.3g} to {high:.3g}, median {middle:.3g}"]
+    for token, vector in zip(learned.tokens, learned.vectors, strict=True):
+        norm = np.linalg.norm(vector)
+        cosines = table @ vector / np.maximum(norms * norm, 1e-12)
+        nearest = [
+            f"{names.get(index, '?').removesuffix('</w>')} {cosines[index]:.2f}"
+            for index in np.argsort(-cosines)[:NEAREST]
+        ]
+        lines.append(f"  {token!r}: norm {norm:.3g}, nearest {', '.join(nearest)}")
+    return lines
+
+
+def _token_table(model: str, folder: Path) -> np.ndarray:
+    """The text encoder's token embeddings, float32 of shape (vocabulary, hidden).
+
+    Raises:
+        InputError: they are not there, or not as safetensors.
+    """
+    from safetensors import safe_open
+
+    path = folder / "text_encoder" / "model.safetensors"
+    try:
+        if not path.exists() and not os.path.isdir(model):  # this one part, not gigabytes
+            import huggingface_hub
+
+            path = Path(huggingface_hub.hf_hub_download(model, "text_encoder/model.safetensors"))
+        with safe_open(path, framework="np") as file:
+            names = file.keys()
+            (name,) = (name for name in names if name.endswith("token_embedding.weight"))
+            return file.get_tensor(name).astype(np.float32)
+    except Exception as error:  # the parser's errors, the Hub client's, and its HTTP library's
+        raise InputError(
+            f"the text encoder of {model} is not here ({first_line(error)})"
+        ) from error
+
+
+def convert(
+    source: str | Path, target: str | Path, *, word: str | None = None, token: str | None = None
+) -> Path:
+    """Read a learned word and write it as `.safetensors` or `.bin` (diffusers) or `.pt` (A1111).
+
+    Args:
+        source: see `embedding_files.read`.
+        target: a new file; its ending says in which form.
+        word: which one, of a file with several.
+        token: a new name for it.
+
+    Raises:
+        InputError: the source is no learned word, or the target exists or has another ending.
+    """
+    target = Path(target)
+    if target.suffix not in (".safetensors", ".bin", ".pt"):
+        raise InputError(
+            f"{str(target)!r} must end in .safetensors, .bin (diffusers) or .pt (A1111)"
+        )
+    if os.path.lexists(target):
+        raise InputError(f"{str(target)!r} is there already: choose another name")
+    learned = embedding_files.read(source, word)
+    learned = dataclasses.replace(learned, token=token or learned.token)
+    if target.suffix == ".pt":
+        return embedding_files.write_a1111(target, learned)
+    is_safe = target.suffix == ".safetensors"
+    return embedding_files.write(target, learned, safe_serialization=is_safe)
