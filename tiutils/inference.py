@@ -16,7 +16,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from tiutils import embedding_files, tokens, words
+from tiutils import drawing, embedding_files, tokens
 from tiutils.errors import InputError
 from tiutils.models import Models
 
@@ -108,8 +108,11 @@ def generate(
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     height, width = height or models.resolution, width or models.resolution
-    _check_size(models, height=height, width=width)
-    _check_counts(
+    # 8 is what the pipeline itself asks for, whatever the model
+    halvings = len(models.unet.config.block_out_channels) - 1
+    factor = math.lcm(8, models.vae_factor * 2**halvings)
+    drawing.check_size(models.name, factor, height=height, width=width)
+    drawing.check_counts(
         num_images_per_prompt=num_images_per_prompt,
         num_inference_steps=num_inference_steps,
         batch_size=batch_size,
@@ -153,37 +156,35 @@ def load_embedding(
         InputError: the file cannot be read, was learned with a model of another width or of
             several text encoders, or the word is taken or cannot be one: another is offered.
     """
-    learned = embedding_files.read(path)
-    learned.refuse_pair()
-    word, width = token or learned.token, learned.vectors.shape[1]
-    words.check_width(word, width, models.name, models.hidden_size)
-    try:
-        words.check_placeholder(models.tokenizer, word, len(learned.vectors))
-    except InputError as error:
-        raise InputError(
-            f"{path}: {error} (token=... in Python, --embedding 'FILE=<name>' on the command line)"
-        ) from None
-    return tokens.add_placeholder(models, word, vectors=torch.from_numpy(learned.vectors))
+    learned = drawing.read_word(models, path, token)
+    return tokens.add_placeholder(models, learned.token, vectors=torch.from_numpy(learned.vectors))
 
 
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}; it must be 1 or more")
+def load_words(models: Models, folder: str | Path) -> dict[str, tokens.Placeholder]:
+    """Give `models` every learned word in a folder: what a class has handed in.
 
+    A word that another file teaches as well gets its own file's name: `<my-thing>` in
+    `Anna.safetensors` becomes `<anna>`.
 
-def _check_size(models: Models, **sizes: int) -> None:
-    """The U-Net halves latents between its blocks; what is left must be whole."""
-    halvings = len(models.unet.config.block_out_channels) - 1
-    # 8 is what the pipeline itself asks for, whatever the model
-    factor = math.lcm(8, models.vae_factor * 2**halvings)
-    for name, value in sizes.items():
-        if value < 1 or value % factor:
-            nearest = max(factor, round(value / factor) * factor)
-            raise InputError(
-                f"{name} is {value}; {models.name} draws multiples of {factor} pixels, "
-                f"for example {nearest}"
-            )
+    Returns:
+        file name without its end → the word, in the order of file names.
+
+    Raises:
+        InputError: the folder holds no learned words; or as `load_embedding`, with the file's name.
+    """
+    ends = (".safetensors", ".bin", ".pt")
+    paths = sorted(path for path in Path(folder).glob("*") if path.suffix in ends)
+    if not paths:
+        raise InputError(f"{str(folder)!r} holds no file that ends in {', '.join(ends)}")
+    found: dict[str, tokens.Placeholder] = {}
+    for path in paths:
+        try:
+            taken = embedding_files.read(path).token in models.tokenizer.get_added_vocab()
+            own = f"<{'-'.join(path.stem.lower().split())}>" if taken else None
+            found[path.stem] = load_embedding(models, path, own)
+        except InputError as error:
+            raise InputError(f"{path.name}: {error}") from error
+    return found
 
 
 def _first_noise(models: Models, seeds: Sequence[int], height: int, width: int) -> torch.Tensor:
