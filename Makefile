@@ -12,7 +12,7 @@ OVERLAYS := transformers-4.57 colab
 export TIUTILS_TRANSFORMERS4 := $(CURDIR)/build/transformers-4.57
 export TIUTILS_COLAB := $(CURDIR)/build/colab
 
-.PHONY: setup run test lint types quick slow notebooks overlays clean
+.PHONY: setup run test lint audit types quick slow notebooks overlays clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -34,6 +34,7 @@ test:
 	@rm -f build/stages
 	@.ci/stage set-up $(MAKE) setup overlays
 	@.ci/stage lint $(MAKE) lint
+	@.ci/stage audit $(MAKE) audit
 	@.ci/stage types $(MAKE) types
 	@.ci/stage quick $(MAKE) quick
 	@.ci/stage slow $(MAKE) slow
@@ -45,6 +46,9 @@ test:
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+audit: setup
+	$(PY) .ci/audit
 
 types: setup
 	$(PY) -m mypy

@@ -157,7 +157,7 @@ def test_the_help_shows_defaults(shown):
     assert "photos are encoded once" in shown["dataloader_num_workers"]
 
 
-@pytest.mark.parametrize("command", ["train", "generate", "evaluate", "doctor"])
+@pytest.mark.parametrize("command", ["train", "generate", "evaluate", "push", "doctor"])
 def test_each_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as left:
         cli.main([command, "--help"])

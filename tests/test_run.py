@@ -535,7 +535,7 @@ def test_a_named_checkpoint_that_is_damaged_is_an_error(refused, stopped):
         "--tokenizer_name nobody/nothing": "cannot read the tokenizer nobody/nothing",
         "--resume_from_checkpoint nowhere": "out/nowhere'",
         "--report_to tensorbord": "--report_to is 'tensorbord'; it must be one of all, aim, tensorboard",
-        "--push_to_hub": "--push_to_hub: the Hub did not accept us",
+        "--push_to_hub": "the Hub did not accept us",
         "--push_to_hub --hub_model_id a//b": "'a//b' can be no repository's name",
         "--config nowhere.toml": "nowhere.toml cannot be read",
     }.items(),
@@ -634,14 +634,14 @@ def test_publishing_when_asked(learn, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr("tiutils.hub.check_access", lambda *a: calls.append(("check", *a)))
 
-    def push(output_dir, repo_id, *, token):
+    def push(output_dir, repo_id, *, token, full_pipeline):
         assert record_in(Path(output_dir))["status"] == "finished", "everything is written by then"
-        calls.append(("push", repo_id, token))
+        calls.append(("push", repo_id, token, full_pipeline))
 
     monkeypatch.setattr("tiutils.hub.push", push)
     flags = ["--push_to_hub", "--hub_model_id", "me/toy", "--hub_token", TOKEN]
     assert learn(*flags, "--max_train_steps", 1).status == 0
-    assert calls == [("check", TOKEN, "me/toy"), ("push", "me/toy", TOKEN)]
+    assert calls == [("check", TOKEN, "me/toy"), ("push", "me/toy", TOKEN, False)]
     assert not (tmp_path / "out" / "unet").exists(), "a word is published, not a model"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from tiutils import checkpoints, concept, embedding_files, folders, hub, words
@@ -108,6 +109,11 @@ def check_output_dir(config: TrainingConfig) -> None:
         raise InputError(f"--output_dir {folder}: {there} is not writable; give another folder")
     if folder.resolve() == Path(config.train_data_dir).resolve():
         raise InputError(f"--output_dir {folder} is the folder of the photos; give another one")
+    for path in written_in_place(folder, config.logging_dir):
+        if not Path(os.path.realpath(path)).is_relative_to(folder.resolve()):
+            raise InputError(
+                f"--output_dir {folder}: {path} is a link that leads out of it; remove the link, or give another folder"
+            )
     held = [folder / "run.json", folder / "model_index.json", *folder.glob("learned_embeds*")]
     held = [path for path in [*held, *checkpoints.list_checkpoints(folder)] if path.exists()]
     if not held:
@@ -123,6 +129,13 @@ def check_output_dir(config: TrainingConfig) -> None:
             f"--output_dir {folder} holds a run of {word!r}, this one is of "
             f"{config.placeholder_token!r}; give another folder"
         )
+
+
+def written_in_place(folder: Path, logging_dir: str) -> Iterator[Path]:
+    """What other libraries write into a run's folder: through links, unlike `embedding_files.replace_file`."""
+    yield from (folder / logging_dir, folder / "model_index.json")
+    for part in (*folders.PARTS, "scheduler"):
+        yield from (folder / part, *(folder / part).glob("*"))
 
 
 def find_checkpoint(config: TrainingConfig) -> RunState | None:

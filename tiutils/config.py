@@ -219,6 +219,10 @@ def check(config: TrainingConfig) -> None:
             raise InputError(f"--{field.name} is {value!r}; it must be one of {', '.join(choices)}")
         if isinstance(value, int | float) and not isinstance(value, bool):
             _check_number(field.name, value)
+    if os.path.isabs(config.logging_dir) or ".." in re.split(r"[/\\]", str(config.logging_dir)):
+        raise InputError(
+            f"--logging_dir is {config.logging_dir}; it must be a folder inside --output_dir, such as logs"
+        )
     for name in ("train_data_dir", "placeholder_token", "initializer_token"):
         if not getattr(config, name):
             example = TrainingConfig.__dataclass_fields__[name].metadata["help"]

@@ -249,7 +249,7 @@ def to_png(picture: Figure | Image.Image, *, alt: str | None = None) -> bytes:
     if isinstance(picture, Figure):
         drawn = io.BytesIO()
         picture.savefig(drawn, format="png", facecolor="white")
-        picture = Image.open(drawn)
+        picture = Image.open(drawn, formats=["PNG"])
     buffer = io.BytesIO()
     picture.convert("RGB").quantize(256).save(buffer, format="png", optimize=True, pnginfo=info)
     return buffer.getvalue()

@@ -124,6 +124,20 @@ def _fetch(name: str, revision: str | None, variant: str | None, weights: bool) 
     return folder
 
 
+def refuse_code(folder: str | Path) -> None:
+    """Refuse a text encoder that names code on the Hub: transformers before 5.3 fetched and ran it (CVE-2026-4372).
+
+    Raises:
+        InputError: names the entry.
+    """
+    for key, value in read_config(folder, "text_encoder").items():
+        if "attn_implementation" in key and "/" in str(value):
+            raise InputError(
+                f"{folder}: the text encoder's {key} is {value!r}, code to be fetched from the Hub and run; "
+                f"no Stable Diffusion needs that: do not use this model"
+            )
+
+
 def load_tokenizer(folder: str | Path, *, tokenizer_name: str | None = None) -> CLIPTokenizer:
     """The tokenizer of a model's folder, or another one by its name.
 

@@ -116,6 +116,7 @@ def load(
     """
     name = str(name or default_model())
     folder = locate(name, revision=revision, variant=variant)
+    folders.refuse_code(folder)
     tokenizer = load_tokenizer(folder, tokenizer_name=tokenizer_name)
     try:
         with _no_progress_bars():
