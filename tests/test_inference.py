@@ -234,3 +234,26 @@ def test_load_embedding_refuses_another_models_width_and_a_taken_word(parts, tmp
     path = embedding_files.write(tmp_path / "taken.safetensors", fits)
     with pytest.raises(InputError, match="toy"):
         inference.load_embedding(parts, path)
+
+
+def test_words_of_a_class_keep_their_names_where_they_can(small_model, tmp_path):
+    parts = models.load(small_model)
+    for value, name in enumerate(("Anna", "Ben B", "cara")):
+        word = "<cat>" if name == "cara" else "<my-thing>"
+        vectors = np.full((1, 32), value, np.float32)
+        embedding_files.write(tmp_path / f"{name}.safetensors", LearnedEmbedding(word, vectors))
+    (tmp_path / "notes.txt").write_text("no word")
+    found = inference.load_words(parts, tmp_path)
+    assert {name: word.token for name, word in found.items()} == {
+        "Anna": "<my-thing>", "Ben B": "<ben-b>", "cara": "<cat>",
+    }  # fmt: skip
+    for value, word in enumerate(found.values()):
+        assert tokens.rows_of(parts, word).unique().item() == value
+
+
+def test_a_class_folder_without_words_or_with_a_bad_one_is_named(parts, tmp_path):
+    with pytest.raises(InputError, match="holds no file"):
+        inference.load_words(parts, tmp_path)
+    (tmp_path / "anna.safetensors").write_bytes(b"no word")
+    with pytest.raises(InputError, match=r"anna\.safetensors: "):
+        inference.load_words(parts, tmp_path)
