@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from tiutils import concept as concepts
@@ -56,6 +57,15 @@ def encode_views(
         moments.append((latents.mean.float() * scale, latents.std.float() * scale))
     means, stds = zip(*moments, strict=True)
     return torch.cat(means).to(models.device), torch.cat(stds).to(models.device)
+
+
+@torch.no_grad()
+def decode(models: Models, latents: Tensor) -> list[Image.Image]:
+    """The pictures that the VAE makes of scaled latents, `(batch, channels, height, width)`."""
+    vae = models.vae
+    pixels = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
+    values = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).byte()  # from the VAE's [-1, 1]
+    return [Image.fromarray(image) for image in values.permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def prepare_material(

@@ -1,0 +1,143 @@
+"""What the first notebook's widgets draw: plain functions from the choices made to a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageEnhance
+
+from tiutils import concept as concepts
+from tiutils import diffusion, evaluation, figures, inference
+from tiutils.concept import Concept, View
+from tiutils.errors import InputError
+from tiutils.models import Models
+from tiutils.words import check_initializer
+
+CROPS = ("start", "center", "end")
+CROP_SHARE = 0.004  # width of the frame, of a photo's short side
+
+
+def crop_preview(
+    concept: Concept, chosen: Sequence[int], crop: str, mirrored: bool, resolution: int
+) -> Figure:
+    """The chosen photos with the square that is cut out, and below what the model is shown.
+
+    Args:
+        concept: the photos.
+        chosen: indices of photos.
+        crop: "start", "center" or "end" of the long side; a square photo has only the whole.
+        mirrored: left and right exchanged.
+        resolution: side of what the model is shown, in pixels.
+
+    Raises:
+        InputError: no photo chosen.
+    """
+    if not chosen:
+        raise InputError("no photo is chosen; choose 3 to 5")
+    framed, seen = [], []
+    for index in chosen:
+        views = [v for v in concepts.views(concept) if v.photo == index and v.flip == mirrored]
+        view = views[CROPS.index(crop)] if len(views) > 1 else views[0]
+        framed.append(_framed(concept.photos[index].image, view))
+        pixels = concepts.render_view(concept, view, resolution).transpose(1, 2, 0)
+        seen.append(Image.fromarray(((pixels + 1) * 127.5).round().astype("uint8")))
+    names = [concept.photos[index].path.name for index in chosen]
+    how = f"crop at the {crop}{', mirrored' if mirrored else ''}"
+    return figures.image_grid(
+        [framed, seen],
+        row_labels=["photo", f"what the model sees, {resolution} × {resolution}"],
+        column_labels=names,
+        alt=f"{', '.join(names)}: the photo with the square that is cut out, and below it what the "
+        f"model sees: {how}.",
+    )
+
+
+def _framed(photo: Image.Image, view: View) -> Image.Image:
+    """The photo, pale outside the view's square."""
+    pale = ImageEnhance.Brightness(photo).enhance(0.35)
+    pale.paste(photo.crop(view.box), view.box[:2])
+    left, upper, right, lower = view.box
+    width = max(1, round(CROP_SHARE * (right - left)))
+    frame = (left, upper, right - 1, lower - 1)
+    ImageDraw.Draw(pale).rectangle(frame, outline=figures.VERMILION, width=width)
+    return pale
+
+
+@torch.no_grad()
+def noise_preview(
+    models: Models, concept: Concept, photo: int, prompt: str, timestep: int, *, seed: int = 0
+) -> Figure:
+    """A photo, its latents with the noise of a timestep, and what the U-Net takes the photo for.
+
+    Args:
+        models: the frozen parts.
+        concept: the photos.
+        photo: index of one; its center is taken.
+        prompt: what the U-Net is told.
+        timestep: noise level, from 0 to the model's last, 999.
+        seed: of the noise, which is the same for all timesteps.
+    """
+    scheduler, dtype = models.noise_scheduler, models.dtype
+    views = [v for v in concepts.views(concept, center_crop=True) if v.photo == photo]
+    latents, _ = diffusion.encode_views(models, concept, views[:1], models.resolution)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
+    noise, time = noise.to(latents), torch.tensor([timestep], device=latents.device)
+    noisy = scheduler.add_noise(latents, noise, time)
+    states = inference.encode_prompts(models, [prompt])
+    output = models.unet(noisy.to(dtype), time, states.to(dtype)).sample.float()
+    # from the predicted noise, or velocity, to the latents that it would leave
+    guess = scheduler.step(output, timestep, noisy).pred_original_sample
+    pictures = diffusion.decode(models, torch.cat([latents, noisy, guess]))
+    kept = float(scheduler.alphas_cumprod[timestep])
+    return figures.image_grid(
+        [pictures],
+        column_labels=["photo, from its latents", f"timestep {timestep}", "the model's guess"],
+        alt=f"A photo; the same with the noise of timestep {timestep}, {kept:.0%} of the variance "
+        f"left to the photo; and the photo as the model guesses it, told “{prompt}”.",
+        cell=1.5,
+    )
+
+
+def word_losses(
+    models: Models, images: Sequence[Image.Image], words: Iterable[str], *, draws: int = 32
+) -> dict[str, float]:
+    """How well each word describes the photos: word → loss on the same fixed draws, lowest first.
+
+    A diffusion model is a classifier: of several prompts, that of the lowest loss fits the picture
+    (Li et al. 2023, arXiv 2303.16203).
+
+    Raises:
+        InputError: a word is several tokens, so that no row could start as its copy.
+    """
+    words = list(words)
+    for word in words:
+        check_initializer(models.tokenizer, word)
+    losses = {w: evaluation.fixed_evaluation_loss(models, images, w, draws=draws) for w in words}
+    return dict(sorted(losses.items(), key=lambda pair: pair[1]))
+
+
+def word_bars(losses: Mapping[str, float]) -> Figure:
+    """How much lower than their mean the words' losses are, in percent; the best on top.
+
+    Raises:
+        InputError: no words.
+    """
+    if not losses:
+        raise InputError("there is no word to compare; give some nouns")
+    ranked = sorted(losses, key=losses.__getitem__)
+    mean = sum(losses.values()) / len(losses)
+    gains = [100 * (mean - losses[word]) / mean for word in ranked]
+    figure = Figure(figsize=(5.2, 0.7 + 0.22 * len(ranked)), dpi=figures.DPI, layout="constrained")
+    axis = figure.subplots()
+    colors = [figures.BLUE, *[figures.GRAY] * (len(ranked) - 1)]
+    axis.barh(ranked, gains, color=colors, height=0.7)
+    axis.invert_yaxis()
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_xlabel("loss below the words' mean, in percent (more is better)", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    listed = ", ".join(f"{word} {gain:+.1f}" for word, gain in zip(ranked, gains, strict=True))
+    figure.set_label(f"Words by how well they describe the photos, loss below the mean: {listed}.")
+    return figure
