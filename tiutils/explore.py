@@ -16,7 +16,7 @@ from tiutils.models import Models
 from tiutils.words import check_initializer
 
 CROPS = ("start", "center", "end")
-CROP_SHARE = 0.004  # width of the frame, of a photo's short side
+CROP_SHARE = 0.015  # width of the frame, of a photo's short side
 
 
 def crop_preview(

@@ -6,13 +6,19 @@ Only what ipywidgets 7 and 8 share is used: Colab has 7.
 from __future__ import annotations
 
 import base64
+import functools
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tiutils.concept import PHOTO_SUFFIXES
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tiutils import figures
+from tiutils.concept import PHOTO_SUFFIXES, Concept
 from tiutils.embedding_files import replace_file
+from tiutils.errors import InputError
 
 
 def photo_upload(folder: str | Path) -> Any:
@@ -48,6 +54,173 @@ def save_uploads(value: Any, folder: str | Path) -> list[Path]:
             written.append(folder / plain.replace("\0", ""))
             replace_file(written[-1], bytes(content))
     return written
+
+
+def above_picture(draw: Callable[..., Figure], *controls: Any) -> Any:
+    """Controls above the picture that `draw` makes of their values, anew at each change; a `VBox`.
+
+    What `draw` refuses with an `InputError` is said in the picture's place; the controls stay.
+    """
+    import ipywidgets
+
+    page = ipywidgets.HTML()
+
+    def redraw(_: Any = None) -> None:
+        try:
+            page.value = as_html(draw(*(control.value for control in controls)))
+        except InputError as error:
+            page.value = html.escape(str(error))
+
+    for control in controls:
+        control.observe(redraw, names="value")
+    redraw()
+    return ipywidgets.VBox([*controls, page])
+
+
+def photo_picker(concept: Concept, resolution: int) -> Any:
+    """Choose photos, see their crops; a `VBox` whose first child's value is the indices chosen.
+
+    The work is done by `explore.crop_preview`.
+    """
+    import ipywidgets
+
+    from tiutils import explore  # here, as it needs PyTorch
+
+    names = [(photo.path.name, index) for index, photo in enumerate(concept.photos)]
+    return above_picture(
+        lambda *choice: explore.crop_preview(concept, *choice, resolution),
+        ipywidgets.SelectMultiple(
+            options=names, value=tuple(range(len(names))), rows=min(8, len(names)),
+            description="photos",
+        ),
+        ipywidgets.ToggleButtons(options=explore.CROPS, value="center", description="crop"),
+        ipywidgets.Checkbox(value=False, description="mirrored"),
+    )  # fmt: skip
+
+
+def noise_slider(models: Any, concept: Concept, prompt: str) -> Any:
+    """A slider over the timesteps that adds noise to a photo, and the model's guess; a `VBox`.
+
+    The work is done by `explore.noise_preview`.
+    """
+    import ipywidgets
+
+    from tiutils import explore
+
+    last = models.noise_scheduler.config.num_train_timesteps - 1
+    photos = [(photo.path.name, index) for index, photo in enumerate(concept.photos)]
+    return above_picture(
+        functools.partial(explore.noise_preview, models, concept),
+        ipywidgets.Dropdown(options=photos, value=0, description="photo"),
+        ipywidgets.Text(value=prompt, description="prompt", continuous_update=False),
+        ipywidgets.IntSlider(
+            value=last // 2, min=0, max=last, description="timestep", continuous_update=False
+        ),
+    )
+
+
+def initializer_suggester(models: Any, concept: Concept, known: Mapping[str, float]) -> Any:
+    """Write nouns, see which describes the photos best; a `VBox` whose first child holds the nouns.
+
+    The work is done by `explore.word_losses`; the losses in `known` are not computed again.
+    """
+    import ipywidgets
+
+    from tiutils import explore
+
+    losses, images = dict(known), [photo.image for photo in concept.photos]
+
+    def compare(text: str) -> Figure:
+        nouns = list(dict.fromkeys(text.replace(",", " ").split()))
+        losses.update(
+            explore.word_losses(models, images, [word for word in nouns if word not in losses])
+        )
+        return explore.word_bars({word: losses[word] for word in nouns})
+
+    nouns = ipywidgets.Text(
+        value=" ".join(known), description="nouns", continuous_update=False,
+        layout={"width": "95%"},
+    )  # fmt: skip
+    return above_picture(compare, nouns)
+
+
+def embedding_explorer(models: Any, first: str, second: str) -> Any:
+    """Two words and a slider between them: what the vector between means; an `ipywidgets.VBox`."""
+    import ipywidgets
+
+    words = [
+        ipywidgets.Text(value=word, description=name, continuous_update=False)
+        for name, word in (("from", first), ("to", second))
+    ]
+    amount = ipywidgets.FloatSlider(
+        value=0.5, min=0, max=1, step=0.05, description="amount", continuous_update=False
+    )
+    return above_picture(functools.partial(explore_blend, models), *words, amount)
+
+
+def explore_blend(models: Any, first: str, second: str, amount: float) -> Figure:
+    """The vector `(1 - amount) · first + amount · second`: its neighbors, and what the model draws for it.
+
+    Raises:
+        InputError: a word is several tokens.
+    """
+    from tiutils import diagrams, inference, tokens  # here, as they need PyTorch
+
+    start, end = (tokens.vector_of(models, word.strip()) for word in (first, second))
+    vector = start.lerp(end, amount)
+    blend = tokens.add_placeholder(models, "<explored-blend>", vectors=vector[None])
+    try:
+        picture = inference.generate(models, f"a photo of a {blend.token}", seed=1)[0]
+    finally:
+        tokens.remove_placeholder(models, blend)
+    return diagrams.neighbor_bars(
+        tokens.neighbors(models, vector),
+        title=f"{1 - amount:.0%} {first} + {amount:.0%} {second}",
+        picture=picture,
+    )
+
+
+def playground(models: Any, prompt: str) -> Any:
+    """Prompt, negative prompt, seed and guidance, and the picture they give; a `VBox`.
+
+    The work is done by `galleries.play`.
+    """
+    import ipywidgets
+
+    from tiutils import galleries  # here, as it needs PyTorch
+
+    return above_picture(
+        functools.partial(galleries.play, models),
+        ipywidgets.Text(value=prompt, description="prompt", continuous_update=False),
+        ipywidgets.Text(value="", description="away from", continuous_update=False),
+        ipywidgets.IntSlider(
+            value=1, min=0, max=50, description="seed", continuous_update=False
+        ),
+        ipywidgets.FloatSlider(
+            value=models.guidance_scale, min=1, max=15, step=0.5, description="guidance",
+            continuous_update=False,
+        ),
+    )  # fmt: skip
+
+
+def before_after_slider(before: Image.Image, after: Image.Image) -> Any:
+    """A slider that wipes from one picture to another of the same size; a `VBox`.
+
+    The work is done by `galleries.wipe`.
+    """
+    import ipywidgets
+
+    from tiutils import galleries
+
+    percent = ipywidgets.IntSlider(value=50, min=0, max=100, description="after, %")
+    return above_picture(functools.partial(galleries.wipe, before, after), percent)
+
+
+def as_html(figure: Figure) -> str:
+    """A figure as an image element with its alt text, for an `ipywidgets.HTML`."""
+    data = base64.b64encode(figures.to_png(figure)).decode()
+    alt = html.escape(figures.alt_text(figure), quote=True)
+    return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="max-width: 100%">'
 
 
 class DownloadLink:
