@@ -73,8 +73,8 @@ class Models:
 
     @property
     def guidance_scale(self) -> float:
-        """How strongly to follow prompts unless told: Stable Diffusion's 7.5, which over-saturates a small model."""
-        return 7.5 if self.resolution >= 256 else 4.0
+        """How strongly to follow prompts unless told."""
+        return folders.guidance_scale(self.resolution)
 
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """Shape of one picture's latents, `(channels, height / factor, width / factor)`."""
