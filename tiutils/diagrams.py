@@ -29,36 +29,40 @@ def word_path(word: str = "<wood-toy>", number: int = 49408) -> Figure:
     axis.set_axis_off()
 
     def box(
-        x: float, y: float, text: str, *, width: float = 2.3, height: float = 1.35, **look: Any
-    ):
-        look = {"facecolor": "white", "edgecolor": GRAY} | look
-        axis.add_patch(
-            FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=0.15", **look)
-        )
-        axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", size=8)
+        x: float,
+        y: float,
+        text: str,
+        *,
+        height: float = 1.35,
+        face: str = "white",
+        edge: str = GRAY,
+    ) -> None:
+        shape = FancyBboxPatch((x, y), 2.3, height, boxstyle="round,pad=0,rounding_size=0.15",
+                               facecolor=face, edgecolor=edge)  # fmt: skip
+        axis.add_patch(shape)
+        axis.text(x + 1.15, y + height / 2, text, ha="center", va="center", size=8)
 
     def arrow(start: tuple[float, float], end: tuple[float, float], **look: Any) -> None:
         look = {"arrowstyle": "-|>", "color": "black"} | look
         axis.annotate("", xy=end, xytext=start, arrowprops=look)
 
-    frozen = {"facecolor": FROZEN}
-    box(0, 5.0, f"“a photo of\na {word}”", edgecolor="white")
-    box(3.2, 5.0, "tokenizer", **frozen)
-    box(6.4, 5.0, f"ids\n… 320, {number} …", edgecolor="white")
+    box(0, 5.0, f"“a photo of\na {word}”", edge="white")
+    box(3.2, 5.0, "tokenizer", face=FROZEN)
+    box(6.4, 5.0, f"ids\n… 320, {number} …", edge="white")
     # the table: many frozen rows, and the one that is learned
     for k in range(4):
-        box(9.6, 5.95 - 0.33 * k, "", height=0.28, **frozen)
-    box(9.6, 4.55, f"row {number}", height=0.34, facecolor=LEARNED, edgecolor=VERMILION)
+        box(9.6, 5.95 - 0.33 * k, "", height=0.28, face=FROZEN)
+    box(9.6, 4.55, f"row {number}", height=0.34, face=LEARNED, edge=VERMILION)
     axis.text(12.05, 5.7, "table of rows,\none for each id", va="center", size=8)
     axis.text(12.05, 4.72, "← all that is learned", va="center", size=8, color=VERMILION)
-    box(9.6, 2.2, "text encoder", **frozen)
-    box(6.4, 2.2, "U-Net", **frozen)
-    box(3.2, 2.45, "which noise\nwas added?", height=1.2, edgecolor="white")
-    box(0, 2.2, "loss", edgecolor=BLUE)
-    box(0, 0, "the noise that\nwas added", edgecolor="white")
-    box(6.4, 0, "noisy latents,\nnoise level", edgecolor="white")
-    box(9.6, 0, "VAE", **frozen)
-    box(12.8, 0, "photo", edgecolor="white")
+    box(9.6, 2.2, "text encoder", face=FROZEN)
+    box(6.4, 2.2, "U-Net", face=FROZEN)
+    box(3.2, 2.45, "which noise\nwas added?", height=1.2, edge="white")
+    box(0, 2.2, "loss", edge=BLUE)
+    box(0, 0, "the noise that\nwas added", edge="white")
+    box(6.4, 0, "noisy latents,\nnoise level", edge="white")
+    box(9.6, 0, "VAE", face=FROZEN)
+    box(12.8, 0, "photo", edge="white")
     for x in (2.3, 5.5, 8.7):
         arrow((x, 5.65), (x + 0.85, 5.65))
     for x, y in ((9.55, 3.1), (6.35, 3.1), (3.3, 3.1), (12.75, 0.65), (9.55, 0.65)):

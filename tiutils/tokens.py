@@ -28,6 +28,7 @@ from tiutils.words import (
 )
 from tiutils.words import expand_prompt as expand_prompt
 from tiutils.words import nearest_words as nearest_words
+from tiutils.words import whole_words as whole_words
 
 
 class TokenEmbedding(nn.Module):
@@ -118,6 +119,33 @@ def rows_of(models: Models, placeholder: Placeholder) -> nn.Parameter:
             return embedding.rows
         embedding = embedding.table
     raise InputError(f"the model has no word {placeholder.token!r}")
+
+
+@torch.no_grad()
+def vector_of(models: Models, word: str) -> Tensor:
+    """A copy of the row of a word that is a single token, learned ones too: float32 `(hidden,)`.
+
+    Raises:
+        InputError: the word is several tokens; see `check_initializer`.
+    """
+    ids = torch.tensor([check_initializer(models.tokenizer, word)], device=models.device)
+    return models.text_encoder.get_input_embeddings()(ids)[0].float()
+
+
+@torch.no_grad()
+def neighbors(models: Models, vector: Tensor, count: int = 8) -> list[tuple[str, float]]:
+    """The `whole_words` whose rows point most nearly where `vector`, `(hidden,)`, points.
+
+    Returns:
+        words with their cosine similarity, from -1 to 1, the nearest first.
+    """
+    words = whole_words(models.tokenizer)
+    ids = torch.tensor(list(words.values()), device=models.device)
+    rows = models.text_encoder.get_input_embeddings()(ids).float()
+    likeness = F.cosine_similarity(rows, vector.to(rows), dim=1)
+    best = likeness.topk(min(count, len(words)))
+    names = list(words)
+    return [(names[i], best.values[k].item()) for k, i in enumerate(best.indices.tolist())]
 
 
 def merged(models: Models) -> Models:

@@ -90,8 +90,11 @@ def check_initializer(tokenizer: CLIPTokenizer, initializer_token: str) -> int:
 
 def whole_words(tokenizer: CLIPTokenizer) -> dict[str, int]:
     """The vocabulary's words of three letters or more, which are single tokens, with their ids."""
-    ends = {t.removesuffix("</w>"): i for t, i in tokenizer.get_vocab().items() if t.endswith("</w>")}
-    return {word: i for word, i in ends.items() if len(word) > 2 and word.isalpha()}
+    return {
+        token.removesuffix("</w>"): number
+        for token, number in tokenizer.get_vocab().items()
+        if re.fullmatch("[a-z]{3,}</w>", token)
+    }
 
 
 def nearest_words(tokenizer: CLIPTokenizer, text: str, count: int = 5) -> list[str]:
