@@ -25,6 +25,7 @@ from tiutils.errors import InputError, first_line
 logger = logging.getLogger("tiutils")
 
 MAX_WORD = 200  # characters
+MAX_VECTORS = 256  # a prompt holds 75 tokens
 ENCODER_OF_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g", 4096: "t5"}
 
 
@@ -268,6 +269,8 @@ def _check(path: str | Path, token: str, vectors: np.ndarray) -> np.ndarray:
         raise InputError(
             f"{str(path)!r}: {token!r} has shape {vectors.shape}, expected (n, hidden)"
         )
+    if len(vectors) > MAX_VECTORS:
+        raise InputError(f"{str(path)!r}: {token!r} has {len(vectors)} vectors: that is no word")
     with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, refused below
         vectors = np.array(vectors, dtype=np.float32, order="C")  # a copy, so writable
     if not np.isfinite(vectors).all():

@@ -27,6 +27,7 @@ from tiutils import pickles
 MAX_TEXT = 4 * 2**20  # bytes of JSON or pickle: 75 vectors of SD 1.5 are 1.3 MB as text
 MAX_UNPACKED = 64 * 2**20
 MAX_PIXELS = 4096**2  # of a picture that carries an embedding
+MAX_ENTRIES = 32  # of a pickle or JSON: each may be MAX_VALUES long, wherever it is stored
 MAX_FACT = 1000  # characters of one thing that an A1111 file says about itself
 VALUE_BYTES = {"Double": 8, "Long": 8, "Half": 2, "BFloat16": 2, "Short": 2,
                "Byte": 1, "Char": 1, "Bool": 1}  # fmt: skip
@@ -110,7 +111,7 @@ def _torch_stream(data: bytes) -> Content:
     if not machine["little_endian"]:
         raise ValueError("big-endian values")
     storages = {}
-    for key in keys:
+    for key in map(str.strip, keys):  # which takes text only
         count = int.from_bytes(stream.read(8), "little")
         storages[key] = stream.read(count * VALUE_BYTES.get(kinds[key], 4))
     return _from_tree(tree, storages.__getitem__)
@@ -163,7 +164,8 @@ def _hidden_text(pixels: np.ndarray) -> bytes:
     side. The left block's low bits are the low halves of the bytes of a zlib stream, the right
     one's the high halves, both mixed with a fixed sequence of pseudorandom numbers.
     """
-    rows, columns = (np.unique(places) for places in np.nonzero((pixels > 0).all(axis=2)))
+    inside = (pixels > 0).all(axis=2)
+    rows, columns = (np.flatnonzero(np.any(inside, axis=axis)) for axis in (1, 0))
     if not len(rows):
         raise ValueError("a picture without an embedding")
     bits = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] & 15
@@ -192,9 +194,13 @@ def _from_tree(tree: Any, fetch: Callable[[str], bytes]) -> Content:
     """From unpickled or JSON data, arrays not yet read."""
     if not isinstance(tree, dict):
         return Content("a bare array", {None: {"": _array(tree, fetch)}})
+    if len(tree) > MAX_ENTRIES:
+        raise ValueError(f"{len(tree)} entries, expected words: is it a model or a LoRA?")
     if "string_to_param" not in tree:
         return _from_entries({key: _array(value, fetch) for key, value in tree.items()}, {})
     vectors = pickles.parameters(tree["string_to_param"])
+    if len(vectors) > MAX_ENTRIES:
+        raise ValueError(f"{len(vectors)} words")
     facts: dict[str, str] = {
         str(A1111_FACTS.get(key, key)): str(value)
         for key, value in tree.items()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 MAX_INSTRUCTIONS = 100_000  # an embedding needs some hundred
-MAX_VALUES = 2**22  # floats in one array: 16 MiB; 75 vectors of SD 1.5 are 57,600
+MAX_VALUES = 2**20  # floats in one array; 75 vectors of SD 1.5 are 57,600
 # torch's and safetensors' names of float types; NumPy has no bfloat16
 FLOATS = {"Half": "<f2", "Float": "<f4", "Double": "<f8", "BFloat16": "bf16",
           "F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "bf16"}  # fmt: skip
@@ -122,9 +122,9 @@ def _global(name: str) -> Known:
 def _storage(identity: Any) -> Storage:
     """From torch's persistent id: ("storage", type, key, device, count[, a view, long unused])."""
     what, kind, key, _, _, *view = identity
-    if what != "storage" or not isinstance(kind, Known) or any(view):
+    if what != "storage" or not isinstance(kind, Known) or type(key) is not str or any(view):
         raise UnsafePickle("a persistent id of an unknown kind")
-    return Storage(str(key), kind.name)
+    return Storage(key, kind.name)
 
 
 def interpret(stream: io.BytesIO, kinds: dict[str, str] | None = None) -> Any:
@@ -187,7 +187,7 @@ def interpret(stream: io.BytesIO, kinds: dict[str, str] | None = None) -> Any:
         elif name == "GLOBAL":
             stack.append(_global(argument))
         elif name == "STACK_GLOBAL":
-            stack.append(_global("{} {}".format(*pop(2))))
+            stack.append(_global(" ".join(pop(2))))  # join takes text only
         elif name == "BINPERSID":
             storage = _storage(stack.pop())
             stack.append(storage)
@@ -207,7 +207,7 @@ def interpret(stream: io.BytesIO, kinds: dict[str, str] | None = None) -> Any:
 
 def _put(target: Any, items: Iterable[tuple[Any, Any]]) -> None:
     for key, value in items:
-        # others could be nested so deeply that hashing one takes for ever
+        # other keys can be nested so that hashing one takes for ever
         if type(target) is not dict or not isinstance(key, str | int | float | None):
             raise ValueError(f"an entry of a {type(target).__name__} under {type(key).__name__}")
         target[key] = value
