@@ -18,21 +18,30 @@ from tiutils.errors import InputError
 
 
 class Make:
-    """Makes layers of one dtype. Their initial weights are never seen: `weights.load_into` fills them."""
+    """Makes layers of one dtype. Their initial weights are zeros: `weights.load_into` fills them."""
 
     def __init__(self, dtype: Any):
         self.kinds = {"dtype": dtype, "param_dtype": dtype, "rngs": nnx.Rngs(0)}
+        self.zeros = {
+            "kernel_init": nnx.initializers.zeros_init()
+        }  # random ones take time to trace
 
     def linear(self, inputs: int, outputs: int, *, bias: bool = True) -> nnx.Linear:
         """A matrix, with a bias."""
-        return nnx.Linear(inputs, outputs, use_bias=bias, **self.kinds)
+        return nnx.Linear(inputs, outputs, use_bias=bias, **self.zeros, **self.kinds)
 
     def conv(
         self, inputs: int, outputs: int, size: int = 3, *, stride: int = 1, padding: Any = 1
     ) -> nnx.Conv:
         """A convolution; `padding` as `nnx.Conv` takes it."""
         return nnx.Conv(
-            inputs, outputs, (size, size), strides=stride, padding=padding, **self.kinds
+            inputs,
+            outputs,
+            (size, size),
+            strides=stride,
+            padding=padding,
+            **self.zeros,
+            **self.kinds,
         )
 
     def group_norm(self, channels: int, groups: int, epsilon: float) -> nnx.GroupNorm:
@@ -45,6 +54,10 @@ class Make:
         return nnx.GroupNorm(
             channels, groups, epsilon=epsilon, use_fast_variance=False, **self.kinds
         )
+
+    def embed(self, count: int, width: int) -> nnx.Embed:
+        """A table of vectors."""
+        return nnx.Embed(count, width, embedding_init=nnx.initializers.zeros_init(), **self.kinds)
 
     def layer_norm(self, channels: int, epsilon: float = 1e-5) -> nnx.LayerNorm:
         """Layer normalization; statistics are float32 whatever the dtype."""

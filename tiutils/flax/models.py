@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,16 @@ class FlaxModels:
     def resolution(self) -> int:
         """Side in pixels of the pictures the model was made for."""
         return self.sample_size * self.vae_factor
+
+    @property
+    def pixel_factor(self) -> int:
+        """What a picture's sides must be multiples of: eight, and what the VAE and the U-Net halve."""
+        return math.lcm(8, self.vae_factor * 2**self.unet.halvings)
+
+    @property
+    def guidance_scale(self) -> float:
+        """How strongly to follow prompts unless told."""
+        return folders.guidance_scale(self.resolution)
 
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """Shape of one picture's latents, `(channels, height / factor, width / factor)`."""

@@ -57,8 +57,8 @@ class Embeddings(nnx.Module):
     """The two tables."""
 
     def __init__(self, make: Make, c: Any):
-        self.token_embedding = nnx.Embed(c.vocab_size, c.hidden_size, **make.kinds)
-        self.position_embedding = nnx.Embed(c.max_position_embeddings, c.hidden_size, **make.kinds)
+        self.token_embedding = make.embed(c.vocab_size, c.hidden_size)
+        self.position_embedding = make.embed(c.max_position_embeddings, c.hidden_size)
 
 
 class Encoder(nnx.Module):

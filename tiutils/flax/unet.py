@@ -64,7 +64,8 @@ class UNet(nnx.Module):
             counts = [heads] * len(inputs) if HAS_ATTENTION[kind] else []
             return Stage(make, c, inputs, width, counts, time_width, **resize)
 
-        down, skips = [], [widths[0]]  # skips: widths of what the way up will be given
+        down: list[Stage] = []
+        skips = [widths[0]]  # skips: widths of what the way up will be given
         for kind, width, heads in zip(c.down_block_types, widths, c.heads, strict=True):
             last = len(down) == len(widths) - 1
             inputs = [skips[-1], *[width] * (c.layers_per_block - 1)]

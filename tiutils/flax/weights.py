@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,17 +107,15 @@ def _open(
     """Functions that read one tensor each, by the tensors' names, and whether they are in Flax's layout."""
     files = _safetensors(folder, variant)
     if files:
-        tensors = {}
+        tensors: dict[str, Callable[[], np.ndarray]] = {}
         for path in files:
             file = stack.enter_context(safe_open(path, framework="numpy"))
-            tensors |= {
-                name: lambda file=file, name=name: file.get_tensor(name) for name in file.keys()
-            }  # noqa: SIM118
+            tensors |= {name: partial(file.get_tensor, name) for name in list(file.keys())}
         return tensors, False
     for name in FLAX_FILES if variant is None else ():
         if (folder / name).is_file():
             tree = serialization.msgpack_restore((folder / name).read_bytes())
-            return {name: lambda value=value: value for name, value in _flatten(tree).items()}, True
+            return {path: partial(np.asarray, leaf) for path, leaf in _flatten(tree).items()}, True
     names = sorted(path.name for path in folder.glob("*") if path.name != "config.json")
     found = f"has {', '.join(names[:5])}" if names else "is empty"
     raise InputError(

@@ -1,0 +1,160 @@
+"""Prompts to pictures in JAX: `tiutils.inference` once more, the same pictures from the same seeds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from PIL import Image
+
+from tiutils import drawing, words
+from tiutils.flax import noise, schedulers, tokens
+from tiutils.flax.models import FlaxModels
+from tiutils.flax.schedulers import Sampler
+from tiutils.flax.text_encoder import TextEncoder
+from tiutils.flax.unet import UNet
+from tiutils.flax.vae import VAE
+from tiutils.words import Placeholder
+
+
+def encode_prompts(models: FlaxModels, prompts: Sequence[str]) -> Array:
+    """Text encoder output for each prompt, learned words included: float32 `(len(prompts), 77, hidden)`."""
+    ids = words.token_ids(models.tokenizer, prompts).astype(np.int32)
+    with jax.default_matmul_precision("float32"):
+        return _encode(models.text_encoder, ids, models.rows, models.first_id)
+
+
+def generate(
+    models: FlaxModels,
+    prompts: str | Sequence[str],
+    *,
+    num_images_per_prompt: int = 1,
+    seed: int = 0,
+    num_inference_steps: int = 25,
+    guidance_scale: float | None = None,
+    negative_prompt: str = "",
+    height: int | None = None,
+    width: int | None = None,
+    batch_size: int = 8,
+    sampler: str = "dpmsolver++",
+    devices: Sequence[jax.Device] | None = None,
+) -> list[Image.Image]:
+    """Draw pictures.
+
+    Image k of each prompt starts from the noise that PyTorch draws with seed `seed + k`. The whole way from noise to
+    pixels is one compiled function; it is compiled anew for another size, batch size, number of steps or sampler.
+
+    Args:
+        models: the loaded parts.
+        prompts: one prompt or several.
+        num_images_per_prompt: images of each prompt.
+        seed: seed of image 0.
+        num_inference_steps: steps of the sampler.
+        guidance_scale: strength of classifier-free guidance; the model's own if None; 1 or less turns it off.
+        negative_prompt: what to steer away from.
+        height: pixels; the model's own size if None.
+        width: pixels; the model's own size if None.
+        batch_size: images drawn at once, by all devices together; rounded up to a multiple of the devices.
+        sampler: `"dpmsolver++"` as in PyTorch, or another one of `schedulers.SAMPLERS`.
+        devices: those that share each batch; all that JAX sees by default.
+
+    Returns:
+        `len(prompts) * num_images_per_prompt` RGB images: all of the first prompt, then all of the second, and so on.
+
+    Raises:
+        InputError: a size the model cannot draw, a count below one, or an unknown sampler.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    height, width = height or models.resolution, width or models.resolution
+    drawing.check_size(models.name, models.pixel_factor, height=height, width=width)
+    drawing.check_counts(
+        num_images_per_prompt=num_images_per_prompt,
+        num_inference_steps=num_inference_steps,
+        batch_size=batch_size,
+    )
+    table = make_sampler(models, num_inference_steps, sampler)
+    jobs = [(p, seed + k) for p in range(len(prompts)) for k in range(num_images_per_prompt)]
+    if not jobs:
+        return []
+
+    scale = models.guidance_scale if guidance_scale is None else guidance_scale
+    encoded = np.asarray(encode_prompts(models, [*prompts, negative_prompt]))
+    unconditional = jnp.asarray(encoded[-1:]) if scale > 1 else None
+    devices = list(devices or jax.devices())
+    mesh = Mesh(np.array(devices), ("batch",))
+    everywhere, shared = NamedSharding(mesh, P()), NamedSharding(mesh, P("batch"))
+    constants = jax.device_put(
+        (models.unet, models.vae, table, unconditional, jnp.float32(scale)), everywhere
+    )
+    at_once = -(-min(batch_size, len(jobs)) // len(devices)) * len(devices)
+    shape = (models.unet.in_channels, height // models.vae_factor, width // models.vae_factor)
+    pictures: list[np.ndarray] = []
+    for first in range(0, len(jobs), at_once):
+        chunk = jobs[first : first + at_once]
+        padded = chunk + chunk[-1:] * (at_once - len(chunk))  # or the last would be compiled anew
+        start = np.stack([noise.standard_normal(shape, s) for _, s in padded])
+        texts = encoded[[p for p, _ in padded]]
+        with jax.default_matmul_precision("float32" if models.dtype == jnp.float32 else None):
+            drawn = _draw(*constants, *jax.device_put((start, texts), shared))
+        pictures.extend(np.asarray(drawn)[: len(chunk)])
+    return [Image.fromarray(picture) for picture in pictures]
+
+
+def make_sampler(models: FlaxModels, num_inference_steps: int, kind: str) -> Sampler:
+    """The sampler's table for a model's noise schedule.
+
+    DPM-Solver++ starts at the last timestep, as pure noise does and as it does in `tiutils.inference`; the others take
+    their timesteps from the model's configuration.
+    """
+    spacing = {"timestep_spacing": "linspace"} if kind == "dpmsolver++" else {}
+    return schedulers.sampler({**models.scheduler_config, **spacing}, num_inference_steps, kind)
+
+
+def load_embedding(models: FlaxModels, path: str | Path, token: str | None = None) -> Placeholder:
+    """Read a learned embedding and give `models` its word; see `drawing.read_word`."""
+    learned = drawing.read_word(models, path, token)
+    return tokens.add_placeholder(models, learned.token, vectors=learned.vectors)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _encode(text_encoder: TextEncoder, input_ids: Array, rows: Array, first_id: int) -> Array:
+    return text_encoder(tokens.look_up(text_encoder, input_ids, rows, first_id))
+
+
+@jax.jit
+def _draw(
+    unet: UNet,
+    vae: VAE,
+    table: Sampler,
+    unconditional: Array | None,
+    guidance_scale: Array,
+    start: Array,
+    texts: Array,
+) -> Array:
+    """Noise `(batch, c, h, w)` and encoded prompts `(batch, tokens, hidden)` to uint8 `(batch, H, W, 3)`.
+
+    `unconditional`, `(1, tokens, hidden)`, is the encoded negative prompt; without it there is no guidance.
+    """
+    if unconditional is not None:  # neighbors, so that each device has both halves of its own
+        both = jnp.stack([jnp.broadcast_to(unconditional, texts.shape), texts], axis=1)
+        texts = both.reshape(-1, *texts.shape[1:])
+
+    def predict(latents: Array, timestep: Array) -> Array:
+        latents = jnp.repeat(latents, len(texts) // len(latents), axis=0)
+        timesteps = jnp.full(len(latents), timestep)
+        said = unet(latents, timesteps, texts).astype(jnp.float32)
+        if unconditional is None:
+            return said
+        without, with_prompt = said[::2], said[1::2]
+        return without + guidance_scale * (with_prompt - without)
+
+    latents = schedulers.sample(table, predict, start) / vae.scaling_factor
+    pixels = vae.decode(latents).astype(jnp.float32).transpose(0, 2, 3, 1)
+    return jnp.round(jnp.clip(pixels / 2 + 0.5, 0, 1) * 255).astype(jnp.uint8)
