@@ -21,8 +21,9 @@ NEVER_AT_THE_TOP = {"jax", "flax", "bitsandbytes", "xformers", "huggingface_hub"
 FLOORS = (
     "errors config pickles embedding_formats folders library words models concept tokens "
     "embedding_files",
-    "batches checkpoints progress inference",
-    "diffusion training evaluation evaluator scores stopping figures diagrams card",
+    "batches checkpoints progress drawing inference",
+    "diffusion training evaluation evaluator scores stopping card",
+    "figures diagrams attention explore galleries",
     "callbacks record hub checks sitting run report inspection",
     "cli doctor widgets exercises __init__ __main__",
 )

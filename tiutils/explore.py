@@ -1,4 +1,4 @@
-"""What the first notebook's widgets draw: plain functions from the choices made to a figure."""
+"""What the first notebooks' widgets draw: plain functions from the choices made to a figure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageEnhance
 
 from tiutils import concept as concepts
-from tiutils import diffusion, evaluation, figures, inference
+from tiutils import diagrams, diffusion, evaluation, figures, inference, tokens
 from tiutils.concept import Concept, View
 from tiutils.errors import InputError
 from tiutils.models import Models
@@ -141,3 +141,20 @@ def word_bars(losses: Mapping[str, float]) -> Figure:
     listed = ", ".join(f"{word} {gain:+.1f}" for word, gain in zip(ranked, gains, strict=True))
     figure.set_label(f"Words by how well they describe the photos, loss below the mean: {listed}.")
     return figure
+
+
+def blend_preview(models: Models, first: str, second: str, amount: float) -> Figure:
+    """The vector `(1 - amount) · first + amount · second`: its neighbors, and what is drawn for it.
+
+    Raises:
+        InputError: a word is several tokens.
+    """
+    start, end = (tokens.vector_of(models, word.strip()) for word in (first, second))
+    vector = start.lerp(end, amount)
+    blend = tokens.add_placeholder(models, "<explored-blend>", vectors=vector[None])
+    try:
+        picture = inference.generate(models, f"a photo of a {blend.token}", seed=1)[0]
+    finally:
+        tokens.remove_placeholder(models, blend)
+    title = f"{1 - amount:.0%} {first} + {amount:.0%} {second}"
+    return diagrams.neighbor_bars(tokens.neighbors(models, vector), title=title, picture=picture)

@@ -145,8 +145,13 @@ def initializer_suggester(models: Any, concept: Concept, known: Mapping[str, flo
 
 
 def embedding_explorer(models: Any, first: str, second: str) -> Any:
-    """Two words and a slider between them: what the vector between means; an `ipywidgets.VBox`."""
+    """Two words and a slider between them: what the vector between means; a `VBox`.
+
+    The work is done by `explore.blend_preview`.
+    """
     import ipywidgets
+
+    from tiutils import explore
 
     words = [
         ipywidgets.Text(value=word, description=name, continuous_update=False)
@@ -155,29 +160,7 @@ def embedding_explorer(models: Any, first: str, second: str) -> Any:
     amount = ipywidgets.FloatSlider(
         value=0.5, min=0, max=1, step=0.05, description="amount", continuous_update=False
     )
-    return above_picture(functools.partial(explore_blend, models), *words, amount)
-
-
-def explore_blend(models: Any, first: str, second: str, amount: float) -> Figure:
-    """The vector `(1 - amount) · first + amount · second`: its neighbors, and what the model draws for it.
-
-    Raises:
-        InputError: a word is several tokens.
-    """
-    from tiutils import diagrams, inference, tokens  # here, as they need PyTorch
-
-    start, end = (tokens.vector_of(models, word.strip()) for word in (first, second))
-    vector = start.lerp(end, amount)
-    blend = tokens.add_placeholder(models, "<explored-blend>", vectors=vector[None])
-    try:
-        picture = inference.generate(models, f"a photo of a {blend.token}", seed=1)[0]
-    finally:
-        tokens.remove_placeholder(models, blend)
-    return diagrams.neighbor_bars(
-        tokens.neighbors(models, vector),
-        title=f"{1 - amount:.0%} {first} + {amount:.0%} {second}",
-        picture=picture,
-    )
+    return above_picture(functools.partial(explore.blend_preview, models), *words, amount)
 
 
 def playground(models: Any, prompt: str) -> Any:
