@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tiutils import embedding_files, folders
+from tiutils import embedding_files, folders, words
 from tiutils.embedding_files import LearnedEmbedding
 from tiutils.errors import InputError, first_line
 
@@ -24,10 +24,10 @@ def describe(source: str | Path, model: str | None = None) -> str:
     Raises:
         InputError: `source` is no learned word; see `embedding_files.read`.
     """
-    words = embedding_files.read_all(source)
+    found = embedding_files.read_all(source)
     model = model or folders.default_model(accelerated=_has_gpu())
-    lines = [f"{source}: {words[0].layout}"]
-    for learned in words:
+    lines = [f"{source}: {found[0].layout}"]
+    for learned in found:
         lines += _facts(learned)
         try:
             lines += _comparison(learned, model)
@@ -75,18 +75,17 @@ def _comparison(learned: LearnedEmbedding, model: str) -> list[str]:
     if learned.others or learned.vectors.shape[1] != hidden:
         raise InputError(f"{model} has one text encoder, {hidden} wide")
     table = _token_table(model, folder)
-    names = {index: token for token, index in folders.load_tokenizer(folder).get_vocab().items()}
     norms = np.linalg.norm(table, axis=1)
     low, middle, high = np.percentile(norms, [1, 50, 99])
     lines = [f"  vocabulary    of {model}: norms {low:.3g} to {high:.3g}, median {middle:.3g}"]
+    vocabulary = words.whole_words(folders.load_tokenizer(folder))
+    names, ids = list(vocabulary), list(vocabulary.values())
     for token, vector in zip(learned.tokens, learned.vectors, strict=True):
         norm = np.linalg.norm(vector)
-        cosines = table @ vector / np.maximum(norms * norm, 1e-12)
-        nearest = [
-            f"{names.get(index, '?').removesuffix('</w>')} {cosines[index]:.2f}"
-            for index in np.argsort(-cosines)[:NEAREST]
-        ]
-        lines.append(f"  {token!r}: norm {norm:.3g}, nearest {', '.join(nearest)}")
+        cosines = table[ids] @ vector / np.maximum(norms[ids] * norm, 1e-12)
+        best = np.argsort(-cosines)[:NEAREST]
+        nearest = ", ".join(f"{names[place]} {cosines[place]:.2f}" for place in best)
+        lines.append(f"  {token!r}: norm {norm:.3g}, nearest {nearest}")
     return lines
 
 
