@@ -43,13 +43,14 @@ def run(tmp_path):
     flags = {"initializer_token": "toy", "validation_prompt": "a <toy> on *sand*"}
     record = {"model": "owner/model", "steps": 500, "flags": flags, "photos": ["anna.jpg", "b.jpg"]}
     (folder / "run.json").write_text(json.dumps(record))
-    for step in (200, 1000):
+    for step in (2, 200, 1000):
         alt = f"“a <toy> on *sand*” drawn after {step} steps"
         figures.save(draw_photo(step), folder / f"validation-steps-{step}.png", alt=alt)
     (folder / "checkpoint-500").mkdir()
     (folder / "checkpoint-500" / "state.safetensors").write_bytes(b"state")
     (folder / "learned_embeds-steps-100.safetensors").write_bytes(b"on the way")
     (folder / "before_after.png").write_bytes(b"shows the photos")
+    (folder / "validation-steps-old.png").write_bytes(b"renamed by its owner")
     (folder / "holiday.png").write_bytes(b"private")
     (folder / "photos").mkdir()
     (folder / "photos" / "face.png").write_bytes(b"private")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tiutils")
 
-SHEETS = "validation-steps-[0-9]*[0-9].png"  # pictures of the run, never of the photos
+SHEETS = "validation-steps-"  # pictures of the run, never of the photos
 PIPELINE_SUFFIXES = (".json", ".safetensors", ".txt")  # what `models.save` writes
 
 
@@ -167,8 +167,9 @@ def _files(run_dir: Path, pictures: Sequence[str | Path], full_pipeline: bool) -
         raise InputError(
             f"{run_dir} holds no learned word ({' or '.join(WORDS)}); give the folder of a run"
         )
-    drawn = {int(path.stem.split("-")[-1]): path for path in run_dir.glob(SHEETS) if is_ours(path)}
-    last = [drawn[max(drawn)]] if drawn else []
+    drawn = {path.stem.removeprefix(SHEETS): path for path in run_dir.glob(f"{SHEETS}*.png")}
+    steps = [step for step, path in drawn.items() if step.isdecimal() and is_ours(path)]
+    last = [drawn[max(steps, key=int)]] if steps else []
     files = {words[0].name: words[0]}
     files |= {f"picture-{n}.png": Path(path) for n, path in enumerate(pictures or last, start=1)}
     if not full_pipeline:

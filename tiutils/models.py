@@ -116,9 +116,9 @@ def load(
     """
     name = str(name or default_model())
     folder = locate(name, revision=revision, variant=variant)
-    folders.refuse_code(folder)
     tokenizer = load_tokenizer(folder, tokenizer_name=tokenizer_name)
     try:
+        folders.refuse_code(folder)
         with _no_progress_bars():
             text_encoder, report = CLIPTextModel.from_pretrained(
                 folder, subfolder="text_encoder", variant=variant, output_loading_info=True
