@@ -88,7 +88,9 @@ def photo_picker(concept: Concept, resolution: int) -> Any:
 
     names = [(photo.path.name, index) for index, photo in enumerate(concept.photos)]
     return above_picture(
-        lambda *choice: explore.crop_preview(concept, *choice, resolution),
+        lambda chosen, crop, mirrored: explore.crop_preview(
+            concept, chosen, crop, mirrored, resolution
+        ),
         ipywidgets.SelectMultiple(
             options=names, value=tuple(range(len(names))), rows=min(8, len(names)),
             description="photos",
