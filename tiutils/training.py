@@ -54,7 +54,8 @@ class Training:
         numbers: dict[str, Any] = {}
         for name, value in self.optimizer.state[self.rows].items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer.{name}"] = value.cpu().numpy()
+                # a copy: the next step writes into it
+                tensors[f"optimizer.{name}"] = value.cpu().numpy().copy()
             else:
                 numbers[name] = value
         scalars = {

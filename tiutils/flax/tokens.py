@@ -78,6 +78,6 @@ def rows_of(models: FlaxModels, placeholder: Placeholder) -> jax.Array:
     return models.rows[place_of(models, placeholder)]
 
 
-def set_rows(models: FlaxModels, placeholder: Placeholder, rows: jax.Array) -> None:
+def set_rows(models: FlaxModels, placeholder: Placeholder, rows: np.ndarray | jax.Array) -> None:
     """Put other rows, float32 `(num_vectors, hidden)`, in the word's place."""
     models.rows = models.rows.at[place_of(models, placeholder)].set(jnp.asarray(rows))

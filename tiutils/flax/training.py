@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -150,12 +149,9 @@ def prepare(
     everywhere = NamedSharding(mesh, P())
     material = prepare_material(models, concept, placeholder.token, config)
     models.unet.gradient_checkpointing = config.gradient_checkpointing
-    text_graph, text_weights = nnx.split(models.text_encoder)
-    unet_graph, unet_weights = nnx.split(models.unet)
-    place = tokens.place_of(models, placeholder)
     frozen = {
-        "text_encoder": text_weights,
-        "unet": unet_weights,
+        "text_encoder": models.text_encoder,
+        "unet": models.unet,
         "mean": material.mean,
         "std": material.std,
         "prompt_ids": material.prompt_ids,
@@ -164,9 +160,7 @@ def prepare(
     }
     loss = functools.partial(
         batch_loss,
-        text_graph=text_graph,
-        unet_graph=unet_graph,
-        place=place,
+        place=tokens.place_of(models, placeholder),
         first_id=models.first_id,
         prediction_type=models.scheduler_config.get("prediction_type", "epsilon"),
     )
@@ -192,17 +186,14 @@ def prepare_material(
     """Pass each view of each photo through the VAE once, as `diffusion.encode_views`; tokenize the prompts."""
     resolution = config.resolution or models.resolution
     views = concepts.views(concept, center_crop=config.center_crop)
-    graph, weights = nnx.split(models.vae)
-
-    @jax.jit
-    def encode(weights: Any, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mean, std = nnx.merge(graph, weights).encode(pixels.astype(models.dtype))
-        return mean.astype(jnp.float32), std.astype(jnp.float32)
-
+    encode = jax.jit(lambda vae, pixels: vae.encode(pixels))
     moments = [
-        encode(weights, concepts.render_view(concept, view, resolution)[None]) for view in views
+        encode(models.vae, concepts.render_view(concept, view, resolution)[None]) for view in views
     ]
-    mean, std = (jnp.concatenate(part) * models.vae_scaling for part in zip(*moments, strict=True))
+    mean, std = (
+        jnp.concatenate(part).astype(jnp.float32) * models.vae_scaling
+        for part in zip(*moments, strict=True)
+    )
     prompts = [t.format(word) for t in concepts.templates(config.learnable_property)]
     photo_of_view = np.array([view.photo for view in views])
     plan = BatchPlan(
@@ -221,30 +212,24 @@ def batch_loss(
     frozen: Any,
     batch: Samples,
     *,
-    text_graph: Any,
-    unet_graph: Any,
     place: slice,
     first_id: int,
     prediction_type: str,
 ) -> jax.Array:
     """The summed loss of a micro-batch, a scalar: what `diffusion.losses_at` computes, one sample at a time."""
-    text_encoder = nnx.merge(text_graph, frozen["text_encoder"])
-    unet = nnx.merge(unet_graph, frozen["unet"])
+    text_encoder, unet = frozen["text_encoder"], frozen["unet"]
     latents = frozen["mean"][batch.views] + frozen["std"][batch.views] * batch.latent_noise
     input_ids = frozen["prompt_ids"][batch.prompts]
     all_rows = frozen["rows"].at[place].set(rows)
     vectors = tokens.look_up(text_encoder, input_ids, all_rows, first_id)
-    encode = jax.checkpoint(text_encoder) if unet.gradient_checkpointing else text_encoder
-    encoder_hidden_states = encode(vectors)
+    keep = jax.checkpoint if unet.gradient_checkpointing else lambda function: function
+    encoder_hidden_states = keep(lambda vectors: text_encoder(vectors))(vectors)
     scale = frozen["alphas_cumprod"], batch.timesteps
     noisy_latents = schedulers.add_noise(*scale, latents, batch.noise)
     target = batch.noise
     if prediction_type == "v_prediction":
         target = schedulers.velocity(*scale, latents, batch.noise)
-    dtype = unet.dtype
-    prediction = unet(
-        noisy_latents.astype(dtype), batch.timesteps, encoder_hidden_states.astype(dtype)
-    )
+    prediction = unet(noisy_latents, batch.timesteps, encoder_hidden_states)
     errors = jnp.square(prediction.astype(jnp.float32) - target)
     return errors.mean(axis=(1, 2, 3)).sum()
 
@@ -331,12 +316,13 @@ def train_rows(
         # the rows that this finite loss was seen with are those of the step before
         good_state, good_step = training.state, step
         training.state, result.step = state, step + 1
+        tokens.set_rows(training.models, training.placeholder, rows)
         rate = learning_rate_at(training.config, step, training.total_steps)
         wishes = [callback(Progress(step + 1, loss, rate, training)) for callback in callbacks]
         if any(wishes):
             result.stopped = "stopped by request"
             break
-    tokens.set_rows(training.models, training.placeholder, training.vectors())
+    tokens.set_rows(training.models, training.placeholder, training.vectors())  # the good ones
     return result
 
 
