@@ -118,7 +118,9 @@ def test_every_programs_file_becomes_what_diffusers_reads(tmp_path, program):
 
 def test_one_of_several_words_is_converted(tmp_path):
     (tmp_path / "x").write_bytes(save({"<a>": made.vectors(1), "<b>": made.vectors(2)}))
-    path = inspection.convert(tmp_path / "x", tmp_path / "b.pt", word="<b>")
+    facts = {"word": "<b>", "license": "cc-by-4.0"}
+    path = inspection.convert(tmp_path / "x", tmp_path / "b.pt", **facts)
+    assert read(path).metadata["license"] == "cc-by-4.0"
     np.testing.assert_array_equal(read(path).vectors, made.vectors(2))
 
 

@@ -94,13 +94,16 @@ def write_rows(training: Watched, step: int, stem: str) -> Path:
     """Write the learned rows into the output folder; what is to be known about them goes along."""
     config, placeholder = training.config, training.placeholder
     suffix = ".bin" if config.no_safe_serialization else ".safetensors"
+    base = card.base_model(training.models.name)[0]  # without our folders
     facts = {
-        "base_model": card.base_model(training.models.name)[0],  # without our folders
+        "base_model": base,
         "initializer_token": placeholder.initializer_token or "",
         "learnable_property": config.learnable_property,
         "steps": str(step),
         "seed": str(config.seed),
     }
+    if base in card.LICENSES:
+        facts["license"] = card.LICENSES[base]
     return embedding_files.write(
         Path(config.output_dir) / (stem + suffix),
         LearnedEmbedding(placeholder.token, training.vectors(), facts),

@@ -136,6 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("target", metavar="OUT", help=".safetensors, .bin or .pt (A1111)")
     convert.add_argument("--word", help="which one, if the file has several")
     convert.add_argument("--token", metavar="WORD", help="a new name for the word")
+    convert.add_argument("--license", help="what others may do with it, such as cc-by-4.0")
     convert.set_defaults(run=run_convert)
 
     doctor = commands.add_parser("doctor", help="what is installed, what fits, what to change")
@@ -346,9 +347,8 @@ def run_convert(options: argparse.Namespace) -> int:
     """`tiutils convert`."""
     from tiutils import inspection
 
-    print(
-        inspection.convert(options.source, options.target, word=options.word, token=options.token)
-    )
+    names = {"word": options.word, "token": options.token, "license": options.license}
+    print(inspection.convert(options.source, options.target, **names))
     return EXIT_OK
 
 

@@ -114,7 +114,12 @@ def _token_table(model: str, folder: Path) -> np.ndarray:
 
 
 def convert(
-    source: str | Path, target: str | Path, *, word: str | None = None, token: str | None = None
+    source: str | Path,
+    target: str | Path,
+    *,
+    word: str | None = None,
+    token: str | None = None,
+    license: str | None = None,
 ) -> Path:
     """Read a learned word and write it as `.safetensors` or `.bin` (diffusers) or `.pt` (A1111).
 
@@ -123,6 +128,7 @@ def convert(
         target: a new file; its ending says in which form.
         word: which one, of a file with several.
         token: a new name for it.
+        license: what others may do with it, such as `cc-by-4.0`; kept in the file where it can be.
 
     Raises:
         InputError: the source is no learned word, or the target exists or has another ending.
@@ -135,7 +141,8 @@ def convert(
     if os.path.lexists(target):
         raise InputError(f"{str(target)!r} is there already: choose another name")
     learned = embedding_files.read(source, word)
-    learned = dataclasses.replace(learned, token=token or learned.token)
+    facts = learned.metadata | ({"license": license} if license else {})
+    learned = dataclasses.replace(learned, token=token or learned.token, metadata=facts)
     if target.suffix == ".pt":
         return embedding_files.write_a1111(target, learned)
     is_safe = target.suffix == ".safetensors"
