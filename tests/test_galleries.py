@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tiutils import figures, galleries
+from tiutils import figures, galleries, models, widgets
 from tiutils.errors import InputError
 
 
@@ -64,3 +64,49 @@ def test_the_overlay_is_brightest_where_the_share_is():
 def test_the_overlay_of_a_flat_map_is_one_color():
     shown = galleries.heat_overlay(Image.new("RGB", (8, 8)), torch.full((2, 2), 0.1))
     assert len(shown.getcolors()) == 1
+
+
+def drawn(figure):
+    """The array that matplotlib was given for the figure's only picture."""
+    (axis,) = shown_in(figure)
+    return np.asarray(axis.images[0].get_array())
+
+
+@pytest.mark.parametrize("percent, seam", [(0, 0), (25, 16), (50, 32), (100, 64)])
+def test_wipe_shows_after_left_of_the_seam_and_before_right_of_it(percent, seam):
+    before, after = Image.new("RGB", (64, 8), "blue"), Image.new("RGB", (64, 8), "red")
+    pixels = drawn(galleries.wipe(before, after, percent))
+    assert (pixels[:, :seam] == (255, 0, 0)).all() and (pixels[:, seam:] == (0, 0, 255)).all()
+
+
+def test_wipe_leaves_its_pictures_alone_and_refuses_two_sizes():
+    before, after = Image.new("RGB", (8, 8), "blue"), Image.new("RGB", (8, 8), "red")
+    galleries.wipe(before, after, 100)
+    assert before.getcolors() == [(64, (0, 0, 255))]
+    with pytest.raises(InputError, match="one size"):
+        galleries.wipe(before, after.resize((4, 4)), 50)
+
+
+def test_the_slider_moves_the_seam():
+    pytest.importorskip("ipywidgets")
+    slider, page = widgets.before_after_slider(*squares(2)).children
+    assert "50 %" in page.value
+    slider.value = 80
+    assert "80 % of the width" in page.value and "<img alt=" in page.value
+
+
+def test_every_control_of_the_playground_changes_the_picture(small_model, monkeypatch):
+    pytest.importorskip("ipywidgets")
+    said = []
+    monkeypatch.setattr(
+        galleries.inference,
+        "generate",
+        lambda models, prompt, **rest: said.append((prompt, *rest.values())) or squares(1),
+    )
+    parts = models.load(small_model)
+    *controls, page = widgets.playground(parts, "a toy").children
+    for control, value in zip(controls, ("a <b>", "sand", 7, 2.5), strict=True):
+        control.value = value
+    assert said[0] == ("a toy", "", 1, parts.guidance_scale)
+    assert said[-1] == ("a <b>", "sand", 7, 2.5) and len(said) == 5
+    assert "a &lt;b&gt;”, away from “sand”, drawn from seed 7 with guidance 2.5." in page.value

@@ -1,4 +1,4 @@
-"""Galleries: many learned words side by side, and where in a picture each word acts."""
+"""Pictures to look at together: words side by side, where a word acts, before and after."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from tiutils import inference
 from tiutils.errors import InputError
 from tiutils.figures import Images, image_grid
+from tiutils.models import Models
 
 
 def class_gallery(
@@ -79,6 +81,36 @@ def attention_figure(
         for word, heat in words.items()
     )
     return image_grid(rows, column_labels=["picture", *maps[0]], title=title, alt=alt, gaps=(0,))
+
+
+def wipe(before: Image.Image, after: Image.Image, percent: int) -> Figure:
+    """One picture laid over another: the left `percent` of its width is `after`.
+
+    Raises:
+        InputError: the two have different sizes.
+    """
+    if before.size != after.size:
+        raise InputError(f"pictures of {before.size} and {after.size} pixels; give two of one size")
+    seam = round(before.width * percent / 100)
+    both = before.convert("RGB")
+    both.paste(after.convert("RGB").crop((0, 0, seam, after.height)))
+    title = f"{percent} % after, {100 - percent} % before"
+    alt = f"Left of the seam, {percent} % of the width, the picture after; right of it the one before."
+    return image_grid([[both]], title=title, alt=alt, cell=2.6)
+
+
+def play(
+    models: Models, prompt: str, negative_prompt: str, seed: int, guidance_scale: float
+) -> Figure:
+    """Draw one picture of what a playground's controls say; raises as `inference.generate`."""
+    picture = inference.generate(
+        models, prompt, negative_prompt=negative_prompt, seed=seed, guidance_scale=guidance_scale
+    )[0]
+    alt = (
+        f"“{prompt}”{f', away from “{negative_prompt}”' if negative_prompt else ''}, drawn from "
+        f"seed {seed} with guidance {guidance_scale:g}."
+    )
+    return image_grid([[picture]], title=prompt, alt=alt, cell=2.6)
 
 
 def heat_overlay(picture: Image.Image, heat: Tensor, *, strength: float = 0.6) -> Image.Image:

@@ -1,0 +1,1 @@
+"""Learned words that come with the course, and how they were made."""

@@ -1,0 +1,120 @@
+"""Teach the bundled model the words of the three concepts: python -m data.embeddings.make
+
+Writes `NAME.safetensors` for each concept, `steps/wood-toy-STEPS.safetensors` of one run that goes
+on far too long, and the card. Words belong to the model they were learned with: after a change of
+`data/tiny-sd`, run it again (minutes; a killed run goes on). Needs the repository's root as working
+directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import tiutils
+from tiutils import embedding_files
+from tiutils.models import BUNDLED_MODEL
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+CONCEPTS = HERE.parent / "concepts"
+NAMES = ("wood-toy", "rocking-horse", "teddy-bear")
+STEPS = 300
+LONG_RUN, LONG_RUN_STEPS = "wood-toy", (50, 100, 200, 300, 600, 1200)
+
+CARD = """# Learned words
+
+Words that the bundled model was taught, one file of a kilobyte each, so that `notebooks/04_inference.ipynb` needs
+not wait for a training. `python -m data.embeddings.make` makes them anew, and this page.
+
+| file | word | started from | steps | photos |
+|---|---|---|---|---|
+{rows}
+
+All were learned with `data/tiny-sd` (weights {digest}), seed 0, and the settings of `tiutils train`. The files in
+`steps/` are of one run that went on to {last} steps, so that one can see what too many do. A word means nothing to any
+other model. Licence: CC0 1.0, as the photos.
+
+```python
+import tiutils
+
+parts = tiutils.load("data/tiny-sd")
+tiutils.load_embedding(parts, "data/embeddings/wood-toy.safetensors")
+tiutils.generate(parts, "a <wood-toy> on the beach")[0]
+```
+"""
+
+
+def model_digest(model: Path = BUNDLED_MODEL) -> str:
+    """Sixteen hexadecimal digits of what a word depends on: the table and the U-Net that reads it."""
+    digest = hashlib.sha256()
+    for part in ("text_encoder", "unet"):
+        for path in sorted((model / part).glob("*.safetensors")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def teach(name: str, steps: int, save_steps: int, digest: str) -> Path:
+    """Train one concept's word; returns the run's folder. Goes on where an earlier call was killed."""
+    about = json.loads((CONCEPTS / name / "concept.json").read_text())
+    folder = ROOT / "runs" / "embeddings" / digest / f"{name}-{steps}"
+    if not (folder / "learned_embeds.safetensors").exists():
+        config = tiutils.TrainingConfig(
+            pretrained_model_name_or_path=str(BUNDLED_MODEL),
+            train_data_dir=str(CONCEPTS / name),
+            placeholder_token=about["placeholder_token"],
+            initializer_token=about["initializer_token"],
+            max_train_steps=steps,
+            save_steps=save_steps,
+            checkpointing_steps=100,
+            checkpoints_total_limit=1,
+            resume_from_checkpoint="latest",
+            output_dir=str(folder),
+        )
+        tiutils.train(config)
+    return folder
+
+
+def ship(source: Path, target: Path, digest: str) -> embedding_files.LearnedEmbedding:
+    """Copy a learned word; its metadata name its model by a digest, and no folder of this machine."""
+    learned = embedding_files.read(source)
+    learned.metadata.update(base_model=BUNDLED_MODEL.name, model_digest=digest)
+    embedding_files.write(target, learned)
+    return learned
+
+
+def card(digest: str) -> str:
+    """The page about the words that are here now."""
+    rows = []
+    for name in NAMES:
+        learned = embedding_files.read(HERE / f"{name}.safetensors")
+        about = learned.metadata
+        rows.append(
+            f"| `{name}.safetensors` | `{learned.token}` | `{about['initializer_token']}` | "
+            f"{about['steps']} | `data/concepts/{name}/` |"
+        )
+    stages = [int(path.stem.rsplit("-", 1)[1]) for path in (HERE / "steps").glob("*.safetensors")]
+    return CARD.format(rows="\n".join(rows), digest=digest, last=max(stages))
+
+
+def main() -> None:
+    """Train what is missing, copy all words here and write the card."""
+    digest = model_digest()
+    run = teach(LONG_RUN, LONG_RUN_STEPS[-1], LONG_RUN_STEPS[0], digest)
+    for (
+        steps
+    ) in LONG_RUN_STEPS:  # batches depend on seed and step alone: a shorter run is a part of it
+        file = run / f"learned_embeds-steps-{steps}.safetensors"
+        ship(file, HERE / "steps" / f"{LONG_RUN}-{steps}.safetensors", digest)
+    for name in NAMES:
+        if name == LONG_RUN:
+            file = run / f"learned_embeds-steps-{STEPS}.safetensors"
+        else:
+            file = teach(name, STEPS, STEPS, digest) / "learned_embeds.safetensors"
+        ship(file, HERE / f"{name}.safetensors", digest)
+    (HERE / "README.md").write_text(card(digest), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
