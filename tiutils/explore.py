@@ -128,7 +128,7 @@ def word_bars(losses: Mapping[str, float]) -> Figure:
         raise InputError("there is no word to compare; give some nouns")
     ranked = sorted(losses, key=losses.__getitem__)
     mean = sum(losses.values()) / len(losses)
-    gains = [100 * (mean - losses[word]) / mean for word in ranked]
+    gains = [round(100 * (mean - losses[word]) / mean, 2) + 0.0 for word in ranked]  # no "-0.0"
     figure = Figure(figsize=(5.2, 0.7 + 0.22 * len(ranked)), dpi=figures.DPI, layout="constrained")
     axis = figure.subplots()
     colors = [figures.BLUE, *[figures.GRAY] * (len(ranked) - 1)]
@@ -138,7 +138,7 @@ def word_bars(losses: Mapping[str, float]) -> Figure:
     axis.set_xlabel("loss below the words' mean, in percent (more is better)", fontsize=8)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    listed = ", ".join(f"{word} {gain:+.1f}" for word, gain in zip(ranked, gains, strict=True))
+    listed = ", ".join(f"{word} {gain:+.2f}" for word, gain in zip(ranked, gains, strict=True))
     figure.set_label(f"Words by how well they describe the photos, loss below the mean: {listed}.")
     return figure
 
