@@ -12,10 +12,10 @@ def square_boxes(size):
 
 
 def pairs(views_per_photo, sentences):
-    """Exercise 2: every view of every photo with every sentence."""
+    """Exercise 3: every view of every photo with every sentence."""
     return sum(views_per_photo) * len(sentences)
 
 
 def half_noise(photo_share):
-    """Exercise 3: the first timestep at which less than half of the variance is the photo's."""
+    """Exercise 2: the first timestep at which less than half of the variance is the photo's."""
     return next(t for t, share in enumerate(photo_share) if share < 0.5)
