@@ -219,6 +219,23 @@ def test_the_full_pipeline_is_one_for_older_versions_too(finished):
 
 
 @pytest.mark.slow
+def test_the_full_pipeline_in_a_process_without_tiutils(finished):
+    code = """if True:
+        import sys
+        from diffusers import StableDiffusionPipeline
+        pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1])
+        ids = pipeline.tokenizer("a <my-toy> on sand", add_special_tokens=False).input_ids
+        row = pipeline.text_encoder.get_input_embeddings().weight[ids[1]].tolist()
+        assert pipeline("a <my-toy> on sand", num_inference_steps=2).images[0].size == (32, 32)
+        print(any(name.split(".")[0] == "tiutils" for name in sys.modules), len(ids), *row[:3])"""
+    command = [sys.executable, "-c", code, str(finished)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    here, count, *row = done.stdout.split()
+    assert (here, count) == ("False", "4")
+    assert [float(x) for x in row] == rows_in(finished)[0, :3].tolist()
+
+
+@pytest.mark.slow
 def test_the_full_pipeline_under_transformers_4(finished):
     from overlays import run_under
 
