@@ -125,7 +125,7 @@ def neighbor_bars(
     listed = ", ".join(f"{name} {value:.2f}" for name, value in neighbors)
     luck = f" Luck alone gives {chance:.2f}." if chance is not None else ""
     drawn = " Beside them, what the model draws for it." if rest else ""
-    figure.set_label(f"{title + '. ' if title else ''}Nearest words: {listed}.{luck}{drawn}")
+    figure.set_label(f"{_sentence(title)}Nearest words: {listed}.{luck}{drawn}")
     return figure
 
 
@@ -162,7 +162,12 @@ def similarity_table(words: Sequence[str], likeness: np.ndarray, *, title: str =
         for word, row in zip(words, apart, strict=True)
     )
     figure.set_label(
-        f"{title + '. ' if title else ''}Cosine similarity of {count} words with each other. "
+        f"{_sentence(title)}Cosine similarity of {count} words with each other. "
         f"Each word and the most like it: {pairs if count > 1 else 'none'}."
     )
     return figure
+
+
+def _sentence(title: str) -> str:
+    """The title, ready to be followed by a sentence."""
+    return title and f"{title}{'' if title.endswith(('?', '!', '.')) else '.'} "
