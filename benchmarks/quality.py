@@ -138,8 +138,8 @@ def measure(name: str, seed: int, folder: Path) -> None:
     plain_word, held_out = words["initializer_token"], photos(name, "held_out")
     found = {
         label: {
-            measure: measured.value
-            for measure, measured in scores.measure(
+            measure: float(values.mean())
+            for measure, values in scores.measure(
                 result.models,
                 word,
                 held_out,

@@ -80,7 +80,7 @@ def test_measure_asks_it_for_every_prompt(small_model, clip):
         num_images=2, num_inference_steps=2,
     )  # fmt: skip
     assert set(measured) == set(scores.MEASURES)
-    assert measured["prompt_following"].pieces.shape == (2, 2), "seeds, prompts"
+    assert measured["prompt_following"].shape == (2, 2), "seeds, prompts"
     drawn = [
         scores.inference.generate(
             parts, p.format("toy"), num_images_per_prompt=2, num_inference_steps=2
@@ -90,7 +90,7 @@ def test_measure_asks_it_for_every_prompt(small_model, clip):
     follows = [
         clip.followings(d, [p.format("toy")] * 2) for d, p in zip(drawn, prompts, strict=True)
     ]
-    assert measured["prompt_following"].pieces == pytest.approx(torch.stack(follows).T.numpy())
+    assert measured["prompt_following"] == pytest.approx(torch.stack(follows).T.numpy())
 
 
 def test_refusals(clip, small_model, tmp_path):

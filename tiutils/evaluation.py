@@ -129,14 +129,15 @@ def image_similarities(models: Models, images: Images, references: Images) -> to
 
 
 def histogram_distance(images: Images, references: Images, *, bins: int = 8) -> float:
-    """How different the thing's colors are in two sets of pictures, whatever the model thinks.
+    """How different the thing's colors are in pictures and references, whatever the model thinks.
 
-    A picture's colors are a joint histogram of red, green and blue, a set's colors those that its
-    pictures have in common. Backgrounds differ between photos, and between photos and drawings; so
+    A picture's colors are a joint histogram of red, green and blue; the references' colors are those
+    that they have in common. Backgrounds differ between photos, and between photos and drawings; so
     pixels weigh less away from the center (a Gaussian whose standard deviation is a sixth of the
-    side), and histograms are combined bin by bin by the power mean (mean of h^¼)⁴, near a
-    geometric mean: a color that only one picture has counts little. With plain means, photos of one
-    of the course's concepts were no nearer to other photos of it than to other things.
+    side), and the references' histograms are combined bin by bin by the power mean (mean of h^¼)⁴,
+    near a geometric mean: a color that only one of them has counts little. With plain means, photos
+    of one of the course's concepts were no nearer to other photos of it than to other things. Each
+    picture is compared by itself: what many different pictures have in common is nobody's color.
 
     Args:
         images: drawn pictures.
@@ -145,14 +146,25 @@ def histogram_distance(images: Images, references: Images, *, bins: int = 8) -> 
             slight change of color is a slight change of histogram.
 
     Returns:
-        the Hellinger distance sqrt(1 - Σ sqrt(p q)): 0 for equal histograms, 1 for disjoint ones.
+        the mean over the pictures of the Hellinger distance sqrt(1 - Σ sqrt(p q)): 0 for equal
+        histograms, 1 for disjoint ones.
 
     Raises:
         InputError: one of the sets is empty, or there are less than 2 bins.
     """
+    return float(histogram_distances(images, references, bins=bins).mean())
+
+
+def histogram_distances(images: Images, references: Images, *, bins: int = 8) -> np.ndarray:
+    """`histogram_distance` of each picture, float64 (images,)."""
     if bins < 2:
         raise InputError(f"bins is {bins}; it must be 2 or more")
-    return hellinger(color_roots(images, bins), color_roots(references, bins))
+    _as_concept(images), _as_concept(references)  # refuses empty ones
+    histograms = np.stack([_color_histogram(image, bins) for image in images])
+    common = np.stack([_color_histogram(image, bins) for image in references])
+    common = (common**0.25).mean(axis=0) ** 4
+    overlap = np.sqrt(histograms * (common / common.sum())).sum(axis=(1, 2, 3))
+    return np.sqrt(np.maximum(0.0, 1.0 - overlap))
 
 
 def _as_concept(images: Images) -> Concept:
@@ -187,18 +199,6 @@ def _features(models: Models, images: Images) -> torch.Tensor:
     finally:
         hook.remove()
     return torch.stack([output.float().mean(dim=0) for output in seen]).cpu()
-
-
-def color_roots(images: Images, bins: int = 8) -> np.ndarray:
-    """Fourth roots of the pictures' color histograms, (images, bins, bins, bins) float64."""
-    _as_concept(images)
-    return np.stack([_color_histogram(image, bins) for image in images]) ** 0.25
-
-
-def hellinger(p_roots: np.ndarray, q_roots: np.ndarray) -> float:
-    """Hellinger distance between the histograms that two sets of pictures have in common."""
-    p, q = (roots.mean(axis=0) ** 4 for roots in (p_roots, q_roots))
-    return float(np.sqrt(max(0.0, 1.0 - np.sqrt(p / p.sum() * q / q.sum()).sum())))
 
 
 def _color_histogram(image: Image.Image, bins: int, side: int = 64) -> np.ndarray:

@@ -172,7 +172,7 @@ def _judge(
         subject.plain_word,
         subject.reference_folder,
         scores.compare(learned, plain),
-        {name: measured.value for name, measured in plain.items()},
+        {name: float(values.mean()) for name, values in plain.items()},
     )
 
 

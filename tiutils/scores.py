@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,22 +23,6 @@ MEASURES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """One measure of one word, in pieces: of single draws, or of single pictures.
-
-    `pieces` is (n, …), and `combine` makes the value of any selection of them.
-    """
-
-    pieces: np.ndarray
-    combine: Callable[[np.ndarray], float] = lambda pieces: float(pieces.mean())
-
-    @property
-    def value(self) -> float:
-        """The measure itself, of all pieces."""
-        return self.combine(self.pieces)
-
-
 def measure(
     models: Models,
     word: str,
@@ -51,7 +35,7 @@ def measure(
     num_images: int = 8,
     seed: int = 0,
     **drawing: Any,
-) -> dict[str, Measured]:
+) -> dict[str, np.ndarray]:
     """Take every measure of one word; two words get the same draws and start from the same noise.
 
     Args:
@@ -67,21 +51,17 @@ def measure(
         drawing: further arguments of `inference.generate`.
 
     Returns:
-        names of `MEASURES` with what was measured.
+        names of `MEASURES` with a value for each draw of the loss or for each picture, (n,); for
+        prompt following (n, prompts). Their mean is the measure.
     """
     template = concept.templates(learnable_property)[0]
     draw = {"num_images_per_prompt": num_images, "seed": seed, **drawing}
     images = inference.generate(models, template.format(word), **draw)
     losses = evaluation.evaluation_losses(models, references, word, learnable_property, draws=64)
-    wanted = evaluation.color_roots(references)
     measured = {
-        "evaluation_loss": Measured(losses.numpy()),
-        "image_similarity": Measured(
-            evaluation.image_similarities(models, images, references).numpy()
-        ),
-        "histogram_distance": Measured(
-            evaluation.color_roots(images), lambda pieces: evaluation.hellinger(pieces, wanted)
-        ),
+        "evaluation_loss": losses.numpy(),
+        "image_similarity": evaluation.image_similarities(models, images, references).numpy(),
+        "histogram_distance": evaluation.histogram_distances(images, references),
     }
     if evaluator is not None:
         prompts = list(prompts) or [template]
@@ -89,8 +69,8 @@ def measure(
         sentences = [p.format(plain_word) for p in prompts for _ in range(num_images)]
         alike = evaluator.similarities(images, references)
         follows = evaluator.followings(drawn, sentences).reshape(len(prompts), num_images)
-        measured["clip_similarity"] = Measured(alike.numpy())
-        measured["prompt_following"] = Measured(follows.numpy().T)  # a piece is a seed
+        measured["clip_similarity"] = alike.numpy()
+        measured["prompt_following"] = follows.numpy().T
     return measured
 
 
@@ -108,8 +88,8 @@ class Score:
 
 
 def compare(
-    word: dict[str, Measured],
-    other: dict[str, Measured],
+    word: dict[str, np.ndarray],
+    other: dict[str, np.ndarray],
     *,
     level: float = 0.95,
     resamples: int = 1000,
@@ -121,15 +101,10 @@ def compare(
     other noise, not of other training runs.
     """
     scores = {}
-    for name, mine in word.items():
-        theirs, sign = other[name], MEASURES[name][1]
-        rng = np.random.default_rng(SEED)
-        count = len(mine.pieces)
-        better = [
-            sign * (mine.combine(mine.pieces[chosen]) - theirs.combine(theirs.pieces[chosen]))
-            for chosen in rng.integers(count, size=(resamples, count))
-        ]
-        low, high = np.quantile(better, [(1 - level) / 2, (1 + level) / 2])
-        gain = sign * (mine.value - theirs.value)
-        scores[name] = Score(mine.value, gain, float(low), float(high))
+    for name, values in word.items():
+        better = MEASURES[name][1] * (values - other[name])
+        chosen = np.random.default_rng(SEED).integers(len(better), size=(resamples, len(better)))
+        means = better[chosen].reshape(resamples, -1).mean(axis=1)
+        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+        scores[name] = Score(*map(float, (values.mean(), better.mean(), low, high)))
     return scores

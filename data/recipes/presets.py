@@ -53,7 +53,7 @@ CPU = Preset(
     vae_batch=32,
     text_steps=900,
     text_batch=96,
-    unet_steps=12_000,
+    unet_steps=10_000,
     unet_batch=48,
     unet_rate=1e-3,
 )
