@@ -23,7 +23,7 @@ SPACINGS = ("linspace", "leading", "trailing")
 DPM_OPTIONS = {
     "solver_order": 2, "solver_type": "midpoint", "algorithm_type": "dpmsolver++", "final_sigmas_type": "zero",
     "euler_at_final": False, "use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False,
-    "use_lu_lambdas": False, "use_flow_sigmas": False, "variance_type": None,
+    "use_lu_lambdas": False, "use_flow_sigmas": False,
 }  # fmt: skip
 # how the last predictions are weighed in PLMS, newest first (Adams and Bashforth 1883)
 BASHFORTH = (
@@ -199,6 +199,8 @@ def _dpm_solver(config: Mapping[str, Any], steps: int) -> tuple[np.ndarray, np.n
     for name, value in DPM_OPTIONS.items():
         if config.get(name, value) != value:
             raise _unsupported(name, config[name], repr(value))
+    if str(config.get("variance_type")).startswith("learned"):  # the fixed ones have no part here
+        raise _unsupported("variance_type", config["variance_type"], "'fixed_small'")
     # one timestep more than steps, and the last of them, the picture, is left out
     trailing = config.get("timestep_spacing", "linspace") == "trailing"
     timesteps = _timesteps(config, steps) if trailing else _timesteps(config, steps + 1)[:-1]

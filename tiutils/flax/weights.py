@@ -161,7 +161,10 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
 def _check_names(folder: Path, found: Mapping[str, str], wanted: set[str]) -> None:
     for problem, names in (
         ("lacks", sorted(wanted - found.keys())),
-        ("has more than config.json asks for:", sorted(found.keys() - wanted)),
+        (
+            "has more than config.json asks for:",
+            sorted(found[name] for name in found.keys() - wanted),
+        ),
     ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
