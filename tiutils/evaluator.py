@@ -48,7 +48,8 @@ class Evaluator:
             for image in images
         ]
         pixels = np.stack([np.asarray(square, np.float32) / 255 for square in squares])
-        pixels = ((pixels - np.float32(self.mean)) / np.float32(self.std)).transpose(0, 3, 1, 2)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        pixels = ((pixels - mean) / std).transpose(0, 3, 1, 2)
         answer = self.model.get_image_features(
             pixel_values=torch.from_numpy(np.ascontiguousarray(pixels)).to(self.model.device)
         )

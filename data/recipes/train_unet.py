@@ -13,7 +13,10 @@ from . import latents, pool, presets, train_text, training, world
 from .presets import Preset
 
 MIN_SNR = 5.0
-CORE_FROM, CORE_SHARE = 0.3, 0.7  # from this part of training on, this share of pictures: core words
+CORE_FROM, CORE_SHARE = (
+    0.3,
+    0.7,
+)  # from this part of training on, this share of pictures: core words
 DROPPED = 0.04  # more prompts dropped, on top of the pool's empty captions; guidance needs them
 
 
@@ -75,7 +78,9 @@ def train(preset: Preset) -> None:
     alphas = noise_levels().to(device)
     torch.manual_seed(6)
     unet = presets.unet(preset).to(device)
-    if device.type == "cpu":  # the fused attention's backward on a CPU takes three times as long as plain products
+    if (
+        device.type == "cpu"
+    ):  # the fused attention's backward on a CPU takes three times as long as plain products
         unet.set_attn_processor(AttnProcessor())
     print(f"unet: {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters", flush=True)
     run = training.Run(unet, preset.folder / "unet.pt", rate=preset.unet_rate)
