@@ -67,7 +67,7 @@ def test_the_same_pictures_as_pytorch(parts, theirs):
     expected = torch_inference.generate(theirs, PROMPTS, negative_prompt="a cat", **arguments)
     assert [image.size for image in found] == [(32, 32)] * 4
     assert psnr(found, expected) >= 40
-    assert psnr(found[:2], found[2:]) < 40  # the measure can tell pictures apart
+    assert psnr(found[:1], found[1:2]) < 40  # the measure can tell pictures apart
 
 
 def test_no_guidance_and_another_size(parts, theirs):
@@ -121,7 +121,7 @@ def test_a_learned_word_is_drawn_as_in_pytorch(small_model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"height": 20}, "height is 20; .* draws multiples of 8 pixels, for example 24"),
+        ({"height": 20}, "height is 20; .* draws multiples of 8 pixels, for example 16"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
