@@ -63,6 +63,8 @@ def train(
         initializer_token=config.initializer_token,
         num_vectors=config.num_vectors,
     )
+    if config.validation_prompt is not None:  # its refusals come now, not in the midst of the run
+        inference.make_sampler(parts, 1, "dpmsolver++")
     training = prepare(parts, placeholder, photos, config, mesh)
     if state is not None:
         restore(training, state)
