@@ -21,10 +21,10 @@ class Make:
     """Makes layers of one dtype. Their initial weights are zeros: `weights.load_into` fills them."""
 
     def __init__(self, dtype: Any):
-        self.kinds = {"dtype": dtype, "param_dtype": dtype, "rngs": nnx.Rngs(0)}
-        self.zeros = {
-            "kernel_init": nnx.initializers.zeros_init()
-        }  # random ones take time to trace
+        # random weights would be traced for nothing: drawing their keys took most of a model's loading
+        no_random_keys = SimpleNamespace(params=lambda: None)
+        self.kinds = {"dtype": dtype, "param_dtype": dtype, "rngs": no_random_keys}
+        self.zeros = {"kernel_init": nnx.initializers.zeros_init()}
 
     def linear(self, inputs: int, outputs: int, *, bias: bool = True) -> nnx.Linear:
         """A matrix, with a bias."""
