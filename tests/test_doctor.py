@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tiutils import doctor, models
+from tiutils import doctor, folders, models
 from tiutils.doctor import Finding
 
 
@@ -19,8 +19,9 @@ def bundled(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "tiny-sd"
     folder.mkdir()
     (folder / "model_index.json").write_text("{}")
-    monkeypatch.setattr(models, "BUNDLED_MODEL", folder)
-    monkeypatch.setattr(models, "hub_answers", lambda path: False)
+    for room in (folders, models):
+        monkeypatch.setattr(room, "BUNDLED_MODEL", folder)
+        monkeypatch.setattr(room, "hub_answers", lambda path: False)
     return folder
 
 

@@ -124,7 +124,7 @@ def test_a_model_that_predicts_the_sample_is_refused_before_it_is_loaded(
     with pytest.raises(
         InputError, match="predicts 'sample'; only models that predict epsilon or v_prediction"
     ):
-        checks.check_inputs(config)
+        checks.check_inputs(config, accelerated=False)
 
 
 def relative_difference(rows, other, start):

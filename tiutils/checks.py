@@ -148,7 +148,7 @@ def find_checkpoint(config: TrainingConfig) -> RunState | None:
         return None
     if config.resume_from_checkpoint == "latest":
         state = checkpoints.load_latest(config.output_dir)
-        if state is None:
+        if state is None and Path(config.output_dir).exists():  # a new folder surprises nobody
             logger.warning("no whole checkpoint in %s: starting anew", config.output_dir)
         return state
     path = Path(config.resume_from_checkpoint)
