@@ -50,7 +50,13 @@ def class_gallery(
     labels = ["a photo", *columns] if photos else columns
     gaps = (0,) if photos else ()
     return image_grid(
-        rows, row_labels=list(pictures), column_labels=labels, title=title, alt=alt, gaps=gaps
+        rows,
+        row_labels=list(pictures),
+        column_labels=labels,
+        title=title,
+        alt=alt,
+        gaps=gaps,
+        cell=0.9,
     )
 
 
@@ -80,7 +86,9 @@ def attention_figure(
         for words in maps
         for word, heat in words.items()
     )
-    return image_grid(rows, column_labels=["picture", *maps[0]], title=title, alt=alt, gaps=(0,))
+    return image_grid(
+        rows, column_labels=["picture", *maps[0]], title=title, alt=alt, gaps=(0,), cell=0.85
+    )
 
 
 def wipe(before: Image.Image, after: Image.Image, percent: int) -> Figure:
@@ -96,7 +104,7 @@ def wipe(before: Image.Image, after: Image.Image, percent: int) -> Figure:
     both.paste(after.convert("RGB").crop((0, 0, seam, after.height)))
     title = f"{percent} % after, {100 - percent} % before"
     alt = f"Left of the seam, {percent} % of the width, the picture after; right of it the one before."
-    return image_grid([[both]], title=title, alt=alt, cell=2.6)
+    return image_grid([[both]], title=title, alt=alt, cell=1.8)
 
 
 def play(
@@ -110,7 +118,7 @@ def play(
         f"“{prompt}”{f', away from “{negative_prompt}”' if negative_prompt else ''}, drawn from "
         f"seed {seed} with guidance {guidance_scale:g}."
     )
-    return image_grid([[picture]], title=prompt, alt=alt, cell=2.6)
+    return image_grid([[picture]], title=prompt, alt=alt, cell=1.8)
 
 
 def heat_overlay(picture: Image.Image, heat: Tensor, *, strength: float = 0.6) -> Image.Image:
