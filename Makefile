@@ -12,7 +12,7 @@ OVERLAYS := transformers-4.57 colab
 export TIUTILS_TRANSFORMERS4 := $(CURDIR)/build/transformers-4.57
 export TIUTILS_COLAB := $(CURDIR)/build/colab
 
-.PHONY: setup run test lint audit types quick slow notebooks overlays clean
+.PHONY: setup run test lint audit types quick slow fuzz notebooks overlays clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -58,6 +58,10 @@ quick: setup
 
 slow: setup overlays
 	$(PYTEST) -m slow
+
+# The property tests, ten times, each time with examples never tried before.
+fuzz: setup
+	for round in 1 2 3 4 5 6 7 8 9 10; do $(PYTEST) -m hypothesis --hypothesis-profile default || exit; done
 
 notebooks: setup
 	$(PY) -m pytest --nbmake --nbmake-timeout=600 notebooks

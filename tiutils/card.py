@@ -129,18 +129,17 @@ def _facts(
         found if isinstance(found := record.get(key), dict) else {}
         for key in ("flags", "scores", "versions")
     )
-    losses = record.get("losses") or []
-    last = (
-        [loss for loss in losses[-50:] if isinstance(loss, float)]
-        if isinstance(losses, list)
-        else []
+    # run.json may come from anybody: what is not the list it should be counts as absent
+    losses, photos = (
+        found if isinstance(found := record.get(key), list) else [] for key in ("losses", "photos")
     )
+    last = [loss for loss in losses[-50:] if isinstance(loss, float)]
     batch = [flags.get("train_batch_size"), flags.get("gradient_accumulation_steps")]
     facts = [
         ("base model", base),
         ("started from", flags.get("initializer_token")),
         ("learned as", flags.get("learnable_property")),
-        ("photos", len(record.get("photos") or ()) or None),
+        ("photos", len(photos) or None),
         ("steps", record.get("steps")),
         ("batch", " × ".join(map(str, batch)) if all(batch) else None),
         ("learning rate", flags.get("learning_rate")),
