@@ -8,14 +8,14 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# The same examples in every run, so that a red suite means a change; `make fuzz` looks for new ones.
-hypothesis.settings.register_profile("steady", derandomize=True)
-hypothesis.settings.load_profile("steady")
-
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the Hub
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small are slower on several threads
 
 from small_model import draw_photo, save_small_model
+
+# The same examples in every run, so that a red suite means a change; `make fuzz` looks for new ones.
+hypothesis.settings.register_profile("steady", derandomize=True)
+hypothesis.settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")
