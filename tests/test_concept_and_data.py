@@ -1,11 +1,10 @@
 """The first notebook: its own definitions agree with tiutils, its checks tell right from wrong."""
 
-import ast
 import runpy
 from pathlib import Path
 
-import nbformat
 import numpy as np
+import pages
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,21 +16,11 @@ from tiutils import concept, diffusion, models
 from tiutils.concept import Concept, Photo
 from tiutils.exercises import concept_and_data as exercises
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-CELLS = {
-    cell.id: cell.source
-    for cell in nbformat.read(NOTEBOOKS / "01_concept_and_data.ipynb", as_version=4).cells
-}
-SOLUTIONS = runpy.run_path(str(NOTEBOOKS / "solutions" / "concept_and_data.py"))
+SOLUTIONS = runpy.run_path(str(pages.ROOT / "notebooks" / "solutions" / "concept_and_data.py"))
 
 
 def defined_in(cell, name, **known):
-    """The function that a cell of the notebook defines, and nothing else of the cell."""
-    for node in ast.parse(CELLS[cell]).body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            exec(ast.unparse(node), known)
-            return known[name]
-    raise AssertionError(f"cell {cell} defines no {name}")
+    return pages.definitions("01_concept_and_data", cell, **known)[name]
 
 
 @pytest.mark.parametrize("size", [(48, 48), (60, 40), (31, 50), (32, 32)])

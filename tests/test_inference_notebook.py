@@ -6,6 +6,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 import numpy as np
+import pages
 import pytest
 import small_model
 import torch
@@ -29,13 +30,10 @@ def parts(small_model):
 @pytest.fixture(scope="module")
 def by_hand():
     """The definitions in the notebook's cells, without the lines that show them off."""
-    cells = nbformat.read(ROOT / "notebooks" / "04_inference.ipynb", 4).cells
-    source = {cell.id: cell.source for cell in cells if cell.cell_type == "code"}
-    names = {"torch": torch, "Image": Image, "inference": inference, "np": np}
-    for name in ("levels", "guess", "draw", "decode", "shares"):
-        definition = source[f"{name}-by-hand"].split("\n\n\n")[0]
-        exec(definition, names)
-    return names
+    cells = [f"{name}-by-hand" for name in ("levels", "guess", "draw", "decode", "shares")]
+    return pages.definitions(
+        "04_inference", *cells, torch=torch, Image=Image, np=np, inference=inference
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 25])

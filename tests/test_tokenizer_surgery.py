@@ -2,9 +2,8 @@
 
 import itertools
 import runpy
-from pathlib import Path
 
-import nbformat
+import pages
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,19 +14,11 @@ from tiutils import explore, figures, models, tokens, widgets
 from tiutils.errors import InputError
 from tiutils.exercises import tokenizer_surgery as exercises
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-CELLS = {
-    cell.id: cell.source
-    for cell in nbformat.read(NOTEBOOKS / "02_tokenizer_surgery.ipynb", as_version=4).cells
-}
-SOLUTIONS = runpy.run_path(str(NOTEBOOKS / "solutions" / "tokenizer_surgery.py"))
+SOLUTIONS = runpy.run_path(str(pages.ROOT / "notebooks" / "solutions" / "tokenizer_surgery.py"))
 
 
 def defined_in(cell, name, **known):
-    """What a cell of the notebook defines; the lines that use the model are left out."""
-    source = CELLS[cell].split("\n\n\nfor ")[0]
-    exec(source, known)
-    return known[name]
+    return pages.definitions("02_tokenizer_surgery", cell, **known)[name]
 
 
 @pytest.fixture(scope="module")

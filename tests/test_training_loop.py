@@ -1,21 +1,16 @@
 """03_training_loop: what it builds by hand is what tiutils does; its exercises check themselves."""
 
 import runpy
-from pathlib import Path
 
-import nbformat
 import numpy as np
+import pages
 import pytest
 import torch
 
 from tiutils import batches, concept, diffusion, models, tokens
 from tiutils.exercises import training_loop as exercises
 
-ROOT = Path(__file__).parent.parent
-CELLS = {
-    cell.id: cell.source
-    for cell in nbformat.read(ROOT / "notebooks" / "03_training_loop.ipynb", as_version=4).cells
-}
+CELLS = pages.sources("03_training_loop")
 
 
 def silent(*_, **__):
@@ -82,7 +77,7 @@ def test_the_loop_by_hand_moves_the_row_and_nothing_else(page):
 
 
 def test_solutions_are_right_and_stubs_are_not_yet():
-    solutions = runpy.run_path(str(ROOT / "notebooks" / "solutions" / "training_loop.py"))
+    solutions = runpy.run_path(str(pages.ROOT / "notebooks" / "solutions" / "training_loop.py"))
     assert exercises.check_adam_bytes(solutions["adam_bytes"]).startswith("right")
     assert exercises.check_variance_ratio(solutions["variance_ratio"]).startswith("right")
     assert exercises.check_adam_bytes(lambda shape: ...).startswith("not yet")
