@@ -1,11 +1,12 @@
-"""A Stable Diffusion of about 100,000 random weights, in the folder layout of SD 1.5, made in a second.
+"""Stable Diffusions of few random weights, in the folder layout of SD 1.5, made in a second.
 
-It learns nothing worth seeing; it is for tests of mechanics (what trains, what is saved, what is refused).
+They learn nothing worth seeing; they are for tests of mechanics (what trains, what is saved, what is refused).
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from tiutils import models
 
 TEXT = """a an the of photo rendering cropped clean dirty dark my cool bright good one nice small
 large weird toy cat dog horse red in on sand snow"""
@@ -80,6 +83,38 @@ def save_small_model(folder: Path, *, prediction_type: str = "epsilon", hidden: 
     ).save_pretrained(folder)
     save_tokenizer_files(folder / "tokenizer")  # transformers 5 saves tokenizer.json alone
     return folder
+
+
+def save_sd15_shaped(folder: Path, *, resolution: int = 64) -> Path:
+    """Random weights in the shape of Stable Diffusion 1.5: vectors of 768, four blocks, a VAE of factor 8.
+
+    Only its channels are few. It has the words of the bundled model, so that the notebooks run with it.
+    """
+    torch.manual_seed(0)
+    shutil.copytree(models.BUNDLED_MODEL / "tokenizer", folder / "tokenizer")
+    tokenizer = models.load_tokenizer(folder)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=768, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=12, max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(4, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, norm_num_groups=4,
+        sample_size=resolution, layers_per_block=1,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(  # diffusers' defaults for the blocks are those of SD 1.5
+        block_out_channels=(8, 8, 16, 16), norm_num_groups=4, layers_per_block=1, attention_head_dim=2,
+        cross_attention_dim=768, sample_size=resolution // 8,
+    )  # fmt: skip
+    scheduler = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    )  # fmt: skip
+    return models.save(
+        models.Models("sd15-shaped", tokenizer, text_encoder, vae, unet, scheduler), folder
+    )
 
 
 def draw_photo(index: int, size: tuple[int, int] = (48, 48)) -> Image.Image:

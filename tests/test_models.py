@@ -103,6 +103,15 @@ def test_default_model(monkeypatch):
     assert models.default_model() == models.DEFAULT_MODEL, "offline, but in the cache"
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+def test_one_variable_overrides_what_the_device_decides(monkeypatch, small_model, gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setenv("TIUTILS_MODEL", str(small_model))
+    assert models.default_model() == models.load().name == str(small_model)
+    monkeypatch.setenv("TIUTILS_MODEL", "")
+    assert models.default_model() == str(models.BUNDLED_MODEL)
+
+
 @pytest.mark.parametrize("part", ["tokenizer", "text_encoder", "vae", "unet", "scheduler"])
 def test_a_folder_that_lacks_a_part(copy, part):
     shutil.rmtree(copy / part)

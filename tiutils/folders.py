@@ -36,7 +36,12 @@ def guidance_scale(resolution: int) -> float:
 
 
 def default_model(*, accelerated: bool) -> str:
-    """Stable Diffusion 1.5 if there is an accelerator and the Hub (or its cache), else the bundled model's folder."""
+    """What the variable TIUTILS_MODEL says, a folder or an id on the Hub; without it the device decides.
+
+    Stable Diffusion 1.5 if there is an accelerator and the Hub (or its cache), else the bundled model's folder.
+    """
+    if chosen := os.environ.get("TIUTILS_MODEL"):
+        return chosen
     if accelerated and (_cached(DEFAULT_MODEL) or hub_answers(f"models/{DEFAULT_MODEL}")):
         return DEFAULT_MODEL
     return str(BUNDLED_MODEL)
