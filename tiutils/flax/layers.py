@@ -175,6 +175,24 @@ class Upsample(nnx.Module):
         return self.conv(x.reshape(batch, 2 * height, 2 * width, channels))
 
 
+class Resizing(nnx.Module):
+    """A stage that ends with half or twice the size, or the same; its parts are named as in the weight files."""
+
+    def __init__(self, make: Make, channels: int, *, halve: bool, double: bool, padding: Any = 1):
+        self.halves, self.doubles = halve, double
+        if halve:
+            self.downsamplers = Blocks([Downsample(make, channels, padding=padding)])
+        if double:
+            self.upsamplers = Blocks([Upsample(make, channels)])
+
+    def resize(self, x: Array) -> Array:
+        """`(b, h, w, c)` to half or twice the size, or the same."""
+        samplers = self.downsamplers if self.halves else self.upsamplers if self.doubles else ()
+        for sampler in samplers:
+            x = sampler(x)
+        return x
+
+
 def read_options(
     config: Mapping[str, Any], part: str, free: Mapping[str, Any], fixed: Mapping[str, Any]
 ) -> SimpleNamespace:

@@ -20,14 +20,13 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tiutils import concept as concepts
-from tiutils import words
-from tiutils.batches import BatchPlan, batch_at
+from tiutils.batches import batch_at
 from tiutils.checkpoints import RunState, check_state
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig, learning_rate_at
 from tiutils.errors import InputError
 from tiutils.flax import schedulers, tokens
+from tiutils.flax.diffusion import Material, Samples, batch_loss, prepare_material
 from tiutils.flax.models import FlaxModels
 from tiutils.progress import Callback, LoopResult, Progress
 from tiutils.words import Placeholder
@@ -50,25 +49,6 @@ class State(NamedTuple):
     exp_avg: jax.Array
     exp_avg_sq: jax.Array
     step: jax.Array
-
-
-class Samples(NamedTuple):
-    """Batches of several steps: `batches.Batch` with axes `(steps, micro-batches, batch, …)`."""
-
-    views: np.ndarray
-    prompts: np.ndarray
-    timesteps: np.ndarray
-    latent_noise: np.ndarray
-    noise: np.ndarray
-
-
-class Material(NamedTuple):
-    """What a run trains on: `diffusion.Material` as JAX arrays, on every device."""
-
-    mean: jax.Array
-    std: jax.Array
-    prompt_ids: jax.Array
-    plan: BatchPlan
 
 
 @dataclass
@@ -178,60 +158,6 @@ def prepare(
         compile_steps(loss, config, everywhere, precision="float32" if exact else None),
         config.total_steps(len(concept.photos)),
     )
-
-
-def prepare_material(
-    models: FlaxModels, concept: Concept, word: str, config: TrainingConfig
-) -> Material:
-    """Pass each view of each photo through the VAE once, as `diffusion.encode_views`; tokenize the prompts."""
-    resolution = config.resolution or models.resolution
-    views = concepts.views(concept, center_crop=config.center_crop)
-    encode = jax.jit(lambda vae, pixels: vae.encode(pixels))
-    moments = [
-        encode(models.vae, concepts.render_view(concept, view, resolution)[None]) for view in views
-    ]
-    mean, std = (
-        jnp.concatenate(part).astype(jnp.float32) * models.vae_scaling
-        for part in zip(*moments, strict=True)
-    )
-    prompts = [t.format(word) for t in concepts.templates(config.learnable_property)]
-    photo_of_view = np.array([view.photo for view in views])
-    plan = BatchPlan(
-        seed=config.seed,
-        batch_size=config.samples_per_process,
-        views_per_photo=tuple(np.bincount(photo_of_view, minlength=len(concept.photos)).tolist()),
-        num_prompts=len(prompts),
-        latent_shape=models.latent_shape(resolution),
-        num_train_timesteps=models.scheduler_config.get("num_train_timesteps", 1000),
-    )
-    return Material(mean, std, jnp.asarray(words.token_ids(models.tokenizer, prompts)), plan)
-
-
-def batch_loss(
-    rows: jax.Array,
-    frozen: Any,
-    batch: Samples,
-    *,
-    place: slice,
-    first_id: int,
-    prediction_type: str,
-) -> jax.Array:
-    """The summed loss of a micro-batch, a scalar: what `diffusion.losses_at` computes, one sample at a time."""
-    text_encoder, unet = frozen["text_encoder"], frozen["unet"]
-    latents = frozen["mean"][batch.views] + frozen["std"][batch.views] * batch.latent_noise
-    input_ids = frozen["prompt_ids"][batch.prompts]
-    all_rows = frozen["rows"].at[place].set(rows)
-    vectors = tokens.look_up(text_encoder, input_ids, all_rows, first_id)
-    keep = jax.checkpoint if unet.gradient_checkpointing else lambda function: function
-    encoder_hidden_states = keep(lambda vectors: text_encoder(vectors))(vectors)
-    scale = frozen["alphas_cumprod"], batch.timesteps
-    noisy_latents = schedulers.add_noise(*scale, latents, batch.noise)
-    target = batch.noise
-    if prediction_type == "v_prediction":
-        target = schedulers.velocity(*scale, latents, batch.noise)
-    prediction = unet(noisy_latents, batch.timesteps, encoder_hidden_states)
-    errors = jnp.square(prediction.astype(jnp.float32) - target)
-    return errors.mean(axis=(1, 2, 3)).sum()
 
 
 def compile_steps(

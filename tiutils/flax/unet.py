@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 from tiutils.errors import InputError
-from tiutils.flax.layers import Attention, Blocks, Downsample, Make, Resnet, Upsample, read_options
+from tiutils.flax.layers import Attention, Blocks, Make, Resizing, Resnet, read_options
 
 OPTIONS = {  # with diffusers' defaults: old files leave many out
     "in_channels": 4, "out_channels": 4, "sample_size": 64, "block_out_channels": (320, 640, 1280, 1280),
@@ -172,7 +172,7 @@ class TimeEmbedding(nnx.Module):
         return self.linear_2(nnx.silu(self.linear_1(waves)))
 
 
-class Stage(nnx.Module):
+class Stage(Resizing):
     """Layers at one size of the latents, each a resnet and perhaps a transformer, then a change of size."""
 
     def __init__(
@@ -194,24 +194,12 @@ class Stage(nnx.Module):
         self.has_attention = bool(heads)
         if heads:
             self.attentions = Blocks([Transformer(make, c, width, count) for count in heads])
-        self.halves, self.doubles = halve, double
-        if halve:
-            self.downsamplers = Blocks([Downsample(make, width, padding=1)])
-        if double:
-            self.upsamplers = Blocks([Upsample(make, width)])
+        super().__init__(make, width, halve=halve, double=double)
 
     def layers(self) -> list[tuple[Resnet, Transformer | None]]:
         """Each resnet with the transformer that follows it."""
         attentions = self.attentions if self.has_attention else ()
         return list(itertools.zip_longest(self.resnets, attentions))
-
-    def resize(self, x: Array) -> Array:
-        """Half or twice the size, or the same."""
-        for sampler in (
-            self.downsamplers if self.halves else self.upsamplers if self.doubles else ()
-        ):
-            x = sampler(x)
-        return x
 
 
 class Transformer(nnx.Module):

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 
 from tiutils.errors import InputError
-from tiutils.flax.layers import Attention, Blocks, Downsample, Make, Resnet, Upsample, read_options
+from tiutils.flax.layers import Attention, Blocks, Make, Resizing, Resnet, read_options
 
 OPTIONS = {  # with diffusers' defaults
     "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": (64,), "layers_per_block": 1,
@@ -110,7 +110,7 @@ class Decoder(nnx.Module):
         return self.conv_out(nnx.silu(self.conv_norm_out(x)))
 
 
-class Stage(nnx.Module):
+class Stage(Resizing):
     """Resnets at one size of the picture, then a change of size."""
 
     def __init__(
@@ -124,21 +124,14 @@ class Stage(nnx.Module):
         double: bool = False,
     ):
         self.resnets = Blocks([_resnet(make, c, n, width) for n in inputs])
-        self.halves, self.doubles = halve, double
-        if halve:  # padded below and to the right only
-            self.downsamplers = Blocks([Downsample(make, width, padding=((0, 1), (0, 1)))])
-        if double:
-            self.upsamplers = Blocks([Upsample(make, width)])
+        below_and_right = ((0, 1), (0, 1))
+        super().__init__(make, width, halve=halve, double=double, padding=below_and_right)
 
     def __call__(self, x: Array) -> Array:
         """`(b, h, w, c)` to half or twice the size, or the same."""
         for resnet in self.resnets:
             x = resnet(x)
-        for sampler in (
-            self.downsamplers if self.halves else self.upsamplers if self.doubles else ()
-        ):
-            x = sampler(x)
-        return x
+        return self.resize(x)
 
 
 class Middle(nnx.Module):

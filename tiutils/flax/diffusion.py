@@ -1,0 +1,90 @@
+"""What is learned from, and the loss, in JAX: `tiutils.diffusion` once more, the same numbers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tiutils import concept as concepts
+from tiutils import words
+from tiutils.batches import BatchPlan
+from tiutils.concept import Concept
+from tiutils.config import TrainingConfig
+from tiutils.flax import schedulers, tokens
+from tiutils.flax.models import FlaxModels
+
+
+class Samples(NamedTuple):
+    """Batches of several steps: `batches.Batch` with axes `(steps, micro-batches, batch, …)`."""
+
+    views: np.ndarray
+    prompts: np.ndarray
+    timesteps: np.ndarray
+    latent_noise: np.ndarray
+    noise: np.ndarray
+
+
+class Material(NamedTuple):
+    """What a run trains on: `diffusion.Material` as JAX arrays, on every device."""
+
+    mean: jax.Array
+    std: jax.Array
+    prompt_ids: jax.Array
+    plan: BatchPlan
+
+
+def prepare_material(
+    models: FlaxModels, concept: Concept, word: str, config: TrainingConfig
+) -> Material:
+    """Pass each view of each photo through the VAE once, as `diffusion.encode_views`; tokenize the prompts."""
+    resolution = config.resolution or models.resolution
+    views = concepts.views(concept, center_crop=config.center_crop)
+    encode = jax.jit(lambda vae, pixels: vae.encode(pixels))
+    moments = [
+        encode(models.vae, concepts.render_view(concept, view, resolution)[None]) for view in views
+    ]
+    mean, std = (
+        jnp.concatenate(part).astype(jnp.float32) * models.vae_scaling
+        for part in zip(*moments, strict=True)
+    )
+    prompts = [t.format(word) for t in concepts.templates(config.learnable_property)]
+    photo_of_view = np.array([view.photo for view in views])
+    plan = BatchPlan(
+        seed=config.seed,
+        batch_size=config.samples_per_process,
+        views_per_photo=tuple(np.bincount(photo_of_view, minlength=len(concept.photos)).tolist()),
+        num_prompts=len(prompts),
+        latent_shape=models.latent_shape(resolution),
+        num_train_timesteps=models.scheduler_config.get("num_train_timesteps", 1000),
+    )
+    return Material(mean, std, jnp.asarray(words.token_ids(models.tokenizer, prompts)), plan)
+
+
+def batch_loss(
+    rows: jax.Array,
+    frozen: Any,
+    batch: Samples,
+    *,
+    place: slice,
+    first_id: int,
+    prediction_type: str,
+) -> jax.Array:
+    """The summed loss of a micro-batch, a scalar: what `diffusion.losses_at` computes, one sample at a time."""
+    text_encoder, unet = frozen["text_encoder"], frozen["unet"]
+    latents = frozen["mean"][batch.views] + frozen["std"][batch.views] * batch.latent_noise
+    input_ids = frozen["prompt_ids"][batch.prompts]
+    all_rows = frozen["rows"].at[place].set(rows)
+    vectors = tokens.look_up(text_encoder, input_ids, all_rows, first_id)
+    keep = jax.checkpoint if unet.gradient_checkpointing else lambda function: function
+    encoder_hidden_states = keep(lambda vectors: text_encoder(vectors))(vectors)
+    scale = frozen["alphas_cumprod"], batch.timesteps
+    noisy_latents = schedulers.add_noise(*scale, latents, batch.noise)
+    target = batch.noise
+    if prediction_type == "v_prediction":
+        target = schedulers.velocity(*scale, latents, batch.noise)
+    prediction = unet(noisy_latents, batch.timesteps, encoder_hidden_states)
+    errors = jnp.square(prediction.astype(jnp.float32) - target)
+    return errors.mean(axis=(1, 2, 3)).sum()
