@@ -168,25 +168,34 @@ def loss_curve(
     Raises:
         InputError: no losses.
     """
-    values = np.array(losses, dtype=float)
-    steps = np.flatnonzero(np.isfinite(values)) + 1
-    if not len(steps):
-        raise InputError("there is no loss to draw; give one value a step")
-    values = values[steps - 1]
-    mean = _running_mean(values)
     figure = Figure(figsize=(6.4, 2.8), dpi=DPI, layout="constrained")
-    axis = figure.subplots()
-    axis.plot(steps, values, color=GRAY, linewidth=0.6, alpha=0.6, label="training loss")
-    axis.plot(steps, mean, color=BLUE, linewidth=1.8, label="its running mean")
-    if evaluation:
-        axis.plot(list(evaluation), list(evaluation.values()), color=VERMILION, linestyle="--",
-                  marker="o", markersize=4, label="fixed evaluation loss")  # fmt: skip
-    if kept_step is not None:
-        axis.axvline(kept_step, color=GREEN, linestyle=":", label=f"kept: step {kept_step}")
-    axis.set(xlabel="step", ylabel="loss (mean squared error)")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
-    figure.set_label(_describe_losses(steps, mean, evaluation, kept_step))
+    figure.set_label(_draw_losses(figure.subplots(), losses, 1, evaluation, kept_step))
+    return figure
+
+
+def loss_and_pictures(
+    losses: Sequence[float | None],
+    pictures: Images,
+    *,
+    evaluation: Mapping[int, float] | None = None,
+    last_step: int | None = None,
+) -> Figure:
+    """The loss curve beside pictures: how a run stands after `last_step`, the step of the last loss.
+
+    Raises:
+        InputError: no losses.
+    """
+    first = 1 if last_step is None else last_step - len(losses) + 1
+    width = 3.6 + 1.3 * len(pictures)
+    figure = Figure(figsize=(width, 2.0), dpi=DPI, layout="constrained")
+    curve, *places = figure.subplots(
+        1, 1 + len(pictures), squeeze=False, width_ratios=[3.6, *[1.3] * len(pictures)]
+    )[0]
+    text = _draw_losses(curve, losses, first, evaluation, None)
+    for place, picture in zip(places, pictures, strict=True):
+        place.set_axis_off()
+        _draw(place, picture, int(1.3 * DPI))
+    figure.set_label(f"{text} Beside it: pictures, {len(pictures)}." if pictures else text)
     return figure
 
 
@@ -260,6 +269,32 @@ def _draw(axis: Any, picture: Image.Image, side: int) -> None:
     picture = picture.convert("RGB")
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     axis.imshow(np.asarray(picture), interpolation="bicubic")
+
+
+def _draw_losses(
+    axis: Any,
+    losses: Sequence[float | None],
+    first: int,
+    evaluation: Mapping[int, float] | None,
+    kept_step: int | None,
+) -> str:
+    """Draw the curves, the first loss at step `first`; returns the text that says what they show."""
+    values = np.array(losses, dtype=float)
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
+        raise InputError("there is no loss to draw; give one value a step")
+    steps, mean = known + first, _running_mean(values[known])
+    axis.plot(steps, values[known], color=GRAY, linewidth=0.6, alpha=0.6, label="training loss")
+    axis.plot(steps, mean, color=BLUE, linewidth=1.8, label="its running mean")
+    if evaluation:
+        axis.plot(list(evaluation), list(evaluation.values()), color=VERMILION, linestyle="--",
+                  marker="o", markersize=4, label="fixed evaluation loss")  # fmt: skip
+    if kept_step is not None:
+        axis.axvline(kept_step, color=GREEN, linestyle=":", label=f"kept: step {kept_step}")
+    axis.set(xlabel="step", ylabel="loss (mean squared error)")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    return _describe_losses(steps, mean, evaluation, kept_step)
 
 
 def _alt_of(picture: Figure | Image.Image, alt: str | None) -> str:

@@ -1,0 +1,158 @@
+"""A run to watch while it goes on: loss, pictures, time and memory left; pause, and stop and keep.
+
+The buttons act at once where the notebook delivers a press while a cell runs (JupyterLab 4.4 with
+ipykernel 7 does). Elsewhere the notebook's own stop button does what *stop and keep* does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tiutils import figures
+from tiutils.errors import InputError
+from tiutils.progress import Progress
+from tiutils.widgets import as_html
+
+Draw = Callable[[Any, int], Sequence[Image.Image]]
+
+
+class LiveView:
+    """A callback for `train`, and a box to show above the run.
+
+    Attributes:
+        box: an `ipywidgets.VBox`: the buttons, a line of figures, the picture.
+        samples: step → what `draw` gave.
+        losses: of each step seen.
+    """
+
+    def __init__(
+        self,
+        draw: Draw | None = None,
+        *,
+        every: int = 50,
+        photo: Image.Image | None = None,
+        fixed_losses: Mapping[int, float] | None = None,
+    ):
+        """Make the box.
+
+        Args:
+            draw: called as `draw(models, step)` every so many steps; its pictures are shown.
+            every: how many.
+            photo: shown beside the pictures, to compare with.
+            fixed_losses: step → loss on fixed questions, filled by whoever takes it; drawn as well.
+        """
+        import ipywidgets
+
+        self.draw, self.every, self.photo = draw, every, photo
+        self.fixed_losses = {} if fixed_losses is None else fixed_losses
+        self.samples: dict[int, Sequence[Image.Image]] = {}
+        self.losses: list[Any] = []
+        self.stopped, self.running = threading.Event(), threading.Event()
+        self.running.set()
+        self._begun: float | None = None
+        self._paused = 0.0
+        self._pause = ipywidgets.Button(description="pause", icon="pause")
+        self._stop = ipywidgets.Button(description="stop and keep", icon="stop")
+        self._pause.on_click(lambda _: self.pause() if self.running.is_set() else self.go_on())
+        self._stop.on_click(lambda _: self.stop())
+        self._line, self._page = ipywidgets.HTML("not begun yet"), ipywidgets.HTML()
+        buttons = ipywidgets.HBox([self._pause, self._stop])
+        self.box = ipywidgets.VBox([buttons, self._line, self._page])
+
+    def pause(self) -> None:
+        """Wait after the step under way; the run's result does not depend on it."""
+        self.running.clear()
+        self._pause.description, self._pause.icon = "go on", "play"
+
+    def go_on(self) -> None:
+        """End a pause."""
+        self.running.set()
+        self._pause.description, self._pause.icon = "pause", "pause"
+
+    def stop(self) -> None:
+        """End the run after the step under way; what was learned is kept and written."""
+        self.stopped.set()
+        self.go_on()
+
+    def __call__(self, progress: Progress) -> bool:
+        """Look at the run after a step; true stops it."""
+        self._begun = self._begun or time.perf_counter()
+        self.losses.append(progress.loss)  # a number on the device; reading it now would wait
+        total = progress.training.total_steps
+        due = progress.step % self.every == 0
+        if due and self.draw is not None:
+            self.samples[progress.step] = self.draw(progress.training.models, progress.step)
+        if due or progress.step % 10 == 0 or progress.step == total or len(self.losses) == 1:
+            self._line.value = self.line(progress.step, total)
+        if due or progress.step == total:
+            with contextlib.suppress(InputError):  # no finite loss: the loop itself says so
+                self._page.value = as_html(self.figure(progress.step))
+        if not self.running.is_set():
+            self._wait(progress.step, total)
+        if self.stopped.is_set():
+            self._line.value = f"stopped after step {progress.step}; what was learned is kept"
+        for button in (self._pause, self._stop):
+            button.disabled = self.stopped.is_set() or progress.step == total
+        return self.stopped.is_set()
+
+    def line(self, step: int, total: int) -> str:
+        """Where the run is, and what is left of time and memory."""
+        done = len(self.losses) - 1  # the clock runs since the end of the first step
+        text = f"step {step} of {total}"
+        if done and self._begun is not None:
+            seconds = (time.perf_counter() - self._begun - self._paused) / done * (total - step)
+            text += f" · {seconds // 60:.0f} min {seconds % 60:02.0f} s left"
+        return text + f" · {memory_left()}"
+
+    def figure(self, step: int) -> Figure:
+        """The losses so far beside the last pictures."""
+        last = self.samples[max(self.samples)] if self.samples else ()
+        pictures = [*([self.photo] if self.photo is not None else []), *last]
+        self.losses = [float(loss) for loss in self.losses]
+        return figures.loss_and_pictures(
+            self.losses, pictures, evaluation=self.fixed_losses, last_step=step
+        )
+
+    def _wait(self, step: int, total: int) -> None:
+        """Wait out a pause. Ctrl-C, or the notebook's stop button, ends it and the run."""
+        begun = time.perf_counter()
+        self._line.value = f"paused after step {step} of {total}"
+        with _on_interrupt(self.stop):
+            while not self.running.wait(0.1):
+                pass
+        self._paused += time.perf_counter() - begun
+
+
+def memory_left() -> str:
+    """Free memory where the work is done, of the GPU if there is one."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        place = "GPU memory"
+    else:
+        memory = psutil.virtual_memory()
+        free, total, place = memory.available, memory.total, "memory"
+    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB of {place} free"
+
+
+@contextlib.contextmanager
+def _on_interrupt(act: Callable[[], None]) -> Iterator[None]:
+    """Within it, SIGINT does this; only the main thread may say what signals do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: act())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
