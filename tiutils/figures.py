@@ -192,6 +192,7 @@ def loss_and_pictures(
         1, 1 + len(pictures), squeeze=False, width_ratios=[3.6, *[1.3] * len(pictures)]
     )[0]
     text = _draw_losses(curve, losses, first, evaluation, None)
+    curve.set_ylabel("loss")  # there is no room for more
     for place, picture in zip(places, pictures, strict=True):
         place.set_axis_off()
         _draw(place, picture, int(1.3 * DPI))
