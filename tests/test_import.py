@@ -24,8 +24,8 @@ FLOORS = (
     "batches checkpoints progress drawing inference",
     "diffusion training evaluation evaluator scores stopping card",
     "figures diagrams attention explore galleries",
-    "callbacks record hub checks sitting run report inspection",
-    "cli doctor widgets exercises __init__ __main__",
+    "callbacks record hub checks sitting run report inspection flags",
+    "cli doctor widgets live exercises __init__ __main__",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py"))
