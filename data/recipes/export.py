@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from . import latents, pack, presets, train_text, train_unet
+from . import latents, pack, presets, train_evaluator, train_text, train_unet
 from .presets import Preset
 
 TARGET = Path(__file__).parents[1] / "tiny-sd"
@@ -71,6 +71,44 @@ def text_encoder_files(preset: Preset, folder: Path) -> None:
     write_json(folder / "config.json", kept)
 
 
+def evaluator_files(preset: Preset, folder: Path) -> None:
+    """The judge as a `CLIPModel` folder of its own, with tokenizer and picture settings, fp16."""
+    clip = train_evaluator.load_evaluator(preset)
+    state = {k: v for k, v in clip.state_dict().items() if not k.endswith("position_ids")}
+    save_half(state, folder / "model.safetensors")
+    shared = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+    shared += ["projection_dim", "hidden_act"]
+    ends = ["bos_token_id", "eos_token_id", "pad_token_id"]
+    own = {
+        "text_config": ["vocab_size", "max_position_embeddings", *ends],
+        "vision_config": ["image_size", "patch_size", "num_channels"],
+    }
+    towers = {
+        part: {name: getattr(getattr(clip.config, part), name) for name in (*shared, *names)}
+        for part, names in own.items()
+    }
+    config = {"architectures": ["CLIPModel"], "model_type": "clip", **towers}
+    config |= {"projection_dim": clip.config.projection_dim}
+    write_json(folder / "config.json", config | {"dtype": "float32", "torch_dtype": "float32"})
+    side = preset.size
+    processor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+    write_json(folder / "preprocessor_config.json", processor)
+    shutil.copytree(preset.folder / "evaluator-tokenizer", folder, dirs_exist_ok=True)
+
+
 def module_files(module, folder: Path, **changed) -> None:
     """Config and fp16 weights of a diffusers module."""
     module.register_to_config(**changed)
@@ -111,6 +149,7 @@ def export(preset: Preset, target: Path = TARGET) -> None:
         scaling_factor=round(latents.scaling_factor(preset), 5),
     )
     module_files(train_unet.load_unet(preset), part / "unet")
+    evaluator_files(preset, part / "evaluator")
     scheduler = {
         "_class_name": "PNDMScheduler",
         "_diffusers_version": "0.39.0",

@@ -20,6 +20,7 @@ STAGES = (
     "text",
     "latents",
     "unet",
+    "evaluator",
     "export",
 )
 
@@ -67,6 +68,10 @@ def stage(name: str, preset: presets.Preset, processes: int) -> None:
 
         train_unet.HiddenStates(preset)  # once, before the processes part
         training.run_parallel(train_unet.train, processes, preset)
+    elif name == "evaluator":
+        from . import train_evaluator
+
+        train_evaluator.train(preset)
     elif name == "export":
         from . import export
 

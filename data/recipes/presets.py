@@ -28,6 +28,9 @@ class Preset:
     unet_steps: int
     unet_batch: int
     unet_rate: float
+    evaluator_steps: int
+    evaluator_batch: int
+    evaluator_rate: float
 
     @property
     def folder(self):
@@ -56,6 +59,9 @@ CPU = Preset(
     unet_steps=10_000,
     unet_batch=48,
     unet_rate=1e-3,
+    evaluator_steps=1200,
+    evaluator_batch=192,
+    evaluator_rate=2e-3,
 )
 PRESETS = {"cpu": CPU}
 
@@ -95,6 +101,24 @@ def text_encoder(preset: Preset):
             pad_token_id=end,
         )
     )
+
+
+def evaluator(preset: Preset, vocabulary: int):
+    """CLIP, small: pictures (batch, 3, size, size) and token ids (batch, 77) to one space of 64 numbers."""
+    from transformers import CLIPConfig, CLIPModel
+
+    end = vocabulary - 1
+    ends = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
+    text = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    picture = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 4}
+    tower = {"num_attention_heads": 4, "projection_dim": 64, "hidden_act": "gelu"}
+    config = CLIPConfig(
+        text_config={**tower, **text, **ends, "vocab_size": vocabulary},
+        vision_config={**tower, **picture, "image_size": preset.size, "patch_size": 8},
+        projection_dim=64,
+        attn_implementation="eager",  # on a CPU its backward pass takes half the time of the fused one
+    )
+    return CLIPModel(config)
 
 
 def unet(preset: Preset):

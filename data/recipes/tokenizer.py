@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 from . import collect, places, world
 from .presets import Preset
@@ -50,8 +51,8 @@ def merges_of(word: str, rank: dict[tuple[str, str], int]) -> list[tuple[str, st
     return used
 
 
-def needed_words() -> list[str]:
-    """Every word that captions can contain, and MORE_WORDS."""
+def caption_words() -> list[str]:
+    """Every word that captions can contain."""
     phrases = [
         *world.TEMPLATES,
         *world.PLAIN_TEMPLATES,
@@ -61,32 +62,48 @@ def needed_words() -> list[str]:
     ]
     phrases += [form for noun in world.nouns() for form in (noun.word, noun.plural)]
     words = " ".join(phrases).replace("{}", "").replace("-", " ").split()
-    return list(dict.fromkeys(words + MORE_WORDS))
+    return list(dict.fromkeys([*words, "background"]))
 
 
-def choose(vocabulary: int) -> list[tuple[str, str]]:
-    """CLIP's first merges plus those the needed words use, in CLIP's order; each merge's parts come before it."""
+def choose(words: list[str], vocabulary: int | None = None) -> list[tuple[str, str]]:
+    """The merges these words use, in CLIP's order, each merge's parts before it; filled up with CLIP's first."""
     lines = (
         gzip.decompress(collect.MERGES.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
     )
     merges = [tuple(line.split()) for line in lines]
     rank = {pair: number for number, pair in enumerate(merges)}
-    keep = {rank[pair] for word in needed_words() for pair in merges_of(word, rank)}
-    for number in range(len(merges)):
-        if len(keep) == vocabulary - 512 - 2:
-            break
-        keep.add(number)
+    keep = {rank[pair] for word in words for pair in merges_of(word, rank)}
+    if vocabulary is not None:
+        for number in range(len(merges)):
+            if len(keep) == vocabulary - 512 - 2:
+                break
+            keep.add(number)
     return [merges[number] for number in sorted(keep)]
 
 
 def build(preset: Preset) -> None:
-    """Write `tokenizer/`: vocab.json and merges.txt (transformers 4) beside tokenizer.json (transformers 5)."""
+    """The pipeline's tokenizer, of `preset.vocabulary` tokens, and the evaluator's, of captions' words alone."""
+    words = list(dict.fromkeys(caption_words() + MORE_WORDS))
+    for name, merges in (
+        ("tokenizer", choose(words, preset.vocabulary)),
+        ("evaluator-tokenizer", choose(caption_words())),
+    ):
+        write(preset.folder / name, merges)
+        whole = load(preset, name)
+        several = [word for word in words if len(whole.tokenize(word)) != 1]
+        print(f"{name}: {len(whole)} tokens; {len(several)} words in several pieces: {several[:9]}")
+
+
+def write(folder: Path, merges: list[tuple[str, str]]) -> None:
+    """vocab.json and merges.txt (transformers 4) beside tokenizer.json (transformers 5), without indentation.
+
+    Single bytes come first, so that any text can be spelled.
+    """
     from transformers import CLIPTokenizer
 
-    folder = preset.folder / "tokenizer"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    merges, symbols = choose(preset.vocabulary), byte_symbols()
+    symbols = byte_symbols()
     tokens = [
         *symbols,
         *(s + "</w>" for s in symbols),
@@ -95,8 +112,8 @@ def build(preset: Preset) -> None:
         END,
     ]
     vocab = {token: number for number, token in enumerate(tokens)}
-    assert len(vocab) == preset.vocabulary, "two merges make the same token"
-    plain = folder.with_name("tokenizer-plain")
+    assert len(vocab) == len(tokens), "two merges make the same token"
+    plain = folder.with_name(folder.name + "-plain")
     plain.mkdir(exist_ok=True)
     (plain / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
     (plain / "merges.txt").write_text(
@@ -106,13 +123,15 @@ def build(preset: Preset) -> None:
         plain, bos_token=START, eos_token=END, unk_token=END, pad_token=END, model_max_length=77
     )
     tokenizer.save_pretrained(folder)
+    whole = folder / "tokenizer.json"
+    whole.write_text(
+        json.dumps(json.loads(whole.read_text()), ensure_ascii=False, separators=(",", ":"))
+    )
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(plain / name, folder / name)
-    several = [word for word in needed_words() if len(tokenizer.tokenize(word)) != 1]
-    print(f"tokenizer: {len(tokenizer)} tokens; several pieces: {several}", flush=True)
 
 
-def load(preset: Preset):
+def load(preset: Preset, name: str = "tokenizer"):
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer.from_pretrained(preset.folder / "tokenizer")
+    return CLIPTokenizer.from_pretrained(preset.folder / name)
