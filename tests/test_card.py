@@ -22,7 +22,8 @@ RECORD = {
     "flags": {"initializer_token": "toy", "learning_rate": 0.005, "train_batch_size": 4,
               "gradient_accumulation_steps": 1, "validation_prompt": "a <toy> on *sand*",
               "train_data_dir": "/home/anna/photos", "output_dir": "/home/anna/runs"},
-    "scores": {"image_similarity": 0.75, "initializer_image_similarity": 0.5},
+    "scores": {"scores": {"image_similarity": {"value": 0.75, "better_by": 0.25}},
+               "plain_scores": {"image_similarity": 0.5}},
 }  # fmt: skip
 
 

@@ -46,6 +46,37 @@ def test_a_word_is_told_with_its_place_in_the_vocabulary(toy, small_model, parts
     assert "\x1b" not in text and max(map(len, lines)) < 300  # a stranger's text, for a terminal
 
 
+CONTROLS = (
+    "\x1b]0;title\x07\x1b[2J\r\b\x9b1m\u202e\u2066\u200b\n"  # moves, colors, hides, turns round
+)
+
+
+def test_no_control_character_reaches_the_terminal(tmp_path, capsys):
+    header = made.header_first({f"<{CONTROLS}>": {"dtype": CONTROLS, "shape": [1],
+                                                 "data_offsets": [0, 4]}})  # fmt: skip
+    kind = made.torch_bytes({"<toy>": torch.ones(8)}, _use_new_zipfile_serialization=False)
+    kind = kind.replace(b"FloatStorage", b"\x1b[2mStorage")
+    words = {f"<{CONTROLS}>": made.vectors(1), "<b>": made.vectors(1)}
+    files = {
+        "word.safetensors": save(words, {"license": CONTROLS, CONTROLS: "x"}),
+        "a1111.pt": made.torch_bytes(
+            made.as_tensors(made.a1111_content(made.vectors()) | {"name": CONTROLS})
+        ),
+        f"name{CONTROLS[:-1]}": save({"<toy>": made.vectors()}),
+        "header.safetensors": header,
+        "kind.bin": kind,
+    }
+    statuses = []
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        statuses.append(cli.main(["inspect", str(tmp_path / name)]))
+        statuses.append(cli.main(["convert", str(tmp_path / name), str(tmp_path / "no.way")]))
+        printed = capsys.readouterr()
+        for line in (printed.out + printed.err).split("\n"):
+            assert line.isprintable(), (name, line)
+    assert statuses == [0, 2, 0, 2, 0, 2, 2, 2, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("halves", "expected"),
     [

@@ -111,6 +111,7 @@ def test_merged_text_encoder_says_the_same(parts):
         ("", {}, "must be one word"),
         ("two words", {}, "must be one word"),
         (" <x>", {}, "must be one word"),
+        ("<\x1b[31mx>", {}, "must be one word"),
         ("toy", {}, "already knows the token 'toy'"),
         ("Toy", {}, "already knows"),
         ("<|endoftext|>", {}, "already knows"),

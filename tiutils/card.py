@@ -147,9 +147,14 @@ def _facts(
         ("loss, mean of the last steps", f"{math.fsum(last) / len(last):.4f}" if last else None),
         ("prompt of the pictures", flags.get("validation_prompt")),
     ]
-    for key in ("image_similarity", "evaluation_loss"):
-        word, initializer = scores.get(key), scores.get(f"initializer_{key}")
-        if isinstance(word, float) and isinstance(initializer, float):
-            facts.append((key.replace("_", " "), f"{word:.4f} (plain word: {initializer:.4f})"))
+    learned_scores, plain_scores = (
+        found if isinstance(found := scores.get(key), dict) else {}
+        for key in ("scores", "plain_scores")
+    )
+    for name, score in learned_scores.items():  # as `tiutils evaluate` writes them
+        value = score.get("value") if isinstance(score, dict) else None
+        if isinstance(value, float) and isinstance(other := plain_scores.get(name), float):
+            label = plain(name.replace("_", " "))
+            facts.append((label, f"{value:.4f} (plain word: {other:.4f})"))
     facts.append(("software", ", ".join(f"{name} {version}" for name, version in versions.items())))
     return [(name, value) for name, value in facts if value not in (None, "")]

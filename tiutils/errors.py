@@ -10,5 +10,10 @@ class InputError(ValueError):
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another library says, in one line; its type if it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an error of another library says, in one printable line; its type if it says nothing."""
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def printable(text: str) -> str:
+    """A stranger's text for a terminal: what could move its cursor or change its colors is spelled out."""
+    return text if text.isprintable() else repr(text)[1:-1]

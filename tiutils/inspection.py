@@ -10,7 +10,7 @@ import numpy as np
 
 from tiutils import embedding_files, folders, words
 from tiutils.embedding_files import LearnedEmbedding
-from tiutils.errors import InputError, first_line
+from tiutils.errors import InputError, first_line, printable
 
 FITS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL's second encoder",
         4096: "a T5 encoder, as of SD 3 or Flux"}  # fmt: skip
@@ -26,7 +26,7 @@ def describe(source: str | Path, model: str | None = None) -> str:
     """
     found = embedding_files.read_all(source)
     model = model or folders.default_model(accelerated=_has_gpu())
-    lines = [f"{source}: {found[0].layout}"]
+    lines = [f"{printable(str(source))}: {found[0].layout}"]
     for learned in found:
         lines += _facts(learned)
         try:
@@ -59,9 +59,8 @@ def _facts(learned: LearnedEmbedding) -> list[str]:
 
 
 def _shown(text: str) -> str:
-    """A stranger's text, made fit for a terminal."""
-    text = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
-    return text if text.isprintable() else repr(text)
+    """A stranger's text, cut to what fits on a line of a terminal."""
+    return printable(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…")
 
 
 def _comparison(learned: LearnedEmbedding, model: str) -> list[str]:

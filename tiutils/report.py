@@ -11,7 +11,7 @@ from typing import Any
 
 from tiutils import concept, evaluator, figures, inference, models, scores
 from tiutils.embedding_files import replace_file
-from tiutils.errors import InputError
+from tiutils.errors import InputError, printable
 from tiutils.models import Models
 from tiutils.record import read_record, update_record
 from tiutils.scores import Score
@@ -217,10 +217,10 @@ def _several_runs(
 
 def as_text(verdict: Verdict) -> str:
     """One word's scores as a table for the terminal."""
-    plain_word, word = verdict.plain_word, verdict.word
+    plain_word, word = printable(verdict.plain_word), printable(verdict.word)
     width = max(12, len(plain_word), len(word)) + 2
     lines = [
-        f"against {verdict.reference_folder}",
+        f"against {printable(verdict.reference_folder)}",
         f"{'':<29}{plain_word:>{width}}{word:>{width}}   better by, and from … to, for other noise",
     ]
     for key, score in verdict.scores.items():

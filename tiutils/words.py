@@ -39,7 +39,7 @@ def check_placeholder(
     Raises:
         InputError: the word is empty, contains white space, is known already, or `num_vectors` does not fit a prompt.
     """
-    if not token or token != token.strip() or re.search(r"\s", token):
+    if not token or " " in token or not token.isprintable():  # other white space is not printable
         raise InputError(
             f"the placeholder token {token!r} must be one word without spaces, such as '<my-toy>'"
         )
