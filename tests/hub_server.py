@@ -100,18 +100,16 @@ class Handler(BaseHTTPRequestHandler):
         ("upload", "PUT", r"/objects/(?P<oid>[0-9a-f]{64})"),
         ("commit", "POST", rf"/api/models/{ID}/commit/main"),
         ("tree", "GET", rf"/api/models/{ID}/tree/(?P<revision>\w+)"),
-        ("info", "GET", rf"/api/models/{ID}(?:/revision/(?P<revision>\w+))?"),
-        ("info", "HEAD", rf"/api/models/{ID}"),
-        ("resolve", "HEAD", rf"/{ID}/resolve/(?P<revision>\w+)/(?P<path>.+)"),
-        ("resolve", "GET", rf"/{ID}/resolve/(?P<revision>\w+)/(?P<path>.+)"),
+        ("info", "GET HEAD", rf"/api/models/{ID}(?:/revision/(?P<revision>\w+))?"),
+        ("resolve", "GET HEAD", rf"/{ID}/resolve/(?P<revision>\w+)/(?P<path>.+)"),
     )
 
     def handle_request(self) -> None:
         path = unquote(urlsplit(self.path).path)
         routes = (
             (name, match)
-            for name, method, pattern in self.ROUTES
-            if method == self.command and (match := re.fullmatch(pattern, path))
+            for name, methods, pattern in self.ROUTES
+            if self.command in methods.split() and (match := re.fullmatch(pattern, path))
         )
         name, match = next(routes, ("", None))
         if match is None:  # the client also asks for things that nobody needs

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-import io
-import json
 import logging
 import os
 import pickle
-import struct
 import tempfile
 import zipfile
 from pathlib import Path
@@ -16,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from embedding_samples import torch_bytes, vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
@@ -24,17 +22,6 @@ from safetensors.torch import load_file, save, save_file
 from tiutils import embedding_files
 from tiutils.embedding_files import LearnedEmbedding, read, write
 from tiutils.errors import InputError
-
-
-def vectors(count: int = 1, hidden: int = 32) -> np.ndarray:
-    return np.random.default_rng(count).standard_normal((count, hidden)).astype(np.float32)
-
-
-def torch_bytes(content, **options) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer, **options)
-    return buffer.getvalue()
-
 
 # There and back
 
@@ -86,7 +73,9 @@ def test_stock_diffusers_loads_what_we_write(small_model, tmp_path, count, name)
 
     path = tmp_path / name
     safe = name.endswith(".safetensors")
-    write(path, LearnedEmbedding("<toy>", vectors(count), {"steps": "3"}), safe_serialization=safe)
+    write(
+        path, LearnedEmbedding("<toy>", vectors(count, 32), {"steps": "3"}), safe_serialization=safe
+    )
     pipeline = StableDiffusionPipeline.from_pretrained(small_model, safety_checker=None)
     pipeline.load_textual_inversion(path)
     tokens = ["<toy>", "<toy>_1", "<toy>_2"][:count]
@@ -94,7 +83,7 @@ def test_stock_diffusers_loads_what_we_write(small_model, tmp_path, count, name)
     prompt = pipeline.maybe_convert_prompt("a photo of <toy>", pipeline.tokenizer)
     assert pipeline.tokenizer(prompt).input_ids[-count - 1 : -1] == ids
     table = pipeline.text_encoder.get_input_embeddings().weight
-    np.testing.assert_array_equal(table[ids].detach().numpy(), vectors(count))
+    np.testing.assert_array_equal(table[ids].detach().numpy(), vectors(count, 32))
 
 
 def test_a_word_in_mixed_case_is_warned_about(tmp_path, caplog):
@@ -251,47 +240,6 @@ def test_what_is_no_file_is_refused(tmp_path, name):
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(InputError):
         read(tmp_path / name)
-
-
-# Any bytes at all
-
-
-def header_first(header: dict) -> bytes:
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(64)
-
-
-SAMPLES = [
-    save({"<toy>": torch.ones(2, 4)}, {"steps": "3"}),
-    torch_bytes({"<toy>": torch.ones(2, 4)}),
-    torch_bytes({"<toy>": torch.ones(2, 4)}, _use_new_zipfile_serialization=False),
-    header_first({"<toy>": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 64]}}),
-    header_first({"<toy>": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}}),
-]
-
-
-@st.composite
-def damaged_file(draw) -> bytes:
-    data = bytearray(draw(st.sampled_from(SAMPLES)))
-    for _ in range(draw(st.integers(0, 3))):
-        data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
-    return bytes(data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data)
-
-
-@settings(max_examples=250, deadline=None)
-@given(st.binary(max_size=80) | damaged_file())
-def test_any_file_gives_a_sound_embedding_or_an_input_error(data):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "stranger.bin"
-        path.write_bytes(data)
-        try:
-            found = read(path)
-        except InputError as error:
-            assert "stranger.bin" in str(error) and "\n" not in str(error)
-        else:
-            assert isinstance(found.token, str) and found.token.strip()
-            assert found.vectors.dtype == np.float32 and found.vectors.ndim == 2
-            assert found.vectors.size and np.isfinite(found.vectors).all()
 
 
 # Writing

@@ -219,6 +219,8 @@ def read_once(folder: Path) -> None:
 # Any bytes at all, around every format
 
 FILES = [data for _, data, *_ in made.samples().values()]
+FILES += [made.header_first({"<toy>": {"dtype": "F32", "shape": shape, "data_offsets": [0, 64]}})
+          for shape in ([4, 4], [2**40, 2**40])]  # fmt: skip
 OPCODES = b"().0125GIJKLMNRSTUVX]abcdegijlopqrstu}\x80\x81\x85\x86\x87\x88\x89\x8a\x8c\x8e\x92\x93\x94\x95"
 
 
