@@ -1,0 +1,114 @@
+"""What the notebooks install on Colab leaves what is there as it is.
+
+Colab's images are played by their lists in tests/versions/: a virtual environment of names and versions with nothing
+behind them. In it the notebook's own cell runs, and pip says what it would do, without doing it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pages
+import pytest
+from overlays import overlay
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+IMAGES = ("gpu", "tpu")
+HANDS_OFF = {"torch", "numpy", "ipywidgets", "ipython", "jax", "jaxlib", "flax"}
+# The cell as it stands; its `run` only asks pip.
+ASK_PIP = """
+import json, subprocess, sys
+def run(command, check):
+    command = [*command, "--quiet", "--dry-run", "--report", "-", "--only-binary=:all:"]
+    report = json.loads(subprocess.run(command, check=check, stdout=subprocess.PIPE).stdout)
+    for one in report["install"]: print("WOULD INSTALL", one["metadata"]["name"], one["metadata"]["version"])
+exec(sys.argv[1])
+"""
+
+
+def on_image(image: str) -> dict[str, str]:
+    """Versions by name."""
+    text = (pages.ROOT / "tests" / "versions" / f"colab-{image}.txt").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in (s.split("==") for s in lines)}
+
+
+@pytest.fixture(scope="module", params=IMAGES)
+def image(request, tmp_path_factory) -> tuple[str, Path]:
+    """The name of the image, and the Python of an environment that claims to hold its packages."""
+    venv = tmp_path_factory.mktemp(request.param) / "venv"
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    (packages,) = venv.glob("lib/python*/site-packages")
+    for name, version in on_image(request.param).items():
+        module = name.replace("-", "_")
+        info = packages / f"{module}-{version}.dist-info"
+        info.mkdir(exist_ok=True)
+        known = overlay("colab") / info.name / "METADATA"  # has what the package requires, too
+        about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        (info / "METADATA").write_text(known.read_text() if known.exists() else about)
+        (info / "RECORD").touch()
+        if not (packages / module).exists():  # pip itself is there already
+            (packages / module).mkdir()
+            (packages / module / "__init__.py").touch()
+    return request.param, venv / "bin" / "python"
+
+
+def would_install(python: Path, cell: str) -> dict[str, str]:
+    """Versions by name of what the cell lets pip bring; skipped without a network, which CI has."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [python, "-W", "ignore", "-c", ASK_PIP, cell]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    if "No matching distribution" in done.stderr and not os.environ.get("CI"):
+        pytest.skip("no package index can be reached")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("WOULD")]
+    return {canonicalize_name(name): version for _, _, name, version in lines}
+
+
+def install_cell(name: str) -> str:
+    """The cell of a notebook that installs."""
+    (source,) = (source for source in pages.sources(name).values() if '"install"' in source)
+    return source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [path.stem for path in pages.NOTEBOOKS])
+def test_a_notebook_replaces_nothing_that_matters(image, name):
+    kind, python = image
+    there, cell = on_image(kind), install_cell(name)
+    new = would_install(python, cell)
+    replaced = new.keys() & there.keys()
+    assert replaced <= {"huggingface-hub"}, f"pip would replace {replaced}"
+    if replaced:  # not imported yet; as new as diffusers wants and as old as transformers bears
+        assert Version(on_image(kind)["huggingface-hub"]) < Version(new["huggingface-hub"])
+        assert Version(new["huggingface-hub"]) < Version("2")
+    brought = {"bitsandbytes", "diffusers"} - there.keys()
+    assert new.keys() - replaced == {package for package in brought if f'"{package}"' in cell}
+
+
+@pytest.mark.slow
+def test_pip_replaces_what_it_is_not_told_to_keep(image):
+    """That the test above can fail: alone, today's diffusers brings a Hub client that transformers 5.15 refuses."""
+    new = would_install(
+        image[1], 'run([sys.executable, "-m", "pip", "install", "diffusers>=0.42"], check=True)'
+    )
+    assert Version(new["huggingface-hub"]) >= Version("2")
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_what_is_there_is_new_enough_for_tiutils(image):
+    """The floors, and the JAX part's; so `pip install` of tiutils itself would replace nothing either."""
+    project = tomllib.loads((pages.ROOT / "pyproject.toml").read_text())["project"]
+    there = on_image(image)
+    assert {*there} >= HANDS_OFF
+    for line in [*project["dependencies"], *project["optional-dependencies"]["flax"]]:
+        requirement = Requirement(line)
+        version = there.get(canonicalize_name(requirement.name))
+        assert version is not None or (image, requirement.name) == ("tpu", "diffusers"), line
+        assert version is None or requirement.specifier.contains(version), f"{line}: {version}"
