@@ -59,7 +59,7 @@ CPU = Preset(
     unet_steps=10_000,
     unet_batch=48,
     unet_rate=1e-3,
-    evaluator_steps=1200,
+    evaluator_steps=2200,
     evaluator_batch=192,
     evaluator_rate=2e-3,
 )

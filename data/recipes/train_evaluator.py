@@ -38,11 +38,11 @@ def augment(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     draw = lambda low, high: torch.from_numpy(  # noqa: E731
         rng.uniform(low, high, batch).astype(np.float32)
     ).to(pictures.device)
-    turn, zoom, flip = draw(-0.15, 0.15), draw(0.8, 1.05), draw(-1, 1).sign()
+    turn, zoom, flip = draw(-0.1, 0.1), draw(0.85, 1.05), draw(-1, 1).sign()
     theta = torch.stack(
         [
-            *(zoom * flip * turn.cos(), -zoom * turn.sin(), draw(-0.15, 0.15)),
-            *(zoom * flip * turn.sin(), zoom * turn.cos(), draw(-0.15, 0.15)),
+            *(zoom * flip * turn.cos(), -zoom * turn.sin(), draw(-0.1, 0.1)),
+            *(zoom * flip * turn.sin(), zoom * turn.cos(), draw(-0.1, 0.1)),
         ],
         dim=1,
     ).view(batch, 2, 3)
@@ -51,11 +51,11 @@ def augment(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     mean = views.mean(dim=(1, 2, 3), keepdim=True)
     views = mean + (views - mean) * draw(0.75, 1.2)[:, None, None, None]
     views = views + draw(-0.15, 0.15)[:, None, None, None]
-    if rng.random() < 0.5:  # as soft as what a small autoencoder draws
+    if rng.random() < 0.3:  # as soft as what a small autoencoder draws
         small = F.interpolate(views, size=int(rng.integers(side // 3, side)), mode="area")
         views = F.interpolate(small, size=side, mode="bilinear")
     noise = torch.from_numpy(rng.standard_normal(views.shape, np.float32)).to(views.device)
-    return (views + 0.08 * rng.random() * noise).clamp(-1, 1)
+    return (views + 0.06 * rng.random() * noise).clamp(-1, 1)
 
 
 def see(clip, pictures: torch.Tensor) -> torch.Tensor:
@@ -120,8 +120,8 @@ def train(preset: Preset) -> None:
         same = (ids[picked][:, None] == ids[picked][None]).all(-1).float()
         return (
             contrast(own, same)
-            + F.cross_entropy(nouns, noun, ignore_index=-1)
-            + 0.5 * F.cross_entropy(where, place, ignore_index=-1)
+            + 1.5 * F.cross_entropy(nouns, noun, ignore_index=-1)  # the hard one
+            + 0.3 * F.cross_entropy(where, place, ignore_index=-1)
         )
 
     def watch(run: training.Run) -> None:
