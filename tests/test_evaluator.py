@@ -1,5 +1,6 @@
 """The CLIP judge, against transformers' own answers on a small random CLIP model."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -91,6 +92,14 @@ def test_measure_asks_it_for_every_prompt(small_model, clip):
         clip.followings(d, [p.format("toy")] * 2) for d, p in zip(drawn, prompts, strict=True)
     ]
     assert measured["prompt_following"] == pytest.approx(torch.stack(follows).T.numpy())
+
+
+def test_a_judge_comes_with_its_model(small_model, clip_folder, clip, tmp_path):
+    parts = models.load(small_model)
+    assert evaluator.beside(parts) is None
+    (tmp_path / "evaluator").symlink_to(clip_folder)
+    found = evaluator.beside(dataclasses.replace(parts, name=str(tmp_path)))
+    torch.testing.assert_close(found.see(PICTURES), clip.see(PICTURES))
 
 
 def test_refusals(clip, small_model, tmp_path):

@@ -20,11 +20,10 @@ from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPTokenizer
 
 from tiutils.errors import InputError, first_line
-from tiutils.models import BUNDLED_MODEL, hub_answers, load_tokenizer
+from tiutils.models import Models, hub_answers, load_tokenizer
 
 Images = Sequence[Image.Image]
 
-BUNDLED_EVALUATOR = BUNDLED_MODEL / "evaluator"
 # what CLIP's own training pictures had; a folder's preprocessor_config.json may say otherwise
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -109,9 +108,13 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Evaluator:
     return Evaluator(name, model, tokenizer, *_normalization(Path(name)))
 
 
-def bundled(device: str | torch.device = "cpu") -> Evaluator | None:
-    """The small CLIP beside the bundled model; None where it is not shipped."""
-    return load(BUNDLED_EVALUATOR, device=device) if BUNDLED_EVALUATOR.is_dir() else None
+def beside(model: Models) -> Evaluator | None:
+    """The judge that came with a model, on its device: `evaluator/` in its folder; None without one.
+
+    The bundled model's knows the bundled model's small world, and nothing of photos of the large one.
+    """
+    folder = Path(model.name) / "evaluator"
+    return load(folder, device=model.device) if folder.is_dir() else None
 
 
 def _normalization(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -74,7 +74,7 @@ def evaluate(
         held_out: photos to compare with that training has not seen; the folder `held_out` beside
             each run's photos if there is one, else the photos themselves.
         model: the model, if it is not where the runs found it.
-        judge: a CLIP model, folder or Hub id; the one beside the bundled model if there is one.
+        judge: a CLIP model, folder or Hub id; the one that came with the model, if one did.
         output_dir: where a comparison goes.
         num_images_per_prompt: in the picture; scores have their own number.
         drawing: further arguments of `inference.generate`.
@@ -92,7 +92,7 @@ def evaluate(
             f"or give --pretrained_model_name_or_path"
         )
     parts = models.load(model or names.pop(), device=models.best_device())
-    clip = evaluator.load(judge, device=parts.device) if judge else evaluator.bundled(parts.device)
+    clip = evaluator.load(judge, device=parts.device) if judge else evaluator.beside(parts)
     words = [_add_word(parts, subject) for subject in subjects]
     drawn = {
         word: inference.generate(

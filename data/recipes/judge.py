@@ -49,8 +49,10 @@ def held_out(nouns: list[str], count: int, seed: int, side: int) -> tuple[np.nda
     return np.stack(pictures), np.array(labels)
 
 
-def draw(nouns: list[str], labels: np.ndarray, model: Path) -> np.ndarray:
-    """One picture for each (noun, place), by stock diffusers with the settings of the contact sheet."""
+def draw(nouns: list[str], labels: np.ndarray, model: Path, kept: Path) -> np.ndarray:
+    """One picture for each (noun, place), by stock diffusers as on the contact sheet; kept for the next time."""
+    if kept.exists():
+        return np.load(kept)
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(model)
@@ -65,7 +67,8 @@ def draw(nouns: list[str], labels: np.ndarray, model: Path) -> np.ndarray:
             prompts[start : start + 20], num_inference_steps=30, guidance_scale=4.0, generator=seeds
         ).images
         print(f"drawn: {len(drawn)}/{len(prompts)}", flush=True)
-    return np.stack([np.asarray(picture) for picture in drawn])
+    np.save(kept, np.stack([np.asarray(picture) for picture in drawn]))
+    return np.load(kept)
 
 
 def by_evaluator(clip: evaluator.Evaluator, pictures: np.ndarray, nouns: list[str]) -> np.ndarray:
@@ -131,10 +134,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     clip, nouns = evaluator.load(arguments.model / "evaluator"), asked_nouns()
-    side = PRESETS["cpu"].size
+    side, kept = PRESETS["cpu"].size, PRESETS["cpu"].folder / "judged.npy"
     real, labels = held_out(nouns, COUNT, 501, side)
     gallery, known = held_out(nouns, GALLERY, 502, side)
-    drawn = draw(nouns, labels, arguments.model)
+    drawn = draw(nouns, labels, arguments.model, kept)
     scores = {}
     for name, pictures in (("held-out compositions", real), ("drawn pictures", drawn)):
         scores[f"evaluator, {name}"] = by_evaluator(clip, pictures, nouns) == labels

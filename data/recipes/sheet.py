@@ -6,6 +6,7 @@ Nothing of the recipes is used but the list of prompts: what this draws is what 
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 
 import torch
@@ -49,14 +50,16 @@ def draw(folder: Path, seed: int, steps: int, scale: float, cell: int = 128) -> 
     pictures = pipeline(
         list(PROMPTS), num_inference_steps=steps, guidance_scale=scale, generator=generators
     ).images
-    columns, row = 8, cell + 16
+    columns, row = 8, cell + 28
     sheet = Image.new("RGB", (columns * (cell + 4), -(-len(PROMPTS) // columns) * row), "white")
     pen = ImageDraw.Draw(sheet)
     for number, (prompt, picture) in enumerate(zip(PROMPTS, pictures, strict=True)):
         x, y = number % columns * (cell + 4), number // columns * row
         sheet.paste(picture.resize((cell, cell), Image.LANCZOS), (x, y))
-        pen.text((x, y + cell + 1), prompt.removeprefix("a photo of "), fill="black")
-    return sheet
+        words = textwrap.fill(prompt.removeprefix("a photo of "), 22)
+        pen.text((x, y + cell + 1), words, fill="black", spacing=1)
+    # 256 colours take a fifth of the space, which the model's folder needs for the model
+    return sheet.quantize(palette=sheet.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
 
 
 def main() -> None:
@@ -70,7 +73,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    draw(arguments.model, arguments.seed, arguments.steps, arguments.guidance).save(arguments.out)
+    draw(arguments.model, arguments.seed, arguments.steps, arguments.guidance).save(
+        arguments.out, optimize=True
+    )
     print(arguments.out)
 
 
