@@ -1,0 +1,289 @@
+"""How many samples a second: JAX and PyTorch here, diffusers' script, and the Flax script that upstream gave up.
+
+    python -m benchmarks.flax --diffusers CHECKOUT --old_diffusers CHECKOUT --old_env PYTHON
+
+(a) `tiutils train --framework flax`  (b) `tiutils train`  (c) diffusers' `textual_inversion.py`, unchanged
+(d) `textual_inversion_flax.py` of diffusers 0.39 with transformers 4.57, see `benchmarks.flax_script`
+
+All four train the same model (random weights, see SHAPES) on the same photos with the same batch, each in processes of
+its own, in turns. The seconds of a step are the difference of a long and a short run over the difference of their
+steps, so that neither imports nor loading nor compiling count: of all rounds, the least of each length. What the first
+run with an empty compilation cache takes longer than the same run with a full one is the compile time, stated apart.
+With --threads 1, CPU seconds are compared instead of seconds: on one thread they are what an idle machine's seconds
+would be, and hardly depend on what else the machine does. The host's drawing of batches, which (a) does beside the
+device's work, then counts in full.
+
+Writes benchmarks/flax-DEVICE-MODEL.json and prints the table; the README's is that of --device cpu --model small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "build" / "benchmark-flax"
+NAMES = {
+    "a": "tiutils, JAX",
+    "b": "tiutils, PyTorch",
+    "c": "diffusers' script, PyTorch",
+    "d": "diffusers 0.39's script, Flax",
+}
+GOALS = {"d": 1.5, "c": 1.7}  # how many times as fast as these JAX here is to be
+# The bundled model's shapes, but 32 groups fit the channels: the old Flax U-Net knows no other number.
+SMALL = {
+    "unet": {
+        "block_out_channels": (64, 128, 160), "layers_per_block": 1, "attention_head_dim": 4,
+        "cross_attention_dim": 256, "sample_size": 16,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    },
+    "vae": {"block_out_channels": (32, 64, 128), "layers_per_block": 1, "sample_size": 64},
+    "text": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 4},
+}  # fmt: skip
+SD15 = {
+    "unet": {
+        "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2, "attention_head_dim": 8,
+        "cross_attention_dim": 768, "sample_size": 64,
+    },
+    "vae": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "sample_size": 512},
+    "text": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+}  # fmt: skip
+# Stable Diffusion 1.5's depth, heads and blocks, a tenth of its channels: what --model sd15 does, tried on a CPU.
+SD15_THIN = {
+    "unet": SD15["unet"] | {"block_out_channels": (32, 64, 128, 128), "cross_attention_dim": 96, "sample_size": 16},
+    "vae": SD15["vae"] | {"block_out_channels": (32, 32, 64, 64), "sample_size": 128},
+    "text": SD15["text"] | {"hidden_size": 96, "intermediate_size": 384},
+}  # fmt: skip
+SHAPES = {"small": SMALL, "sd15": SD15, "sd15-thin": SD15_THIN}
+
+
+def main() -> int:
+    """Make the model, run all in turns, print and write; 1 if a goal is missed."""
+    options = parse(sys.argv[1:])
+    model = make_model(options.model)
+    which = [key for key in NAMES if key in options.only and command(key, options, model, 1)]
+    runs: list[dict[str, Any]] = []
+    for key in which:
+        if key in "ad":  # fills the compilation cache, which was empty
+            shutil.rmtree(cache_of(key), ignore_errors=True)
+            runs.append(run(key, options, model, options.steps[0], "cold"))
+    for _ in range(options.rounds):
+        for steps in options.steps:
+            runs += [run(key, options, model, steps, "warm") for key in which]
+    record = {
+        "command": "python -m benchmarks.flax " + " ".join(without_paths(sys.argv[1:])),
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "device": options.device,
+        "model": options.model,
+        "batch": options.batch,
+        "compared": "cpu_seconds" if options.threads else "seconds",
+        "summary": summarize(runs, options.steps),
+        "runs": runs,
+    }
+    path = ROOT / "benchmarks" / f"flax-{options.device}-{options.model}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(as_markdown(record))
+    return 1 if missed(record) else 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.flax")
+    parser.add_argument("--diffusers", help="a checkout, for (c)")
+    parser.add_argument("--old_diffusers", help="a checkout at v0.39.0, for (d)")
+    parser.add_argument("--old_env", help="its interpreter, for (d): see benchmarks.flax_script")
+    parser.add_argument("--model", choices=SHAPES, default="small")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, nargs=2, default=(20, 120), metavar=("SHORT", "LONG"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, choices=(1,), help="one; all cores if left out")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no", help="not (d)")
+    parser.add_argument("--only", default="abcd", help="letters of those to run")
+    return parser.parse_args(arguments)
+
+
+def make_model(name: str) -> Path:
+    """A Stable Diffusion of random weights with the shapes of that name, as a folder; made once."""
+    import torch
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from tiutils import folders, models
+
+    folder = WORK / name
+    if folder.exists():
+        return folder
+    torch.manual_seed(0)
+    shapes = SHAPES[name]
+    tokenizer = folders.load_tokenizer(folders.BUNDLED_MODEL)
+    ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos")}
+    blocks = len(shapes["vae"]["block_out_channels"])
+    kinds = {"down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"]}
+    parts = models.Models(
+        name=name,
+        tokenizer=tokenizer,
+        text_encoder=CLIPTextModel(
+            CLIPTextConfig(vocab_size=len(tokenizer), **shapes["text"], **ends)
+        ),
+        vae=AutoencoderKL(**shapes["vae"], **{k: v * blocks for k, v in kinds.items()}),
+        unet=UNet2DConditionModel(**shapes["unet"]),
+        noise_scheduler=DDPMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
+        ),
+    )
+    return models.save(parts, folder)
+
+
+def command(key: str, options: argparse.Namespace, model: Path, steps: int) -> list[str]:
+    """The command that trains `steps` steps; empty where what it needs was not given."""
+    ours = [sys.executable, "-m", "tiutils", "train"]
+    start = {
+        "a": [*ours, "--framework", "flax"],
+        "b": ours,
+        "c": options.diffusers
+        and [sys.executable, "-m", "benchmarks.diffusers_script", options.diffusers],
+        "d": options.old_env
+        and [options.old_env, "-m", "benchmarks.flax_script", options.old_diffusers],
+    }[key]
+    flags = {
+        "pretrained_model_name_or_path": model,
+        "train_data_dir": photos(),
+        "placeholder_token": "<wood-toy>",
+        "initializer_token": "toy",
+        "resolution": SHAPES[options.model]["vae"]["sample_size"],
+        "train_batch_size": options.batch,
+        "learning_rate": 5e-4,
+        "max_train_steps": steps,
+        "save_steps": 10**6,
+        "output_dir": WORK / "out" / key,
+    }
+    if key != "d":
+        flags |= {"checkpointing_steps": 10**6, "mixed_precision": options.mixed_precision}
+    return start and [*start, *(str(word) for flag in flags.items() for word in dashed(flag))]
+
+
+def dashed(flag: tuple[str, Any]) -> tuple[str, Any]:
+    """`--name`, value."""
+    return f"--{flag[0]}", flag[1]
+
+
+def photos() -> Path:
+    """The photos alone: the scripts open whatever lies in the folder."""
+    folder = WORK / "photos"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in (ROOT / "data" / "concepts" / "wood-toy").glob("*.jpg"):
+        shutil.copy(path, folder)
+    return folder
+
+
+def cache_of(key: str) -> Path:
+    """Where JAX keeps what it compiled for (a) and for (d)."""
+    return WORK / f"compiled-{key}"
+
+
+def environment(key: str, options: argparse.Namespace) -> dict[str, str]:
+    """What the process is told beside its flags."""
+    told = {
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(cache_of(key)),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    if options.device == "cpu":
+        told |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    if options.threads:
+        flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        told |= {"OMP_NUM_THREADS": "1", "XLA_FLAGS": flags}
+    return os.environ | told
+
+
+def run(
+    key: str, options: argparse.Namespace, model: Path, steps: int, cache: str
+) -> dict[str, Any]:
+    """Run one to its end: wall-clock seconds, and CPU seconds of all its threads."""
+    shutil.rmtree(WORK / "out" / key, ignore_errors=True)
+    words = command(key, options, model, steps)
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(
+        words, env=environment(key, options), cwd=ROOT, capture_output=True, text=True
+    )
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        sys.exit(f"{NAMES[key]} failed:\n{done.stderr[-3000:]}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{key} {steps:4} steps, {cache}: {seconds:6.1f} s, {cpu:6.1f} s of CPU", flush=True)
+    found = {"who": key, "steps": steps, "cache": cache}
+    return found | {"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2)}
+
+
+def summarize(runs: list[dict[str, Any]], steps: tuple[int, int]) -> dict[str, dict[str, float]]:
+    """For each: seconds and CPU seconds of a step, and what compiling took of either."""
+    short, long = steps
+    summary: dict[str, dict[str, float]] = {}
+    for key in dict.fromkeys(run["who"] for run in runs):
+        summary[key] = {}
+        for measure in ("seconds", "cpu_seconds"):
+            mine = [run for run in runs if run["who"] == key]
+            cold, *warm = (
+                min((r[measure] for r in mine if (r["cache"], r["steps"]) == kind), default=None)
+                for kind in (("cold", short), ("warm", short), ("warm", long))
+            )
+            summary[key][measure] = (warm[1] - warm[0]) / (long - short)
+            if cold is not None:
+                summary[key][f"compile_{measure}"] = cold - warm[0]
+    return summary
+
+
+def missed(record: dict[str, Any]) -> list[str]:
+    """The goals that are not reached, of those that were measured."""
+    measured = record["summary"].keys()
+    return [
+        key for key, goal in GOALS.items() if {"a", key} <= measured and ratio(record, key) < goal
+    ]
+
+
+def ratio(record: dict[str, Any], key: str) -> float:
+    """How many times as fast (a) is as another."""
+    summary, measure = record["summary"], record["compared"]
+    return summary[key][measure] / summary["a"][measure]
+
+
+def as_markdown(record: dict[str, Any]) -> str:
+    """The table."""
+    compared, batch = record["compared"], record["batch"]
+    second = {"cpu_seconds": "CPU second", "seconds": "second"}[compared]
+    lines = [
+        f"| | {second}s a step | samples a {second} | (a) is faster by | compiling, once |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for key, found in record["summary"].items():
+        faster = f"{ratio(record, key):.2f} ×" if "a" in record["summary"] and key != "a" else ""
+        compiling = f"compile_{compared}"
+        once = f"{found[compiling]:.0f} {second}s" if compiling in found else ""
+        step = found[compared]
+        lines.append(
+            f"| ({key}) {NAMES[key]} | {step:.3f} | {batch / step:.1f} | {faster} | {once} |"
+        )
+    return "\n".join(lines)
+
+
+def without_paths(arguments: list[str]) -> list[str]:
+    """The command without this machine's folders."""
+    names = {"--diffusers": "CHECKOUT", "--old_diffusers": "CHECKOUT", "--old_env": "PYTHON"}
+    before = ["", *arguments]
+    return [names.get(flag, word) for flag, word in zip(before, arguments, strict=False)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
