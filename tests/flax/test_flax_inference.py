@@ -1,5 +1,6 @@
 """Drawing in JAX: PyTorch's pictures, whatever the batch, the devices and the sampler."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -68,6 +69,15 @@ def test_the_same_pictures_as_pytorch(parts, theirs):
     assert [image.size for image in found] == [(32, 32)] * 4
     assert psnr(found, expected) >= 40
     assert psnr(found[:1], found[1:2]) < 40  # the measure can tell pictures apart
+
+
+def test_the_arguments_are_pytorchs():
+    """Twice on purpose: who knows one `generate` knows the other; what JAX adds comes last."""
+    ours, theirs = (
+        inspect.signature(module.generate).parameters for module in (inference, torch_inference)
+    )
+    assert list(ours) == [*theirs, "sampler", "devices"]
+    assert all(ours[name].default == theirs[name].default for name in theirs)
 
 
 def test_no_guidance_and_another_size(parts, theirs):

@@ -33,17 +33,21 @@ CONSTANT = dataclasses.replace(CONFIG, lr_scheduler="constant")
 OTHER = Placeholder("<other>", ("<other>", "<other>_1"), (1, 2))
 
 
+def word_of(config):
+    """What both frameworks' `add_placeholder` takes."""
+    return {
+        "token": config.placeholder_token,
+        "initializer_token": config.initializer_token,
+        "num_vectors": config.num_vectors,
+    }
+
+
 def in_torch(folder, photos, **changes):
     """A `Training` in PyTorch."""
     config = dataclasses.replace(CONFIG, **changes)
     accelerator = torch_run.make_accelerator(config)
     parts = torch_models.load(folder)
-    placeholder = torch_tokens.add_placeholder(
-        parts,
-        config.placeholder_token,
-        initializer_token=config.initializer_token,
-        num_vectors=config.num_vectors,
-    )
+    placeholder = torch_tokens.add_placeholder(parts, **word_of(config))
     return training.prepare(parts, placeholder, concept.load(photos), config, accelerator)
 
 
@@ -51,12 +55,7 @@ def in_jax(folder, photos, **changes):
     """The same in JAX."""
     config = dataclasses.replace(CONFIG, **changes)
     parts = models.load(folder)
-    placeholder = tokens.add_placeholder(
-        parts,
-        config.placeholder_token,
-        initializer_token=config.initializer_token,
-        num_vectors=config.num_vectors,
-    )
+    placeholder = tokens.add_placeholder(parts, **word_of(config))
     mesh = flax_training.make_mesh(config.train_batch_size, jax.devices()[:1])
     return flax_training.prepare(parts, placeholder, concept.load(photos), config, mesh)
 
@@ -129,6 +128,7 @@ def test_rows_and_moments_after_each_step(both):
     assert ours[20].scalars.keys() == theirs[20].scalars.keys()
 
 
+@pytest.mark.slow  # each compiles a step of its own
 @pytest.mark.parametrize(
     "changes",
     [
@@ -145,12 +145,14 @@ def test_settings_mean_what_they_mean_in_pytorch(small_model, photos, changes):
     np.testing.assert_allclose(theirs.losses, ours.losses, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_that_predicts_the_velocity(velocity_model, photos):
     ours = training.train_rows(in_torch(velocity_model, photos, max_train_steps=4))
     theirs = flax_training.train_rows(in_jax(velocity_model, photos, max_train_steps=4))
     np.testing.assert_allclose(theirs.losses, ours.losses, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16(small_model, photos):
     """The rows, their moments and the loss stay float32."""
     config = dataclasses.replace(CONFIG, mixed_precision="bf16", max_train_steps=2)
