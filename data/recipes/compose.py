@@ -6,17 +6,19 @@
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from . import pack, places, world
+from . import pack, places, wide, world
 
 EMPTY_CAPTIONS = 0.10
 COUNT_ODDS = (0.80, 0.13, 0.07)  # one, two, three
 FLOATING = {"in space", "under water", "in the clouds"}
 NOT_RECOLOURED = {"rainbow", "moon", "sun", "fire", "snowman", "zebra", "globe", "skull", "ghost"}
+SINGLE = world.SINGLE | wide.SINGLE
 
 
 @dataclass
@@ -27,17 +29,27 @@ class World:
     words: list[world.Noun]
     odds: np.ndarray
     held_out: bool = False
+    name: str = "small"
 
     @classmethod
-    def load(cls, held_out: bool = False) -> World:
+    def load(cls, held_out: bool = False, name: str = "small") -> World:
         by_word: dict[str, list[pack.Thing]] = {}
-        for thing in pack.load():
+        for thing in pack.load(name):
             if thing.held_out or not held_out:
                 for word in thing.words:
                     by_word.setdefault(word, []).append(thing)
-        words = [noun for noun in world.nouns() if noun.word in by_word]
+        words = [noun for noun in world.nouns(name) if noun.word in by_word]
         odds = np.array([noun.weight for noun in words])
-        return cls(by_word, words, odds / odds.sum(), held_out)
+        return cls(by_word, words, odds / odds.sum(), held_out, name)
+
+    def without(self, word: str) -> str:
+        """The place in which this noun must not be shown."""
+        return place_never_seen(word) if self.name == "wide" and not self.held_out else ""
+
+
+def place_never_seen(word: str) -> str:
+    """In the wide world each noun has one place in which training never shows it: 1 of 18 pairs is left to ask for."""
+    return list(places.PLACES)[zlib.crc32(word.encode()) % len(places.PLACES)]
 
 
 def recolour(cut: Image.Image, rng: np.random.Generator, name: str) -> Image.Image:
@@ -102,10 +114,12 @@ def paste(
     canvas.paste(cut, (left, top), cut)
 
 
-def backdrop(rng: np.random.Generator, n: int) -> tuple[str, np.ndarray, float | None]:
-    """Place words (maybe none), the empty place, and its floor."""
+def backdrop(
+    rng: np.random.Generator, n: int, without: str = ""
+) -> tuple[str, np.ndarray, float | None]:
+    """Place words (maybe none), the empty place, and its floor; never the place `without`."""
     kind = rng.random()
-    names = list(places.PLACES)
+    names = [name for name in places.PLACES if name != without]
     if kind < 0.62:
         name = names[rng.integers(len(names))]
     elif kind < 0.86:
@@ -172,11 +186,11 @@ def scene(things: World, seed: int, index: int, n: int = 64) -> tuple[np.ndarray
     noun = things.words[rng.choice(len(things.words), p=things.odds)]
     group = things.by_word[noun.word]
     thing = group[rng.integers(len(group))]
-    count = 1 if noun.word in world.SINGLE else 1 + rng.choice(3, p=COUNT_ODDS)
+    count = 1 if noun.word in SINGLE else 1 + rng.choice(3, p=COUNT_ODDS)
     colour = ""
     if noun.word not in NOT_RECOLOURED and rng.random() < 0.3:
         colour = list(world.COLOURS)[rng.integers(len(world.COLOURS))]
-    place, picture, floor = backdrop(rng, n)
+    place, picture, floor = backdrop(rng, n, things.without(noun.word))
     caption, template = wording(rng, noun, colour, count, place)
 
     canvas = Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8))

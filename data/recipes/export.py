@@ -119,7 +119,7 @@ def module_files(module, folder: Path, **changed) -> None:
     save_half(module.state_dict(), folder / "diffusion_pytorch_model.safetensors")
 
 
-def write_credits(path: Path) -> None:
+def write_credits(preset: Preset, path: Path) -> None:
     """Who made the pictures that the model was trained on."""
     lines = [
         "# Whose models the training pictures show",
@@ -127,7 +127,7 @@ def write_credits(path: Path) -> None:
         "Changes: rendered, cropped, recoloured, composed.",
     ]
     heading, author = None, None
-    for licence, library, maker, title in pack.credits():
+    for licence, library, maker, title in pack.credits(preset.world):
         if (licence, library) != heading:
             heading, author = (licence, library), None
             lines += ["", f"## {library} ({licence})", ""]
@@ -137,8 +137,12 @@ def write_credits(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def export(preset: Preset, target: Path = TARGET) -> None:
-    """Build the folder beside the old one and swap them; the card and its picture stay."""
+def export(preset: Preset, target: Path | None = None) -> None:
+    """Build the folder beside the old one and swap them; the card and its picture stay.
+
+    By itself the 64 px model goes into `data/tiny-sd`; others into their working folder, to be looked at first.
+    """
+    target = target or (TARGET if preset.name == "cpu" else preset.folder / "tiny-sd")
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(preset.folder / "tokenizer", part / "tokenizer")
@@ -173,7 +177,7 @@ def export(preset: Preset, target: Path = TARGET) -> None:
         "vae": ["diffusers", "AutoencoderKL"],
     }
     write_json(part / "model_index.json", index)
-    write_credits(part / "CREDITS.md")
+    write_credits(preset, part / "CREDITS.md")
     for kept in ("README.md", "samples.png"):
         if (target / kept).exists():
             shutil.copy(target / kept, part / kept)

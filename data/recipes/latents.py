@@ -35,7 +35,7 @@ def build(preset: Preset) -> None:
     """One file a chunk of the pool; chunks that exist are kept. Parallel processes take every n-th chunk."""
     vae, pictures = load_vae(preset), pool.Pictures(preset)
     folder = preset.folder / "latents"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     todo = [
         k
         for k in training.share(np.arange(len(pictures.chunks)))
@@ -43,6 +43,8 @@ def build(preset: Preset) -> None:
     ]
     begun = time.monotonic()
     for done, number in enumerate(todo, 1):
+        if time.monotonic() > training.UNTIL:
+            raise training.OutOfTime(f"latents: stopped with {len(todo) - done + 1} chunks to go")
         part = folder / f"part{training.rank()}.npy"
         np.save(part, encode(vae, pictures.chunks[number]).numpy().astype(np.float16))
         os.replace(part, folder / f"{number:03d}.npy")

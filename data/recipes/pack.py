@@ -1,11 +1,14 @@
 """Gather all cut-outs in one file, small enough to keep in memory, with the words each may be called by.
 
-One `.npz` without pickles: the pixels end to end, a table (offset, height, width, thing, side) and a JSON header with
-each thing's words, source, author and licence. The last side of every render is kept out of training.
+One `.npz` without pickles: the cut-outs end to end, a table (offset, height, width, thing, side) and a JSON header with
+each thing's words, source, author and licence. The last side of every render is kept out of training. The small world
+keeps plain pixels, the wide one WebP: a fifth of the bytes, so that the file can travel to a machine without network.
+The same pictures give the same file, byte for byte.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from dataclasses import dataclass
@@ -16,8 +19,9 @@ from PIL import Image
 
 from . import collect, render, toys, world
 
-PACK = collect.WORK / "pack.npz"
-LONGEST = 96  # enough for 64 px pictures; a 128 px preset wants 192
+PACKS = {"small": collect.WORK / "pack.npz", "wide": collect.WORK / "wide.npz"}
+LONGEST = {"small": 96, "wide": 128}  # pixels: things fill half to nine tenths of 64 and of 128
+QUALITY = 75  # of the wide world's WebP
 MIN_COVER = 0.12  # of the crop's area: thinner renders are wires and broken meshes
 
 
@@ -32,17 +36,34 @@ class Thing:
     recolour: bool
 
 
-def shrink(path: Path) -> np.ndarray | None:
+def shrink(path: Path, longest: int) -> np.ndarray | None:
     """One cut-out (height, width, 4) uint8, cropped; None when there is hardly anything on it."""
     picture = np.asarray(Image.open(path).convert("RGBA"))
-    cut = render.crop_to_alpha(picture, LONGEST)
+    cut = render.crop_to_alpha(picture, longest)
     if cut is None or min(cut.size) < 8 or (np.asarray(cut)[..., 3] > 128).mean() < MIN_COVER:
         return None
     return np.asarray(cut)
 
 
-def sources() -> list[tuple[list[str], dict, list[Path]]]:
-    """(words, card, pictures) of every thing of the world."""
+def encode(cut: np.ndarray) -> np.ndarray:
+    """A cut-out as the bytes of a WebP picture."""
+    file = io.BytesIO()
+    Image.fromarray(cut).save(file, "WEBP", quality=QUALITY, alpha_quality=QUALITY, method=4)
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+def decode(stored: np.ndarray, height: int, width: int) -> Image.Image:
+    """What `build` stored: plain pixels when there are as many bytes as pixels need, else WebP."""
+    if stored.size == height * width * 4:
+        return Image.fromarray(stored.reshape(height, width, 4))
+    picture = Image.open(io.BytesIO(stored.tobytes())).convert("RGBA")
+    if picture.size != (width, height):
+        raise ValueError(f"a cut-out of {picture.size} where the table says {(width, height)}")
+    return picture
+
+
+def sources(name: str) -> list[tuple[list[str], dict, list[Path]]]:
+    """(words, card, pictures) of every thing of the world `name`."""
     emoji, models = collect.emoji_files(), collect.catalogue()
     found: dict[str, tuple[list[str], dict, list[Path]]] = {}
 
@@ -55,7 +76,7 @@ def sources() -> list[tuple[list[str], dict, list[Path]]]:
         return sorted(folder.glob("*.png"), key=lambda path: int(path.stem))
 
     microsoft = {"author": "Microsoft (Fluent Emoji)", "licence": "MIT"}
-    for noun in world.nouns():
+    for noun in world.nouns(name):
         for label in noun.emoji:
             add(f"emoji:{label}", noun.word, microsoft, [emoji[label]])
         for model in noun.models:
@@ -82,34 +103,36 @@ def sources() -> list[tuple[list[str], dict, list[Path]]]:
     ]
 
 
-def build() -> None:
-    """Write the pack (via a temporary file, so that a kill leaves none that is half)."""
-    pixels, table, things, offset = [], [], [], 0
-    for words, card, files in sources():
-        cuts = [(side, cut) for side, cut in enumerate(map(shrink, files)) if cut is not None]
+def build(name: str = "small") -> None:
+    """Write the pack of a world (via a temporary file, so that a kill leaves none that is half)."""
+    stored, table, things, offset = [], [], [], 0
+    for words, card, files in sources(name):
+        shrunk = [shrink(file, LONGEST[name]) for file in files]
+        cuts = [(side, cut) for side, cut in enumerate(shrunk) if cut is not None]
         if not cuts:
             print("nothing usable:", card["name"], flush=True)
             continue
         for side, cut in cuts:
             table.append((offset, cut.shape[0], cut.shape[1], len(things), side))
-            pixels.append(cut.ravel())
-            offset += cut.size
+            stored.append(encode(cut) if name == "wide" else cut.ravel())
+            offset += stored[-1].size
         card.pop("path", None)
         things.append({"words": words, **card})
-    temporary = PACK.with_suffix(".part.npz")
+    path = PACKS[name]
+    temporary = path.with_suffix(".part.npz")
     np.savez(
         temporary,
-        pixels=np.concatenate(pixels),
+        pixels=np.concatenate(stored),
         table=np.array(table),
         things=np.array(json.dumps(things)),
     )
-    os.replace(temporary, PACK)
+    os.replace(temporary, path)
     print(f"{len(things)} things, {len(table)} cut-outs, {offset / 2**20:.0f} MiB", flush=True)
 
 
-def load() -> list[Thing]:
-    """The pack in memory."""
-    with np.load(PACK) as data:
+def load(name: str = "small") -> list[Thing]:
+    """The pack of a world in memory."""
+    with np.load(PACKS[name]) as data:
         pixels, table, cards = data["pixels"], data["table"], json.loads(str(data["things"]))
     things = [
         Thing(
@@ -117,18 +140,19 @@ def load() -> list[Thing]:
         )
         for card in cards
     ]
-    for offset, height, width, thing, side in table:
-        array = pixels[offset : offset + height * width * 4].reshape(height, width, 4)
+    ends = [*table[1:, 0], pixels.size]
+    for (offset, height, width, thing, side), end in zip(table, ends, strict=True):
+        picture = decode(pixels[offset:end], height, width)
         kept_out = side == render.SIDES - 1 or (
             side == toys.SIDES - 1 and things[thing].name.startswith("toy:")
         )
-        (things[thing].held_out if kept_out else things[thing].sides).append(Image.fromarray(array))
+        (things[thing].held_out if kept_out else things[thing].sides).append(picture)
     return things
 
 
-def credits() -> list[tuple[str, str, str, str]]:
+def credits(name: str = "small") -> list[tuple[str, str, str, str]]:
     """(licence, library, author, title) of every 3-D model in the pack, once each, in order."""
-    with np.load(PACK) as data:
+    with np.load(PACKS[name]) as data:
         cards = json.loads(str(data["things"]))
     models = [card for card in cards if "library" in card]
     return sorted({(c["licence"], c["library"], c["author"], c["title"]) for c in models})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
+
+import torch
 
 from . import collect
 
@@ -31,6 +34,17 @@ class Preset:
     evaluator_steps: int
     evaluator_batch: int
     evaluator_rate: float
+    world: str = "small"  # or "wide"
+    vae_pool: int | None = (
+        None  # how many of the pool the VAE learns from, first ones first; None: all
+    )
+    text_side: int = 32  # pixels a side for the text encoder's picture tower
+    unet_cross: int = 1  # the first level of the denoiser that attends to the words
+    unet_core: float = (
+        0.7  # share of core words' pictures in the later part of the denoiser's training
+    )
+    evaluator_width: int = 96
+    minutes: tuple[tuple[str, float], ...] = ()  # what `plan` aims at, by stage
 
     @property
     def folder(self):
@@ -63,7 +77,45 @@ CPU = Preset(
     evaluator_batch=192,
     evaluator_rate=2e-3,
 )
-PRESETS = {"cpu": CPU}
+# For one H100: about 22 minutes. Steps are a guess from the operations each needs (README.md says how); the stage
+# `plan` measures a few dozen of each there and writes down how many fit into `minutes`.
+GPU = Preset(
+    name="gpu",
+    world="wide",
+    size=128,
+    vae_channels=(32, 64, 96, 96),
+    unet_channels=(96, 128, 112),
+    unet_layers=1,
+    unet_heads=4,
+    unet_cross=0,
+    unet_core=0.3,
+    text_layers=3,
+    text_width=256,
+    text_side=64,
+    vocabulary=8192,
+    pool=300_000,
+    vae_pool=60_000,
+    vae_steps=10_000,
+    vae_batch=256,
+    text_steps=4000,
+    text_batch=1024,
+    unet_steps=20_000,
+    unet_batch=512,
+    unet_rate=1e-3,
+    evaluator_steps=4000,
+    evaluator_batch=512,
+    evaluator_rate=1e-3,
+    evaluator_width=144,
+    minutes=(("vae", 4.5), ("text", 1.3), ("evaluator", 1.7), ("unet", 10.5)),
+)
+PRESETS = {"cpu": CPU, "gpu": GPU}
+
+
+def get(name: str) -> Preset:
+    """The preset, with the step counts that `plan` found for this machine, if it was run."""
+    preset = PRESETS[name]
+    plan = preset.folder / "plan.json"
+    return replace(preset, **json.loads(plan.read_text())) if plan.exists() else preset
 
 
 def vae(preset: Preset):
@@ -110,13 +162,16 @@ def evaluator(preset: Preset, vocabulary: int):
     end = vocabulary - 1
     ends = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     text = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-    picture = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 4}
+    width = preset.evaluator_width
+    picture = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 4}
     tower = {"num_attention_heads": 4, "projection_dim": 64, "hidden_act": "gelu"}
+    # On a CPU the backward pass of plain attention takes half the time of the fused one.
+    attention = "sdpa" if torch.cuda.is_available() else "eager"
     config = CLIPConfig(
         text_config={**tower, **text, **ends, "vocab_size": vocabulary},
         vision_config={**tower, **picture, "image_size": preset.size, "patch_size": 8},
         projection_dim=64,
-        attn_implementation="eager",  # on a CPU its backward pass takes half the time of the fused one
+        attn_implementation=attention,
     )
     return CLIPModel(config)
 
@@ -125,8 +180,8 @@ def unet(preset: Preset):
     """The denoiser: latents (batch, 4, side, side), timesteps and hidden states to the noise in the latents."""
     from diffusers import UNet2DConditionModel
 
-    # No attention on the finest level: there it costs 40 % of a step and decides little at 16 x 16.
-    cross = [False] + [True] * (len(preset.unet_channels) - 1)
+    # On a CPU, attention on the finest level costs 40 % of a step and decides little at 16 x 16.
+    cross = [level >= preset.unet_cross for level in range(len(preset.unet_channels))]
     return UNet2DConditionModel(
         sample_size=preset.latent_size,
         block_out_channels=preset.unet_channels,

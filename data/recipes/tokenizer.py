@@ -51,8 +51,8 @@ def merges_of(word: str, rank: dict[tuple[str, str], int]) -> list[tuple[str, st
     return used
 
 
-def caption_words() -> list[str]:
-    """Every word that captions can contain."""
+def caption_words(name: str) -> list[str]:
+    """Every word that captions of the world `name` can contain."""
     phrases = [
         *world.TEMPLATES,
         *world.PLAIN_TEMPLATES,
@@ -60,7 +60,7 @@ def caption_words() -> list[str]:
         *places.PLACES,
         *world.COUNTS.values(),
     ]
-    phrases += [form for noun in world.nouns() for form in (noun.word, noun.plural)]
+    phrases += [form for noun in world.nouns(name) for form in (noun.word, noun.plural)]
     words = " ".join(phrases).replace("{}", "").replace("-", " ").split()
     return list(dict.fromkeys([*words, "background"]))
 
@@ -83,10 +83,11 @@ def choose(words: list[str], vocabulary: int | None = None) -> list[tuple[str, s
 
 def build(preset: Preset) -> None:
     """The pipeline's tokenizer, of `preset.vocabulary` tokens, and the evaluator's, of captions' words alone."""
-    words = list(dict.fromkeys(caption_words() + MORE_WORDS))
+    spoken = caption_words(preset.world)
+    words = list(dict.fromkeys(spoken + MORE_WORDS))
     for name, merges in (
         ("tokenizer", choose(words, preset.vocabulary)),
-        ("evaluator-tokenizer", choose(caption_words())),
+        ("evaluator-tokenizer", choose(spoken)),
     ):
         write(preset.folder / name, merges)
         whole = load(preset, name)

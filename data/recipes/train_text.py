@@ -1,7 +1,7 @@
 """Train the text encoder as CLIP was: captions and pictures of the same scene must find each other.
 
 Learnt together with the denoiser from scratch it carries nothing of the prompt for thousands of steps; contrastively
-it does within minutes. The picture side is a small convolutional net on pictures of 32 pixels, thrown away afterwards.
+it does within minutes. The picture side is a small convolutional net on small pictures, thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from . import pool, presets, tokenizer, training
 from .presets import Preset
 from .train_vae import to_tensor
 
-SIDE = 32  # pixels a side for the picture tower
 LENGTH = 20  # captions are shorter; the text model is causal, so that padding behind the end changes nothing
 
 
@@ -40,7 +39,9 @@ class Pair(nn.Module):
             *layers, nn.GroupNorm(16, channels), nn.SiLU(), nn.Flatten(), nn.LazyLinear(width)
         )
         self.temperature = nn.Parameter(torch.tensor(np.log(10.0), dtype=torch.float32))
-        self.tower(torch.zeros(1, 3, SIDE, SIDE))  # gives the lazy layer its size
+        self.tower(
+            torch.zeros(1, 3, preset.text_side, preset.text_side)
+        )  # gives the lazy layer its size
 
     def forward(self, ids: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
         """Similarity of each caption (rows) with each picture (columns), times the temperature."""
@@ -50,9 +51,9 @@ class Pair(nn.Module):
         return scale * F.normalize(words, dim=-1) @ F.normalize(views, dim=-1).T
 
 
-def shrink(pictures: np.ndarray) -> torch.Tensor:
-    """uint8 (batch, size, size, 3) to (batch, 3, SIDE, SIDE) in -1..1."""
-    return F.interpolate(to_tensor(pictures), size=(SIDE, SIDE), mode="area")
+def shrink(pictures: np.ndarray | torch.Tensor, side: int) -> torch.Tensor:
+    """uint8 (batch, size, size, 3) to (batch, 3, side, side) in -1..1."""
+    return F.interpolate(to_tensor(pictures), size=(side, side), mode="area")
 
 
 def token_ids(preset: Preset, captions: list[str], length: int) -> torch.Tensor:
@@ -80,7 +81,7 @@ def top_one(pair: Pair, ids: torch.Tensor, pictures: torch.Tensor, choices: int 
     return float(np.mean([bool((ids[found[i]] == ids[i]).all()) for i in range(len(found))]))
 
 
-def train(preset: Preset) -> None:
+def train(preset: Preset) -> training.Run:
     device = training.device()
     pictures, captions = pool.Pictures(preset), pool.captions(preset)
     spoken = np.array([number for number, caption in enumerate(captions) if caption])
@@ -88,7 +89,7 @@ def train(preset: Preset) -> None:
     test, test_captions = pool.held_out(preset, 260)
     keep = [i for i, caption in enumerate(test_captions) if caption][:200]
     test_ids = token_ids(preset, [test_captions[i] for i in keep], LENGTH).to(device)
-    test_pictures = shrink(test[keep])
+    test_pictures = shrink(test[keep], preset.text_side)
 
     torch.manual_seed(5)
     pair = Pair(preset).to(device)
@@ -97,10 +98,11 @@ def train(preset: Preset) -> None:
     def step(number: int) -> torch.Tensor:
         rng = training.generator(12, number)
         chosen = rng.choice(spoken, preset.text_batch, replace=False)
-        words, views = ids[torch.from_numpy(chosen)], shrink(pictures.take(chosen))
-        views = views + 0.1 * torch.from_numpy(rng.standard_normal(views.shape, np.float32)).to(
-            device
+        words, views = (
+            ids[torch.from_numpy(chosen)],
+            shrink(pictures.take(chosen), preset.text_side),
         )
+        views = views + 0.1 * training.normal(rng, views.shape)
         same = (words[:, None] == words[None]).all(-1).float()
         with training.autocast():
             similarity = pair(words, views)
@@ -114,6 +116,7 @@ def train(preset: Preset) -> None:
 
     rate = lambda number: training.cosine(number, preset.text_steps, 7e-4)  # noqa: E731
     training.loop(run, preset.text_steps, step, rate, keep=0.99, save_every=200, watch=watch)
+    return run
 
 
 def load_text_encoder(preset: Preset):

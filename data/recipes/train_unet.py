@@ -13,10 +13,8 @@ from . import latents, pool, presets, train_text, training, world
 from .presets import Preset
 
 MIN_SNR = 5.0
-CORE_FROM, CORE_SHARE = (
-    0.3,
-    0.7,
-)  # from this part of training on, this share of pictures: core words
+CORE_FROM = 0.3  # from this part of training on, a share of pictures shows core words
+SHOWN = (0.02, 0.1, 0.35)  # parts of training after which the averaged weights are kept, to look at
 DROPPED = 0.04  # more prompts dropped, on top of the pool's empty captions; guidance needs them
 
 
@@ -36,6 +34,10 @@ class HiddenStates:
         for caption in captions:
             self.numbers.setdefault(caption, len(self.numbers))
         self.of_picture = np.array([self.numbers[caption] for caption in captions])
+        if training.device().type == "cuda":  # there it is quicker to ask again than to remember
+            self.encoder = train_text.load_text_encoder(preset)
+            self.ids = train_text.token_ids(preset, list(self.numbers), 77).cuda()
+            return
         path = preset.folder / "hidden.npy"
         if not path.exists():
             self.build(preset, path)
@@ -58,7 +60,11 @@ class HiddenStates:
 
     def take(self, pictures: np.ndarray, dropped: np.ndarray) -> torch.Tensor:
         """Hidden states (batch, 77, width) of these pictures' captions; the empty one where dropped."""
-        return self.states[np.where(dropped, 0, self.of_picture[pictures])].float()
+        numbers = np.where(dropped, 0, self.of_picture[pictures])
+        if training.device().type == "cuda":
+            with torch.no_grad(), training.autocast():
+                return self.encoder(self.ids[torch.from_numpy(numbers).cuda()]).last_hidden_state
+        return self.states[numbers].float()
 
 
 def noise_levels() -> torch.Tensor:
@@ -70,9 +76,9 @@ def noise_levels() -> torch.Tensor:
     return torch.cumprod(1 - roots**2, 0).float()
 
 
-def train(preset: Preset) -> None:
+def train(preset: Preset) -> training.Run:
     device = training.device()
-    pictures = latents.load(preset)
+    pictures = latents.load(preset).to(device)
     words = HiddenStates(preset)
     core = core_pictures(words.captions)
     alphas = noise_levels().to(device)
@@ -84,17 +90,21 @@ def train(preset: Preset) -> None:
         unet.set_attn_processor(AttnProcessor())
     print(f"unet: {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters", flush=True)
     run = training.Run(unet, preset.folder / "unet.pt", rate=preset.unet_rate)
+    training.speed_up(unet)
+    shown = {int(part * preset.unet_steps) for part in SHOWN}
 
     def step(number: int) -> torch.Tensor:
+        if number in shown and training.rank() == 0:
+            keep_average(run)
         rng = training.generator(13, number)
         chosen = rng.integers(len(pictures), size=preset.unet_batch)
         if number >= CORE_FROM * preset.unet_steps:
-            dwell = rng.random(len(chosen)) < CORE_SHARE
+            dwell = rng.random(len(chosen)) < preset.unet_core
             chosen = np.where(dwell, rng.choice(core, len(chosen)), chosen)
         chosen = training.share(chosen)
         rng = training.generator(100 + training.rank(), number)
-        clean = pictures[torch.from_numpy(chosen)].to(device).float()
-        noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32)).to(device)
+        clean = pictures[torch.from_numpy(chosen).to(device)].float()
+        noise = training.normal(rng, clean.shape)
         times = torch.from_numpy(rng.integers(1000, size=len(chosen))).to(device)
         hidden = words.take(chosen, rng.random(len(chosen)) < DROPPED).to(device)
         alpha = alphas[times][:, None, None, None]
@@ -107,6 +117,13 @@ def train(preset: Preset) -> None:
 
     rate = lambda number: training.cosine(number, preset.unet_steps, preset.unet_rate, warmup=150)  # noqa: E731
     training.loop(run, preset.unet_steps, step, rate, keep=0.998, save_every=100)
+    return run
+
+
+def keep_average(run: training.Run) -> None:
+    """The averaged weights of this step in fp16, beside the checkpoint: `unet-400.pt`."""
+    half = {k: v.half() if v.is_floating_point() else v for k, v in run.average.items()}
+    torch.save({"average": half, "step": run.step}, run.path.with_name(f"unet-{run.step}.pt"))
 
 
 def load_unet(preset: Preset):

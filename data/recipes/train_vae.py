@@ -10,21 +10,26 @@ from torch.nn import functional as F
 from . import pool, presets, training
 from .presets import Preset
 
-CROP = 32  # the net is convolutional: crops a quarter the size teach it four times as fast
-WHOLE = 0.12  # the last part of training sees whole pictures
+WHOLE = 0.12  # the last part of training sees whole pictures; before that crops of half their side do: the net is
+# convolutional, and they teach it four times as fast
 
 
-def to_tensor(pictures: np.ndarray) -> torch.Tensor:
+def to_tensor(pictures: np.ndarray | torch.Tensor) -> torch.Tensor:
     """uint8 (batch, height, width, 3) to float (batch, 3, height, width) in -1..1."""
-    tensor = torch.from_numpy(np.ascontiguousarray(pictures)).to(training.device())
+    if not isinstance(pictures, torch.Tensor):
+        pictures = torch.from_numpy(np.ascontiguousarray(pictures))
+    tensor = pictures.to(training.device())
     return (tensor.permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(
         memory_format=torch.channels_last
     )
 
 
-def crops(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    at = rng.integers(0, pictures.shape[1] - CROP + 1, (len(pictures), 2))
-    return np.stack([p[y : y + CROP, x : x + CROP] for p, (y, x) in zip(pictures, at, strict=True)])
+def crops(pictures, rng: np.random.Generator):
+    """A crop of half the side from each of (batch, side, side, 3), array or tensor."""
+    side = pictures.shape[1] // 2
+    at = rng.integers(0, side + 1, (len(pictures), 2))
+    cut = [p[y : y + side, x : x + side] for p, (y, x) in zip(pictures, at, strict=True)]
+    return torch.stack(cut) if isinstance(pictures, torch.Tensor) else np.stack(cut)
 
 
 def gradients(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,25 +63,24 @@ def psnr(vae, pictures: np.ndarray) -> tuple[float, np.ndarray]:
     return float(np.mean(10 * np.log10(255**2 / error))), pixels.astype(np.uint8)
 
 
-def train(preset: Preset) -> None:
+def train(preset: Preset) -> training.Run:
     torch.manual_seed(4)
     vae = presets.vae(preset).to(training.device(), memory_format=torch.channels_last)
     run = training.Run(vae, preset.folder / "vae.pt", rate=1.2e-3)
-    pictures = pool.Pictures(preset)
+    training.speed_up(vae.encoder)
+    training.speed_up(vae.decoder)
+    pictures = pool.Pictures(preset, preset.vae_pool)
     test, _ = pool.held_out(preset, 128)
 
     def step(number: int) -> torch.Tensor:
         rng = training.generator(11, number)
         whole = number >= preset.vae_steps * (1 - WHOLE)
-        batch = preset.vae_batch // 2 if whole else preset.vae_batch
+        batch = preset.vae_batch // (4 if preset.size > 64 else 2) if whole else preset.vae_batch
         chosen = pictures.take(training.share(rng.integers(len(pictures), size=batch)))
         rng = training.generator(100 + training.rank(), number)
         x = to_tensor(chosen if whole else crops(chosen, rng))
         side = x.shape[-1] // 2 ** (len(preset.vae_channels) - 1)
-        noise = torch.from_numpy(rng.standard_normal((len(x), 4, side, side), np.float32)).to(
-            x.device
-        )
-        return reconstruction_loss(vae, x, noise)
+        return reconstruction_loss(vae, x, training.normal(rng, (len(x), 4, side, side)))
 
     def watch(run: training.Run) -> None:
         shadow = presets.vae(preset).to(training.device())
@@ -88,3 +92,4 @@ def train(preset: Preset) -> None:
 
     rate = lambda number: training.cosine(number, preset.vae_steps, 1.2e-3)  # noqa: E731
     training.loop(run, preset.vae_steps, step, rate, keep=0.99, save_every=100, watch=watch)
+    return run

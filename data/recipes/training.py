@@ -1,4 +1,4 @@
-"""What the three trainings share: atomic checkpoints, averaged weights, a progress line."""
+"""What the four trainings share: atomic checkpoints, averaged weights, a progress line, an end in time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+SAVE_SECONDS = 30.0  # between two checkpoints at least: a GPU makes a hundred steps in three
+UNTIL = math.inf  # on the monotonic clock: when trainings save and stop (`make --minutes`)
+
+
+class OutOfTime(Exception):
+    """The training was saved and stopped because its time is up; started again, it goes on."""
+
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -20,6 +27,23 @@ def device() -> torch.device:
 def autocast():
     """bfloat16 where the arithmetic allows it; weights and optimizer stay float32."""
     return torch.autocast(device().type, torch.bfloat16)
+
+
+def speed_up(module: torch.nn.Module) -> None:
+    """On a GPU: channels last, and compiled, in place, so that its state keeps its names."""
+    if device().type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+        module.to(memory_format=torch.channels_last)
+        module.compile(dynamic=False)
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> torch.Tensor:
+    """Standard normal float32 numbers, on the device; a GPU draws its own from a seed of `rng`."""
+    if device().type != "cuda":
+        return torch.from_numpy(rng.standard_normal(shape, np.float32))
+    own = torch.Generator("cuda").manual_seed(int(rng.integers(2**62)))
+    return torch.randn(shape, device="cuda", generator=own)
 
 
 def rank() -> int:
@@ -31,19 +55,19 @@ def share(indices: np.ndarray) -> np.ndarray:
     return indices[rank() :: dist.get_world_size()] if dist.is_initialized() else indices
 
 
-def run_parallel(task: Callable[..., None], processes: int, *arguments) -> None:
+def run_parallel(task: Callable[..., Run | None], processes: int, *arguments) -> Run | None:
     """Run `task` in several processes of one thread each, gradients averaged between them.
 
     On a shared machine this beats one process with several threads: threads meet at every operation, where one that
     was put aside holds up all the others; processes meet once a step.
     """
     if processes == 1:
-        task(*arguments)
-    else:
-        torch.multiprocessing.spawn(_enter, (processes, task, arguments), nprocs=processes)
+        return task(*arguments)
+    torch.multiprocessing.spawn(_enter, (processes, task, arguments), nprocs=processes)
+    return None
 
 
-def _enter(number: int, processes: int, task: Callable[..., None], arguments: tuple) -> None:
+def _enter(number: int, processes: int, task: Callable, arguments: tuple) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=os.environ.get("MASTER_PORT", "29461"))
     dist.init_process_group("gloo", rank=number, world_size=processes)
@@ -86,15 +110,22 @@ class Run:
             module.parameters(), lr=rate, betas=betas, weight_decay=decay, fused=True
         )
         self.rate, self.average = rate, {}
+        self.marks: list[tuple[int, float]] = []  # (step, seconds) in the middle, for `plan`
         if path.exists():
             state = torch.load(path, map_location=device(), weights_only=True)
-            module.load_state_dict(state["module"])
-            self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds, self.average = (
                 state["step"],
                 state["seconds"],
-                state["average"],
+                {
+                    key: value.to(module.state_dict()[key])
+                    for key, value in state["average"].items()
+                },
             )
+            module.load_state_dict(state.get("module", self.average))
+            if (
+                "optimizer" in state
+            ):  # else it came through `make --only carry`, and its moments begin anew
+                self.optimizer.load_state_dict(state["optimizer"])
             if rank() == 0:
                 print(f"resumed {path.name} at step {self.step}", flush=True)
         else:
@@ -129,12 +160,14 @@ class Run:
         self.optimizer.step()
         self.step += 1
         keep = min(keep, self.step / (self.step + 10))  # a young average forgets fast
+        state = self.module.state_dict()
+        floats = [key for key, value in state.items() if value.is_floating_point()]
         with torch.no_grad():
-            for key, value in self.module.state_dict().items():
-                if value.is_floating_point():
-                    self.average[key].lerp_(value, 1 - keep)
-                else:
-                    self.average[key].copy_(value)
+            torch._foreach_lerp_(
+                [self.average[k] for k in floats], [state[k] for k in floats], 1 - keep
+            )
+            for key in state.keys() - set(floats):
+                self.average[key].copy_(state[key])
 
 
 def cosine(step: int, steps: int, rate: float, warmup: int = 100, floor: float = 0.03) -> float:
@@ -154,30 +187,50 @@ def loop(
     save_every: int = 200,
     watch: Callable[[Run], None] | None = None,
 ) -> None:
-    """Train to `steps`; `watch` may look at the run at each save."""
-    shown, losses = time.monotonic(), []
+    """Train to `steps`; `watch` may look at the run at each save.
+
+    Losses are read only now and then: to read one is to wait for a GPU that could have been given its next step.
+    """
+    shown, saved, losses = time.monotonic(), time.monotonic(), []
+    begun, spent = time.monotonic(), run.seconds
+    middle = (steps // 2, steps * 7 // 8)  # compiled by then, and batches of one shape
+
+    def mean_loss() -> float:
+        mean = torch.stack(losses).mean().item() if losses else 0.0
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"loss is {mean} shortly before step {run.step}")
+        run.seconds = spent + time.monotonic() - begun
+        return mean
+
     while run.step < steps:
-        begun = time.monotonic()
         loss = train_step(run.step)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss.item()} at step {run.step}")
         run.descend(loss, rate_at(run.step), keep)
-        losses.append(loss.item())
-        run.seconds += time.monotonic() - begun
-        if rank() == 0 and (time.monotonic() - shown > 15 or run.step == steps):
-            left = (steps - run.step) * run.seconds / run.step
-            print(
-                f"{run.path.stem} {run.step}/{steps} loss {np.mean(losses):.4f} "
-                f"{run.seconds / run.step:.2f} s a step, {left / 60:.1f} min left",
-                flush=True,
-            )
-            shown, losses = time.monotonic(), []
-        if run.step % save_every == 0 or run.step == steps:
+        losses.append(loss.detach())
+        now, done = time.monotonic(), run.step == steps
+        if run.step in middle:
+            mean_loss()
+            run.marks.append((run.step, run.seconds))
+        if now - shown > 15 or done:
+            loss_now, pace = mean_loss(), run.seconds / run.step
+            if rank() == 0:
+                print(
+                    f"{run.path.stem} {run.step}/{steps} loss {loss_now:.4f} "
+                    f"{pace:.3f} s a step, {(steps - run.step) * pace / 60:.1f} min left",
+                    flush=True,
+                )
+            shown, losses = now, []
+        late = now > UNTIL
+        if done or late or (run.step % save_every == 0 and now - saved > SAVE_SECONDS):
+            mean_loss()
             run.save()
-            if watch and rank() == 0:
+            saved = now
+            if watch and rank() == 0 and not late:
                 watch(run)
+        if late and not done:
+            raise OutOfTime(f"{run.path.stem} stopped at step {run.step} of {steps}")
 
 
 def load_average(path: Path) -> dict[str, torch.Tensor]:
-    """The averaged weights of a checkpoint."""
-    return torch.load(path, map_location=device(), weights_only=True)["average"]
+    """The averaged weights of a checkpoint, float32."""
+    average = torch.load(path, map_location=device(), weights_only=True)["average"]
+    return {k: v.float() if v.is_floating_point() else v for k, v in average.items()}

@@ -8,7 +8,10 @@ that has met two thousand.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from . import wide
 
 LIBRARIES = {
     "zero": "BlendSwap-CC-0",
@@ -410,24 +413,47 @@ class Noun:
 
     @property
     def plural(self) -> str:
-        if self.word in IRREGULAR:
-            return IRREGULAR[self.word]
-        ending = "es" if self.word.endswith(("s", "x", "sh", "ch", "tomato", "potato")) else "s"
-        return self.word + ending
+        *before, last = self.word.split(" ")
+        return " ".join([*before, _many(last)])
 
 
-def _split(cell: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in cell.split(",") if part.strip())
+def _many(word: str) -> str:
+    if irregular := (IRREGULAR | wide.IRREGULAR).get(word):
+        return irregular
+    if word.endswith("y") and word[-2] not in "aeiou":
+        return word[:-1] + "ies"
+    return word + ("es" if word.endswith(("s", "x", "sh", "ch", "tomato", "potato")) else "s")
 
 
-def nouns() -> list[Noun]:
-    """Every row of the table."""
+def _split(cell: str, mark: str = ",") -> tuple[str, ...]:
+    return _once(part.strip() for part in cell.replace("\n", " ").split(mark) if part.strip())
+
+
+def _once(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def _rows(text: str) -> list[Noun]:
     rows = []
-    for line in _NOUNS.strip().replace(",\n", ", ").splitlines():
-        word, emoji, models, weight = (cell.strip() for cell in line.split("|"))
-        rows.append(Noun(word, _split(emoji), _split(models), float(weight or 1)))
-    named = {name for row in rows for name in row.models + row.emoji}
+    for line in text.strip().replace(",\n", ", ").splitlines():
+        word, emoji, models, *weight = (cell.strip() for cell in line.split("|"))
+        rows.append(Noun(word, _split(emoji), _split(models), float(*filter(None, weight)) or 1))
+    return rows
+
+
+def nouns(name: str = "small") -> list[Noun]:
+    """Every noun of the world `name`, `small` or `wide`; the wide one begins with the small one's."""
+    rows = _rows(_NOUNS)
+    if name == "wide":
+        rows += [Noun(word, (word,), (), 1.0) for word in _split(wide.SAME, ";")]
+        rows += _rows(wide.RENAMED)
+    merged: dict[str, Noun] = {}
+    for row in rows:
+        first = merged.setdefault(row.word, Noun(row.word, (), (), row.weight))
+        emoji, models = (*first.emoji, *row.emoji), (*first.models, *row.models)
+        merged[row.word] = Noun(row.word, _once(emoji), _once(models), first.weight)
+    named = {thing for row in merged.values() for thing in row.models + row.emoji}
     clash = named & set(HELD_OUT_MODELS + HELD_OUT_EMOJI)
     if clash:
         raise ValueError(f"held-out things in the training world: {sorted(clash)}")
-    return rows
+    return list(merged.values())

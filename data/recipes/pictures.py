@@ -1,0 +1,170 @@
+"""The four pictures of docs/bundled_model.md: world, autoencoder, denoiser over its training, evaluator.
+
+    python -m data.recipes.pictures --model data/tiny-sd --checkpoints FOLDER --out docs
+
+Everything on them is the first of its kind, nothing is picked. `--checkpoints` names a folder of `unet-STEP.pt`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from . import compose, places, pool, presets, sheet, train_vae, training
+from .presets import Preset
+
+PROMPTS = (
+    "a photo of a robot on a red background",
+    "a photo of an apple on a table",
+    "a horse on the beach",
+    "a blue car in the desert",
+    "a house in the snow",
+    "a statue in a city at night",
+    "a flower in a garden",
+)
+SEEN = 8  # columns
+
+
+def tiles(rows: list[list[np.ndarray]], titles: list[str], labels: list[str], path: Path) -> None:
+    """Rows of pictures of one size; titles over the first row, labels to the left of each."""
+    from matplotlib.figure import Figure
+
+    wide, high = len(rows[0]), len(rows)
+    figure = Figure(figsize=(1.35 * wide + 0.9 * bool(labels), 1.37 * high + 0.45), dpi=100)
+    axes = figure.subplots(high, wide, squeeze=False)
+    for y, x in np.ndindex(high, wide):
+        axis = axes[y][x]
+        axis.imshow(rows[y][x], interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        if x == 0 and labels:
+            axis.set_ylabel(labels[y], rotation=0, ha="right", va="center", fontsize=9)
+        if titles and (number := y * wide + x) < len(titles):
+            axis.set_title(textwrap.fill(titles[number], 21), fontsize=7, pad=3)
+    figure.tight_layout(pad=0.3)
+    save(figure, path)
+
+
+def save(figure, path: Path) -> None:
+    """As a PNG of 256 colours: a third of the bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size / 1024:.0f} KiB", flush=True)
+
+
+def world_picture(preset: Preset, path: Path) -> None:
+    """The first compositions with their captions."""
+    things = compose.World.load(name=preset.world)
+    scenes = [compose.scene(things, pool.SEED, index, preset.size) for index in range(3 * SEEN)]
+    rows = [[picture for picture, _ in scenes[i : i + SEEN]] for i in range(0, 3 * SEEN, SEEN)]
+    tiles(rows, [caption or "(no caption)" for _, caption in scenes], [], path)
+
+
+def latent_picture(latent: torch.Tensor) -> np.ndarray:
+    """(4, side, side) as the four channels in a square of grey, (2 side, 2 side, 3) uint8."""
+    grey = ((latent.float().cpu() / 6 + 0.5).clamp(0, 1) * 255).to(torch.uint8).numpy()
+    square = np.block([[grey[0], grey[1]], [grey[2], grey[3]]])
+    return np.repeat(square[..., None], 3, axis=2)
+
+
+@torch.no_grad()
+def vae_picture(preset: Preset, vae, path: Path) -> None:
+    """Held-out compositions, what the encoder makes of them, and what the decoder makes of that."""
+    pictures, _ = pool.held_out(preset, SEEN)
+    latents = vae.encode(train_vae.to_tensor(pictures).to(vae.device)).latent_dist.mean
+    latents = latents * vae.config.scaling_factor
+    decoded = train_vae.psnr(vae, pictures)[1]
+    labels = ["picture", "its four\nlatent\nchannels", "decoded"]
+    tiles([list(pictures), [latent_picture(z) for z in latents], list(decoded)], [], labels, path)
+
+
+@torch.no_grad()
+def unet_picture(pipeline, checkpoints: Path, path: Path) -> None:
+    """The same prompts from the same noise, by the weights of earlier steps and by the finished ones."""
+    finished = {key: value.clone() for key, value in pipeline.unet.state_dict().items()}
+    states = {"finished": finished}
+    for file in checkpoints.glob("unet-*.pt"):
+        states[f"step\n{int(file.stem.split('-')[1]):,}"] = training.load_average(file)
+    order = sorted(states, key=lambda k: float(k[5:].replace(",", "") if "\n" in k else "inf"))
+    rows = []
+    for name in order:
+        pipeline.unet.load_state_dict(states[name])
+        rows.append([np.asarray(picture) for picture in sheet.paint(pipeline, PROMPTS)])
+    pipeline.unet.load_state_dict(finished)
+    tiles(rows, list(PROMPTS), order, path)
+
+
+def evaluator_picture(preset: Preset, folder: Path, path: Path) -> None:
+    """How well the evaluator finds each of some held-out pictures to match each of their captions."""
+    from matplotlib.figure import Figure
+
+    from tiutils import evaluator
+
+    clip = evaluator.load(folder)
+    pictures, captions = pool.held_out(preset, 4 * SEEN)
+    named = [i for i, c in enumerate(captions) if any(place in c for place in places.PLACES)]
+    captions, pictures = [captions[i] for i in named[:SEEN]], pictures[named[:SEEN]]
+    seen = clip.see([Image.fromarray(picture) for picture in pictures])
+    alike = (clip.read(captions) @ seen.T).numpy()
+    figure = Figure(figsize=(8.6, 5.6), dpi=100)
+    axis = figure.subplots()
+    axis.imshow(alike, cmap="viridis", aspect="auto")
+    axis.set_yticks(range(len(captions)), [textwrap.fill(c, 34) for c in captions], fontsize=8)
+    axis.set_xticks([])
+    for y, x in np.ndindex(alike.shape):
+        dark = alike[y, x] < (alike.min() + alike.max()) / 2
+        axis.text(
+            *(x, y, f"{alike[y, x]:.2f}"),
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark else "black",
+            weight="bold" if alike[y, x] == alike[:, x].max() else "normal",
+        )
+    figure.tight_layout(rect=(0, 0, 1, 0.86))
+    box = axis.get_position()
+    each = box.width / len(captions)
+    for number, picture in enumerate(pictures):
+        spot = figure.add_axes((box.x0 + (number + 0.06) * each, 0.855, 0.88 * each, 0.14))
+        spot.imshow(picture)
+        spot.axis("off")
+    save(figure, path)
+
+
+def draw_all(preset: Preset, out: Path, model: Path | None = None, checkpoints: Path | None = None):
+    """Every picture that can be drawn from what is there, into `out`."""
+    from diffusers import StableDiffusionPipeline
+
+    model = model or preset.folder / "tiny-sd"
+    pipeline = StableDiffusionPipeline.from_pretrained(model).to(training.device())
+    pipeline.set_progress_bar_config(disable=True)
+    world_picture(preset, out / "bundled_world.png")
+    vae_picture(preset, pipeline.vae, out / "bundled_vae.png")
+    unet_picture(pipeline, checkpoints or preset.folder, out / "bundled_unet.png")
+    if (model / "evaluator").exists():
+        evaluator_picture(preset, model / "evaluator", out / "bundled_evaluator.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=presets.PRESETS, default="cpu")
+    parser.add_argument("--model", type=Path, help="a folder like data/tiny-sd")
+    parser.add_argument("--checkpoints", type=Path, help="folder of unet-STEP.pt")
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    arguments = parser.parse_args()
+    preset = presets.get(arguments.preset)
+    draw_all(preset, arguments.out, arguments.model, arguments.checkpoints)
+
+
+if __name__ == "__main__":
+    main()
