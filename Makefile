@@ -8,9 +8,10 @@ PY     := .venv/bin/python
 PIP    := $(PY) -m pip install --quiet --quiet
 PYTEST := $(PY) -m pytest --numprocesses 2 --dist worksteal
 
-OVERLAYS := transformers-4.57 colab
+OVERLAYS := transformers-4.57 colab invokeai
 export TIUTILS_TRANSFORMERS4 := $(CURDIR)/build/transformers-4.57
 export TIUTILS_COLAB := $(CURDIR)/build/colab
+export TIUTILS_INVOKEAI := $(CURDIR)/build/invokeai
 
 .PHONY: setup run test lint audit types quick slow fuzz notebooks overlays clean
 .DELETE_ON_ERROR:

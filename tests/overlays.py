@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 BUILD = Path(__file__).resolve().parent.parent / "build"
-VARIABLES = {"transformers-4.57": "TIUTILS_TRANSFORMERS4", "colab": "TIUTILS_COLAB"}
+VARIABLES = {
+    "transformers-4.57": "TIUTILS_TRANSFORMERS4",
+    "colab": "TIUTILS_COLAB",
+    "invokeai": "TIUTILS_INVOKEAI",
+}
 
 
 def overlay(name: str) -> Path:
