@@ -21,7 +21,7 @@ def load_vae(preset: Preset):
     return vae.to(training.device(), memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def encode(vae, pictures: np.ndarray, batch: int = 50) -> torch.Tensor:
+def encode(vae, pictures: np.ndarray | torch.Tensor, batch: int) -> torch.Tensor:
     """Unscaled latent means (count, 4, side, side), float32 on the CPU."""
     with torch.no_grad(), training.autocast():
         parts = [
@@ -41,12 +41,14 @@ def build(preset: Preset) -> None:
         for k in training.share(np.arange(len(pictures.chunks)))
         if not (folder / f"{k:03d}.npy").exists()
     ]
+    batch = 500 if training.device().type == "cuda" else 50
     begun = time.monotonic()
     for done, number in enumerate(todo, 1):
         if time.monotonic() > training.UNTIL:
             raise training.OutOfTime(f"latents: stopped with {len(todo) - done + 1} chunks to go")
         part = folder / f"part{training.rank()}.npy"
-        np.save(part, encode(vae, pictures.chunks[number]).numpy().astype(np.float16))
+        chunk = pictures.take(np.arange(number * pool.CHUNK, (number + 1) * pool.CHUNK))
+        np.save(part, encode(vae, chunk, batch).numpy().astype(np.float16))
         os.replace(part, folder / f"{number:03d}.npy")
         left = (len(todo) - done) * (time.monotonic() - begun) / done
         print(f"latents: {done}/{len(todo)} chunks, {left / 60:.1f} min left", flush=True)
