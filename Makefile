@@ -13,7 +13,7 @@ export TIUTILS_TRANSFORMERS4 := $(CURDIR)/build/transformers-4.57
 export TIUTILS_COLAB := $(CURDIR)/build/colab
 export TIUTILS_INVOKEAI := $(CURDIR)/build/invokeai
 
-.PHONY: setup run test lint audit types quick slow fuzz notebooks overlays clean
+.PHONY: setup run test lint audit types quick slow fuzz notebooks colab browser overlays clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -21,7 +21,7 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Installing into .venv/ (minutes, once) ..."
 	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
-	$(PIP) --constraint constraints.txt --editable '.[notebooks,test,8bit,flax]'
+	$(PIP) --constraint constraints.txt --editable '.[notebooks,test,browser,8bit,flax]'
 	@touch $@
 
 run: setup
@@ -40,6 +40,8 @@ test:
 	@.ci/stage quick $(MAKE) quick
 	@.ci/stage slow $(MAKE) slow
 	@.ci/stage notebooks $(MAKE) notebooks
+	@.ci/stage colab $(MAKE) colab
+	@.ci/stage browser $(MAKE) browser
 	@.ci/stage python-3.12 .ci/quick-under 3.12
 	@.ci/stage python-3.13 .ci/quick-under 3.13
 	@.ci/stage --table
@@ -58,14 +60,24 @@ quick: setup
 	$(PYTEST) -m "not slow"
 
 slow: setup overlays
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --ignore tests/colab --ignore tests/browser
 
 # The property tests, ten times, each time with examples never tried before.
 fuzz: setup
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(PYTEST) -m hypothesis --hypothesis-profile default || exit; done
 
 notebooks: setup
-	$(PY) -m pytest --nbmake --nbmake-timeout=600 notebooks
+	$(PY) notebooks/check.py
+
+# The quick tests under Colab's versions, whose own deprecations are not ours; the notebooks as Colab runs them.
+colab: setup overlays
+	PYTHONPATH=$(CURDIR)/build/colab $(PYTEST) -m "not slow" -W ignore::DeprecationWarning
+	$(PYTEST) -m slow tests/colab
+
+# JupyterLab in headless Chromium; screenshots in build/browser/.
+browser: setup
+	.ci/chromium
+	$(PY) -m pytest tests/browser
 
 # Other versions of a few packages, to be laid over .venv/ through PYTHONPATH.
 overlays: $(OVERLAYS:%=build/%/installed)

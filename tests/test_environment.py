@@ -107,7 +107,7 @@ def test_imports_are_declared(folder):
     known |= {"pil", "tiutils", "bitsandbytes", "xformers"}  # the last two only if they are there
     known |= {"jax", "flax", "optax"}  # in tiutils/flax/ alone
     known |= {"yaml", "nbformat", "packaging"} if folder == "tests" else set()
-    known |= {"benchmarks", "data"} if folder == "tests" else set()  # the repository's own
+    known |= {"benchmarks", "data"} if folder != "tiutils" else set()  # the repository's own
     known |= {canonicalize_name(path.stem) for path in (ROOT / folder).rglob("*.py")}
     imported = set()
     for path in (ROOT / folder).rglob("*.py"):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -13,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 digest = runpy.run_path(str(ROOT / "notebooks" / "store.py"))["digest"]
+check = SimpleNamespace(**runpy.run_path(str(ROOT / "notebooks" / "check.py")))
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -42,11 +44,23 @@ def test_valid_and_small(path, notebook):
     assert path.stat().st_size < 600_000
 
 
-def test_outputs_belong_to_the_cells_as_they_are(notebook):
+def assert_outputs_belong_to_cells(notebook):
     for number, cell in enumerate(cells_of(notebook, "code"), start=1):
         advice = f"cell {cell.id} changed since it was executed: python notebooks/store.py"
         assert cell.metadata.get("made_from") == digest(cell.source), advice
         assert cell.execution_count == number, advice
+
+
+def test_outputs_belong_to_the_cells_as_they_are(notebook):
+    assert_outputs_belong_to_cells(notebook)
+
+
+def test_one_character_more_in_any_code_cell_is_noticed(notebook):
+    for cell in cells_of(notebook, "code"):
+        cell.source += " "
+        with pytest.raises(AssertionError, match=f"cell {cell.id} changed"):
+            assert_outputs_belong_to_cells(notebook)
+        cell.source = cell.source[:-1]
 
 
 def test_nothing_went_wrong_and_nothing_was_complained_about(notebook):
@@ -129,3 +143,33 @@ def test_the_first_cell_fetches_the_course_where_the_notebook_is_alone(tmp_path,
     for done in ran:
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == str(alone / "course" / "tiutils" / "__init__.py")
+
+
+def test_the_check_notices_a_deterministic_cell_that_prints_something_else():
+    def page(text, tags):
+        output = nbformat.v4.new_output("stream", text=text)
+        cell = nbformat.v4.new_code_cell("print()", id="one", outputs=[output])
+        cell.metadata["tags"] = tags
+        return nbformat.v4.new_notebook(cells=[cell])
+
+    assert check.differing(page("1\n", ["deterministic"]), page("2\n", [])) == ["one"]
+    assert check.differing(page("1\n", ["deterministic"]), page("1\n", [])) == []
+    assert check.differing(page("1\n", []), page("2\n", [])) == []
+
+
+def test_the_check_weighs_what_is_there(tmp_path):
+    picture = nbformat.v4.new_output("display_data", data={"image/png": "AA=="})
+    code, again = (nbformat.v4.new_code_cell("1\n2", outputs=[picture]) for _ in range(2))
+    prose = '![](a.png) ![seen](b.png) <img src="c.png"> <img src="d.png" alt="seen">'
+    notebook = nbformat.v4.new_notebook(cells=[code, again, nbformat.v4.new_markdown_cell(prose)])
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    row = check.weigh(tmp_path / "a.ipynb")
+    assert row == {
+        "kB": 1, "pictures": 6, "without alt": 4, "code": 2, "prose": 1, "longest": 2, "repeat": 0
+    }  # fmt: skip
+    found = check.complaints("a", {**row, "kB": 600, "longest": 26, "CPU s": 241})
+    assert len(found) == 5
+
+
+def test_the_check_is_content_with_what_is_stored(path):
+    assert check.complaints(path.name, {**check.weigh(path), "CPU s": 0}) == []
