@@ -15,6 +15,7 @@ from flax import nnx
 from jax import Array
 
 from tiutils.errors import InputError
+from tiutils.flax.convolution import convolution
 
 
 class Make:
@@ -40,6 +41,7 @@ class Make:
             (size, size),
             strides=stride,
             padding=padding,
+            conv_general_dilated=convolution(),
             **self.zeros,
             **self.kinds,
         )
