@@ -122,7 +122,8 @@ def stage(name: str, preset: presets.Preset, processes: int) -> training.Run | N
     elif name == "unet":
         from . import train_unet
 
-        train_unet.HiddenStates(preset)  # once, before the processes part
+        if processes > 1:
+            train_unet.HiddenStates(preset)  # once, before the processes part
         return training.run_parallel(train_unet.train, processes, preset)
     elif name == "export":
         from . import export

@@ -35,7 +35,8 @@ def tiles(rows: list[list[np.ndarray]], titles: list[str], labels: list[str], pa
     from matplotlib.figure import Figure
 
     wide, high = len(rows[0]), len(rows)
-    figure = Figure(figsize=(1.35 * wide + 0.9 * bool(labels), 1.37 * high + 0.45), dpi=100)
+    words = 0.45 * -(-len(titles) // wide)  # inches for three lines over each row that has titles
+    figure = Figure(figsize=(1.35 * wide + 0.9 * bool(labels), 1.4 * high + words), dpi=100)
     axes = figure.subplots(high, wide, squeeze=False)
     for y, x in np.ndindex(high, wide):
         axis = axes[y][x]
@@ -45,7 +46,7 @@ def tiles(rows: list[list[np.ndarray]], titles: list[str], labels: list[str], pa
         if x == 0 and labels:
             axis.set_ylabel(labels[y], rotation=0, ha="right", va="center", fontsize=9)
         if titles and (number := y * wide + x) < len(titles):
-            axis.set_title(textwrap.fill(titles[number], 21), fontsize=7, pad=3)
+            axis.set_title(textwrap.fill(titles[number], 23), fontsize=7, pad=3)
     figure.tight_layout(pad=0.3)
     save(figure, path)
 
@@ -89,19 +90,18 @@ def vae_picture(preset: Preset, vae, path: Path) -> None:
 
 
 @torch.no_grad()
-def unet_picture(pipeline, checkpoints: Path, path: Path) -> None:
+def unet_picture(preset: Preset, pipeline, checkpoints: Path, path: Path) -> None:
     """The same prompts from the same noise, by the weights of earlier steps and by the finished ones."""
-    finished = {key: value.clone() for key, value in pipeline.unet.state_dict().items()}
-    states = {"finished": finished}
+    torch.manual_seed(6)  # as the training began
+    states = {0: presets.unet(preset).state_dict()}
     for file in checkpoints.glob("unet-*.pt"):
-        states[f"step\n{int(file.stem.split('-')[1]):,}"] = training.load_average(file)
-    order = sorted(states, key=lambda k: float(k[5:].replace(",", "") if "\n" in k else "inf"))
-    rows = []
-    for name in order:
-        pipeline.unet.load_state_dict(states[name])
+        states[int(file.stem.split("-")[1])] = training.load_average(file)
+    finished = {key: value.clone() for key, value in pipeline.unet.state_dict().items()}
+    labels, rows = [f"step\n{step:,}" for step in sorted(states)] + ["finished"], []
+    for state in [states[step] for step in sorted(states)] + [finished]:
+        pipeline.unet.load_state_dict(state)
         rows.append([np.asarray(picture) for picture in sheet.paint(pipeline, PROMPTS)])
-    pipeline.unet.load_state_dict(finished)
-    tiles(rows, list(PROMPTS), order, path)
+    tiles(rows, list(PROMPTS), labels, path)
 
 
 def evaluator_picture(preset: Preset, folder: Path, path: Path) -> None:
@@ -121,6 +121,9 @@ def evaluator_picture(preset: Preset, folder: Path, path: Path) -> None:
     axis.imshow(alike, cmap="viridis", aspect="auto")
     axis.set_yticks(range(len(captions)), [textwrap.fill(c, 34) for c in captions], fontsize=8)
     axis.set_xticks([])
+    axis.set_xlabel(
+        "cosine of each picture (column) and caption (row); bold: the caption that fits best"
+    )
     for y, x in np.ndindex(alike.shape):
         dark = alike[y, x] < (alike.min() + alike.max()) / 2
         axis.text(
@@ -150,7 +153,7 @@ def draw_all(preset: Preset, out: Path, model: Path | None = None, checkpoints: 
     pipeline.set_progress_bar_config(disable=True)
     world_picture(preset, out / "bundled_world.png")
     vae_picture(preset, pipeline.vae, out / "bundled_vae.png")
-    unet_picture(pipeline, checkpoints or preset.folder, out / "bundled_unet.png")
+    unet_picture(preset, pipeline, checkpoints or preset.folder, out / "bundled_unet.png")
     if (model / "evaluator").exists():
         evaluator_picture(preset, model / "evaluator", out / "bundled_evaluator.png")
 

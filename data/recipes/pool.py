@@ -89,4 +89,6 @@ def held_out(preset: Preset, count: int, seed: int = 99) -> tuple[np.ndarray, li
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Compose what is missing in the pool.")
     parser.add_argument("--preset", choices=PRESETS, required=True)
-    build(PRESETS[parser.parse_args().preset])
+    preset = PRESETS[parser.parse_args().preset]
+    os.nice(10)  # a training beside it goes first
+    build(preset)

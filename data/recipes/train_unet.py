@@ -36,7 +36,9 @@ class HiddenStates:
         self.of_picture = np.array([self.numbers[caption] for caption in captions])
         if training.device().type == "cuda":  # there it is quicker to ask again than to remember
             self.encoder = train_text.load_text_encoder(preset)
-            self.ids = train_text.token_ids(preset, list(self.numbers), 77).cuda()
+            ids = train_text.token_ids(preset, list(self.numbers), train_text.LENGTH).cuda()
+            padding = (0, 77 - ids.shape[1])
+            self.ids = torch.nn.functional.pad(ids, padding, value=preset.vocabulary - 1)
             return
         path = preset.folder / "hidden.npy"
         if not path.exists():
@@ -89,8 +91,8 @@ def train(preset: Preset) -> training.Run:
     ):  # the fused attention's backward on a CPU takes three times as long as plain products
         unet.set_attn_processor(AttnProcessor())
     print(f"unet: {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters", flush=True)
-    run = training.Run(unet, preset.folder / "unet.pt", rate=preset.unet_rate)
     training.speed_up(unet)
+    run = training.Run(unet, preset.folder / "unet.pt", rate=preset.unet_rate)
     shown = {int(part * preset.unet_steps) for part in SHOWN}
 
     def step(number: int) -> torch.Tensor:
@@ -110,7 +112,7 @@ def train(preset: Preset) -> training.Run:
         alpha = alphas[times][:, None, None, None]
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         with training.autocast():
-            predicted = unet(noisy, times, hidden).sample
+            predicted = unet(noisy, times, hidden, return_dict=False)[0]
         signal = (alpha / (1 - alpha)).flatten()
         weight = signal.clamp(max=MIN_SNR) / signal
         return (weight * ((predicted.float() - noise) ** 2).mean(dim=(1, 2, 3))).mean()

@@ -66,9 +66,9 @@ def psnr(vae, pictures: np.ndarray) -> tuple[float, np.ndarray]:
 def train(preset: Preset) -> training.Run:
     torch.manual_seed(4)
     vae = presets.vae(preset).to(training.device(), memory_format=torch.channels_last)
-    run = training.Run(vae, preset.folder / "vae.pt", rate=1.2e-3)
     training.speed_up(vae.encoder)
     training.speed_up(vae.decoder)
+    run = training.Run(vae, preset.folder / "vae.pt", rate=1.2e-3)
     pictures = pool.Pictures(preset, preset.vae_pool)
     test, _ = pool.held_out(preset, 128)
 
