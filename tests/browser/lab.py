@@ -60,6 +60,12 @@ def server(course: Path, home: Path, variables: dict[str, str]) -> Iterator[tupl
         "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "HOME": "",
     }  # fmt: skip
     environment = {**os.environ, **{name: str(home / path) for name, path in places.items()}}
+    # As after "Trust Notebook": otherwise JupyterLab shows stored widgets and links as mere text.
+    notebooks = sorted((course / "notebooks").glob("*.ipynb"))
+    subprocess.run(
+        [sys.executable, "-m", "jupyter", "trust", *notebooks],
+        env=environment, check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
     port, token = free_port(), secrets.token_hex(16)
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",

@@ -105,7 +105,7 @@ def test_run_all(python, content, environment, name, tmp_path):
         save_sd15_shaped(model, resolution=RESOLUTION.get(name, 64))
         environment |= {"TIUTILS_MODEL": str(model), "TIUTILS_STEPS": "50"}
     nbformat.write(notebook, content / f"{name}.ipynb")
-    command = [python, "-m", "pytest", "--nbmake", "--nbmake-timeout=300", "-p", "no:cacheprovider"]
+    command = [python, "-m", "pytest", "--nbmake", "--nbmake-timeout=600", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, f"{name}.ipynb"], cwd=content, env=environment, capture_output=True, text=True
     )
