@@ -22,6 +22,8 @@ from . import collect, render, toys, world
 PACKS = {"small": collect.WORK / "pack.npz", "wide": collect.WORK / "wide.npz"}
 LONGEST = {"small": 96, "wide": 128}  # pixels: things fill half to nine tenths of 64 and of 128
 QUALITY = 75  # of the wide world's WebP
+BROADSIDE = 0.3  # of the largest side's area: less is a door seen edge-on
+MIN_SHADES = 7.0  # levels of 255, one standard deviation: less is a model whose materials were lost
 MIN_COVER = 0.12  # of the crop's area: thinner renders are wires and broken meshes
 
 
@@ -43,6 +45,19 @@ def shrink(path: Path, longest: int) -> np.ndarray | None:
     if cut is None or min(cut.size) < 8 or (np.asarray(cut)[..., 3] > 128).mean() < MIN_COVER:
         return None
     return np.asarray(cut)
+
+
+def telling(cuts: list[np.ndarray]) -> list[bool]:
+    """Which sides of one thing say what it is: neither seen edge-on, nor one flat patch of one shade."""
+    covers, shades = [], []
+    for cut in cuts:
+        solid = cut[..., 3] > 128
+        covers.append(solid.sum() / max(cut.shape) ** 2)
+        shades.append(cut[..., :3][solid].mean(axis=1).std())
+    return [
+        cover >= BROADSIDE * max(covers) and shade >= MIN_SHADES
+        for cover, shade in zip(covers, shades, strict=True)
+    ]
 
 
 def encode(cut: np.ndarray) -> np.ndarray:
@@ -109,6 +124,9 @@ def build(name: str = "small") -> None:
     for words, card, files in sources(name):
         shrunk = [shrink(file, LONGEST[name]) for file in files]
         cuts = [(side, cut) for side, cut in enumerate(shrunk) if cut is not None]
+        if name == "wide" and len(cuts) > 1:
+            kept = telling([cut for _, cut in cuts])
+            cuts = [pair for pair, keep in zip(cuts, kept, strict=True) if keep]
         if not cuts:
             print("nothing usable:", card["name"], flush=True)
             continue
