@@ -19,7 +19,7 @@ from PIL import Image
 from tiutils import concept, evaluator
 
 from . import compose, places, train_evaluator
-from .presets import PRESETS
+from .presets import PRESETS, Preset
 
 COUNT, GALLERY, NOUNS = 200, 3000, 50
 PLACES = list(places.PLACES)
@@ -27,24 +27,27 @@ CARD, BEGIN, END = Path("data/tiny-sd/README.md"), "<!-- judge:begin -->", "<!--
 CONCEPTS = ("wood-toy", "rocking-horse", "teddy-bear")
 
 
-def asked_nouns() -> list[str]:
+def asked_nouns(preset: Preset) -> list[str]:
     """The fifty nouns, drawn once from those that have a held-out side."""
-    known = [noun.word for noun in compose.World.load(held_out=True).words]
+    known = [noun.word for noun in compose.World.load(True, preset.world).words]
     return sorted(np.random.default_rng(50).choice(known, NOUNS, replace=False))
 
 
-def held_out(nouns: list[str], count: int, seed: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+def held_out(
+    preset: Preset, nouns: list[str], count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Pictures (count, side, side, 3) uint8 of one thing in a named place, and their (noun, place) numbers."""
-    things, pictures, labels, index = compose.World.load(held_out=True), [], [], 0
+    things, pictures, labels, index = compose.World.load(True, preset.world), [], [], 0
+    names, _ = train_evaluator.nouns(preset.world)
     chosen = [number for number, noun in enumerate(things.words) if noun.word in nouns]
     things.words = [things.words[number] for number in chosen]
     things.odds = np.full(NOUNS, 1 / NOUNS)
     while len(pictures) < count:
-        picture, caption = compose.scene(things, seed, index, side)
-        noun, place = train_evaluator.parts_of(caption)
+        picture, caption = compose.scene(things, seed, index, preset.size)
+        noun, place = train_evaluator.parts_of(caption, preset.world)
         if 0 <= place < len(PLACES) and not re.search(r"\b(two|three)\b", caption):
             pictures.append(picture)
-            labels.append((nouns.index(train_evaluator.NOUNS[noun]), place))
+            labels.append((nouns.index(names[noun]), place))
         index += 1
     return np.stack(pictures), np.array(labels)
 
@@ -52,7 +55,9 @@ def held_out(nouns: list[str], count: int, seed: int, side: int) -> tuple[np.nda
 def draw(nouns: list[str], labels: np.ndarray, model: Path, kept: Path) -> np.ndarray:
     """One picture for each (noun, place), by stock diffusers as on the contact sheet; kept for the next time."""
     if kept.exists():
-        return np.load(kept)
+        with np.load(kept) as there:
+            if np.array_equal(there["labels"], labels):
+                return there["pictures"]
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(model)
@@ -67,8 +72,9 @@ def draw(nouns: list[str], labels: np.ndarray, model: Path, kept: Path) -> np.nd
             prompts[start : start + 20], num_inference_steps=30, guidance_scale=4.0, generator=seeds
         ).images
         print(f"drawn: {len(drawn)}/{len(prompts)}", flush=True)
-    np.save(kept, np.stack([np.asarray(picture) for picture in drawn]))
-    return np.load(kept)
+    pictures = np.stack([np.asarray(picture) for picture in drawn])
+    np.savez(kept, pictures=pictures, labels=labels)
+    return pictures
 
 
 def by_evaluator(clip: evaluator.Evaluator, pictures: np.ndarray, nouns: list[str]) -> np.ndarray:
@@ -129,14 +135,15 @@ def table(scores: dict[str, np.ndarray], rows: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--model", type=Path, default=Path("data/tiny-sd"))
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    clip, nouns = evaluator.load(arguments.model / "evaluator"), asked_nouns()
-    side, kept = PRESETS["cpu"].size, PRESETS["cpu"].folder / "judged.npy"
-    real, labels = held_out(nouns, COUNT, 501, side)
-    gallery, known = held_out(nouns, GALLERY, 502, side)
+    preset, clip = PRESETS[arguments.preset], evaluator.load(arguments.model / "evaluator")
+    nouns, kept = asked_nouns(preset), preset.folder / "judged.npz"
+    real, labels = held_out(preset, nouns, COUNT, 501)
+    gallery, known = held_out(preset, nouns, GALLERY, 502)
     drawn = draw(nouns, labels, arguments.model, kept)
     scores = {}
     for name, pictures in (("held-out compositions", real), ("drawn pictures", drawn)):

@@ -8,6 +8,8 @@ its place among all places: with one or two hundred pictures a batch that is mos
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -18,18 +20,25 @@ from .train_text import contrast
 from .train_vae import to_tensor
 
 LENGTH = 24  # tokens; captions are shorter
-FORMS = {form: noun.word for noun in world.nouns() for form in (noun.word, noun.plural)}
-NOUNS = [noun.word for noun in world.nouns()]
 BACKGROUNDS = [f"on {'an' if c[0] == 'o' else 'a'} {c} background" for c in world.COLOURS]
 PLACES = [*places.PLACES, *BACKGROUNDS]
 
 
-def parts_of(caption: str) -> tuple[int, int]:
-    """Numbers of the noun in NOUNS and of the place in PLACES that a caption names; -1 for none."""
+@functools.cache
+def nouns(name: str) -> tuple[list[str], dict[str, int]]:
+    """The nouns of the world `name`, and the number of each by its forms."""
+    rows = world.nouns(name)
+    forms = {form: n for n, noun in enumerate(rows) for form in (noun.plural, noun.word)}
+    return [noun.word for noun in rows], forms
+
+
+def parts_of(caption: str, name: str = "small") -> tuple[int, int]:
+    """Numbers of the noun and of the place in PLACES that a caption names; -1 for none."""
     place = next((p for p in PLACES if caption.endswith(" " + p)), "")
-    rest = caption.removesuffix(place).strip()  # every template ends with the thing itself
-    form = max((f for f in FORMS if rest == f or rest.endswith(" " + f)), key=len, default="")
-    return (NOUNS.index(FORMS[form]) if form else -1, PLACES.index(place) if place else -1)
+    words = caption.removesuffix(place).split()  # every template ends with the thing itself
+    ends = (" ".join(words[-count:]) for count in (4, 3, 2, 1))
+    noun = next((number for end in ends if (number := nouns(name)[1].get(end)) is not None), -1)
+    return noun, PLACES.index(place) if place else -1
 
 
 def augment(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -76,7 +85,8 @@ class Words:
 
     def __init__(self, preset: Preset):
         self.tokenizer = tokenizer.load(preset, "evaluator-tokenizer")
-        self.nouns = [self.ids([s.format(named(n)) for n in NOUNS]) for s in self.ASKED]
+        names, _ = nouns(preset.world)
+        self.nouns = [self.ids([s.format(named(n)) for n in names]) for s in self.ASKED]
         self.places = [self.ids([s.format(p) for p in PLACES]) for s in ("{}", "a photo {}")]
 
     def ids(self, sentences: list[str]) -> torch.Tensor:
@@ -94,10 +104,13 @@ def train(preset: Preset) -> None:
     device = training.device()
     pictures, captions = pool.Pictures(preset), pool.captions(preset)
     spoken = np.array([number for number, caption in enumerate(captions) if caption])
-    words, labels = Words(preset), torch.tensor([parts_of(c) for c in captions]).to(device)
+    words, labels = (
+        Words(preset),
+        torch.tensor([parts_of(c, preset.world) for c in captions]).to(device),
+    )
     ids = words.ids(captions)
     test, test_captions = pool.held_out(preset, 600)
-    asked = torch.tensor([parts_of(caption) for caption in test_captions])
+    asked = torch.tensor([parts_of(caption, preset.world) for caption in test_captions])
 
     torch.manual_seed(7)
     clip = presets.evaluator(preset, len(words.tokenizer)).to(device)
@@ -109,18 +122,21 @@ def train(preset: Preset) -> None:
         chosen = rng.choice(spoken, preset.evaluator_batch, replace=False)
         picked = torch.from_numpy(chosen).to(device)
         noun, place = labels[picked].T
-        questions = words.nouns[number % 3], words.places[number % 2]
+        asked_nouns, asked_places = words.nouns[number % 3], words.places[number % 2]
         views = augment(to_tensor(pictures.take(chosen)), rng)
         with training.autocast():
-            seen, said = see(clip, views), read(clip, torch.cat([ids[picked], *questions]))
+            seen, said = (
+                see(clip, views),
+                read(clip, torch.cat([ids[picked], asked_nouns, asked_places])),
+            )
         scale = clip.logit_scale.clamp(max=np.log(60.0)).exp()
-        own, nouns, where = (scale * seen @ said.T).split(
-            [len(chosen), len(NOUNS), len(PLACES)], dim=1
+        own, which, where = (scale * seen @ said.T).split(
+            [len(chosen), len(asked_nouns), len(PLACES)], dim=1
         )
         same = (ids[picked][:, None] == ids[picked][None]).all(-1).float()
         return (
             contrast(own, same)
-            + 1.5 * F.cross_entropy(nouns, noun, ignore_index=-1)  # the hard one
+            + 1.5 * F.cross_entropy(which, noun, ignore_index=-1)  # the hard one
             + 0.3 * F.cross_entropy(where, place, ignore_index=-1)
         )
 
@@ -137,7 +153,7 @@ def train(preset: Preset) -> None:
             (f == a)[a >= 0].float().mean().item() for f, a in zip(found, asked.T, strict=True)
         ]
         print(
-            f"evaluator {run.step}: held out, the noun of {len(NOUNS)} {right[0]:.1%}, "
+            f"evaluator {run.step}: held out, the noun of {len(words.nouns[0])} {right[0]:.1%}, "
             f"the place of {len(PLACES)} {right[1]:.1%}",
             flush=True,
         )
