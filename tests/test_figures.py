@@ -43,6 +43,16 @@ def test_image_grid_has_an_alt_text_with_its_labels():
     assert figures.alt_text(figure) == "T. 2 pictures. rows: before, after. columns: a, b."
 
 
+def test_a_long_title_is_wrapped_and_gets_the_height_it_needs():
+    short, long = (figures.image_grid([[RED]], title=title) for title in ("a toy", "a toy " * 9))
+    assert long.get_suptitle().replace("\n", " ") == ("a toy " * 9).strip()
+    assert long.get_figwidth() == short.get_figwidth()
+    long.draw_without_rendering()
+    title = long._suptitle.get_window_extent()
+    assert title.x0 >= 0 and title.x1 <= long.bbox.width
+    assert title.y0 > long.axes[0].get_window_extent().y1
+
+
 def test_image_grid_without_pictures_is_refused():
     with pytest.raises(InputError, match="no picture"):
         figures.image_grid([[], []])

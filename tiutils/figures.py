@@ -47,7 +47,7 @@ def image_grid(
         rows: pictures row by row; None, or the missing end of a short row, leaves a cell empty.
         row_labels: one a row, wrapped.
         column_labels: one a column, wrapped.
-        title: above everything.
+        title: above everything, wrapped.
         alt: see the module.
         cell: side of a picture in inches (100 pixels each).
         gaps: columns after which a gap sets groups apart.
@@ -63,9 +63,11 @@ def image_grid(
     for column in range(columns):
         places.append(len(widths))
         widths += [1.0, 0.12] if column in gaps else [1.0]
-    label_width = 1.3 if any(row_labels) else 0.1
+    width = cell * sum(widths) + (1.3 if any(row_labels) else 0.1)
+    heading = textwrap.wrap(title, int(12 * width))  # letters of 10 points: 12 an inch
+    above = 0.55 + 0.17 * (len(heading) - 1) if heading else 0.3
     figure = Figure(
-        figsize=(cell * sum(widths) + label_width, cell * len(rows) + (0.55 if title else 0.3)),
+        figsize=(width, cell * len(rows) + above),
         dpi=DPI,
         layout=ConstrainedLayoutEngine(
             compress=True, w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0
@@ -84,7 +86,7 @@ def image_grid(
     for column, label in enumerate(column_labels):
         text = textwrap.fill(label, int(13 * cell))
         axes[0, places[column]].set_title(text, fontsize=8, pad=3)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle("\n".join(heading), fontsize=10)
     figure.set_label(alt or _describe_grid(rows, row_labels, column_labels, title))
     return figure
 

@@ -20,6 +20,8 @@ from tiutils.concept import PHOTO_SUFFIXES, Concept
 from tiutils.embedding_files import replace_file
 from tiutils.errors import InputError
 
+SENTENCE = {"width": "480px", "max_width": "95%"}  # room for a prompt, and no more than the page
+
 
 def photo_upload(folder: str | Path) -> Any:
     """A button that stores the photos chosen in the browser in `folder`; an `ipywidgets.FileUpload`."""
@@ -114,7 +116,9 @@ def noise_slider(models: Any, concept: Concept, prompt: str) -> Any:
     return above_picture(
         functools.partial(explore.noise_preview, models, concept),
         ipywidgets.Dropdown(options=photos, value=0, description="photo"),
-        ipywidgets.Text(value=prompt, description="prompt", continuous_update=False),
+        ipywidgets.Text(
+            value=prompt, description="prompt", continuous_update=False, layout=SENTENCE
+        ),
         ipywidgets.IntSlider(
             value=last // 2, min=0, max=last, description="timestep", continuous_update=False
         ),
@@ -176,8 +180,8 @@ def playground(models: Any, prompt: str) -> Any:
 
     return above_picture(
         functools.partial(galleries.play, models),
-        ipywidgets.Text(value=prompt, description="prompt", continuous_update=False),
-        ipywidgets.Text(value="", description="away from", continuous_update=False),
+        ipywidgets.Text(value=prompt, description="prompt", continuous_update=False, layout=SENTENCE),
+        ipywidgets.Text(value="", description="away from", continuous_update=False, layout=SENTENCE),
         ipywidgets.IntSlider(
             value=1, min=0, max=50, description="seed", continuous_update=False
         ),
