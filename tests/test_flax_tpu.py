@@ -92,6 +92,7 @@ def test_noise_by_hand(page):
     np.testing.assert_allclose(page["add_noise"](z0, noise, t), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loop_by_hand_is_the_modules(page):
     import jax
 
@@ -108,6 +109,7 @@ def test_the_loop_by_hand_is_the_modules(page):
     page["tokens"].set_rows(page["parts"], page["word"], start)
 
 
+@pytest.mark.slow
 def test_drawing_by_hand_is_the_modules(page):
     parts, inference = page["parts"], page["inference"]
     latents = page["draw_by_hand"](parts, "a <w>", seed=3, steps=4, guidance=3.0)
