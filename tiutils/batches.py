@@ -29,6 +29,7 @@ class BatchPlan:
         num_prompts: how many prompt templates there are.
         latent_shape: `(channels, height, width)` of one sample's latents.
         num_train_timesteps: of the noise schedule, 1000 in Stable Diffusion.
+        timestep_sampling: "uniform", or "noisy": more of the high ones, where shapes are decided.
     """
 
     seed: int
@@ -37,6 +38,7 @@ class BatchPlan:
     num_prompts: int
     latent_shape: tuple[int, int, int]
     num_train_timesteps: int = 1000
+    timestep_sampling: str = "uniform"
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class Batch:
 def batch_at(plan: BatchPlan, step: int, start: int = 0, stop: int | None = None) -> Batch:
     """Samples `start` to `stop` of the batch of one step; the whole batch by default.
 
-    Each photo is seen equally often: samples walk through a fresh shuffle of the photos in each pass. Views, prompts
-    and timesteps are uniform.
+    Each photo is seen equally often: samples walk through a fresh shuffle of the photos in each pass. Views and
+    prompts are uniform, timesteps as the plan says.
     """
     samples = range(start, plan.batch_size if stop is None else stop)
     first_view = np.concatenate([[0], np.cumsum(plan.views_per_photo)])
@@ -71,9 +73,7 @@ def batch_at(plan: BatchPlan, step: int, start: int = 0, stop: int | None = None
         photo = _photo_of(plan, step * plan.batch_size + sample)
         view = first_view[photo] + _choice(plan, step, sample, _VIEW, plan.views_per_photo[photo])
         prompt = _choice(plan, step, sample, _PROMPT, plan.num_prompts)
-        columns.append(
-            (view, prompt, _choice(plan, step, sample, _TIMESTEP, plan.num_train_timesteps))
-        )
+        columns.append((view, prompt, _timestep(plan, step, sample)))
     views, prompts, timesteps = np.array(columns, dtype=np.int64).reshape(-1, 3).T
     latent_noise, noise = (
         np.stack(
@@ -97,6 +97,16 @@ def _photo_of(plan: BatchPlan, position: int) -> int:
 def _choice(plan: BatchPlan, step: int, sample: int, purpose: int, count: int) -> int:
     """A uniform integer below `count`."""
     return int(_uniforms(_bits(plan.seed, step, sample, purpose, (1,)))[0] * count)
+
+
+def _timestep(plan: BatchPlan, step: int, sample: int) -> int:
+    """A timestep: uniform, or of density 1 - cos(π t / T) / 2 (ReVersion: Huang et al. 2023, arXiv 2303.13495)."""
+    if plan.timestep_sampling == "uniform":
+        return _choice(plan, step, sample, _TIMESTEP, plan.num_train_timesteps)
+    uniform = _uniforms(_bits(plan.seed, step, sample, _TIMESTEP, (1,)))[0]
+    edges = np.arange(plan.num_train_timesteps) / plan.num_train_timesteps
+    below = edges - np.sin(np.pi * edges) / (2 * np.pi)  # how probable a timestep below each is
+    return int(np.searchsorted(below, uniform, side="right")) - 1
 
 
 def _bits(seed: int, step: int, sample: int, purpose: int, shape: tuple[int, ...]) -> np.ndarray:

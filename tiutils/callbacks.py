@@ -23,6 +23,7 @@ from tiutils.config import TrainingConfig
 from tiutils.embedding_files import LearnedEmbedding
 from tiutils.errors import InputError
 from tiutils.progress import Callback, Progress, Watched
+from tiutils.stopping import EarlyStopping
 
 logger = logging.getLogger("tiutils")
 
@@ -67,7 +68,7 @@ def stop_on_signal() -> Iterator[Callback]:
             signal.signal(caught, handler)
 
 
-def saving(config: TrainingConfig) -> Callback:
+def saving(config: TrainingConfig, stopping: EarlyStopping | None = None) -> Callback:
     """Write the rows every --save_steps and a checkpoint every --checkpointing_steps.
 
     What cannot be written is said, and the run goes on: the rows are still being learned.
@@ -85,7 +86,7 @@ def saving(config: TrainingConfig) -> Callback:
         except InputError as error:
             logger.warning("%s", error)
         if checkpoint_is_due:
-            write_checkpoint(training, step)
+            write_checkpoint(training, step, stopping)
 
     return save
 
@@ -111,23 +112,26 @@ def write_rows(training: Watched, step: int, stem: str) -> Path:
     )
 
 
-def write_checkpoint(training: Watched, step: int) -> None:
+def write_checkpoint(training: Watched, step: int, stopping: EarlyStopping | None = None) -> None:
     """Write a checkpoint; when it cannot be written, say so and go on."""
-    config = training.config
+    config, state = training.config, training.capture(step)
+    state = stopping.add_to(state) if stopping else state
     try:
-        checkpoints.save(
-            Path(config.output_dir), training.capture(step), limit=config.checkpoints_total_limit
-        )
+        checkpoints.save(config.output_dir, state, limit=config.checkpoints_total_limit)
     except CheckpointError as error:
         logger.warning("%s", error)
 
 
 def validation(
-    training: Watched, generate: Callable[..., list[Image.Image]], trackers: Sequence[Any] = ()
+    training: Watched,
+    generate: Callable[..., list[Image.Image]],
+    trackers: Sequence[Any] = (),
+    judge: Callable[[int, list[Image.Image], str], dict[str, float]] | None = None,
 ) -> list[Callback]:
     """Draw --validation_prompt every --validation_steps, with the parts already loaded.
 
-    `generate` is the framework's own, of `tiutils.inference` or `tiutils.flax.inference`.
+    `generate` is the framework's own, of `tiutils.inference` or `tiutils.flax.inference`; `judge`
+    is one of `overfitting`.
     """
     config = training.config
     if config.validation_prompt is None:
@@ -152,6 +156,10 @@ def validation(
                 "could not write %s (%s); the run goes on", path, error.strerror or error
             )
         log_images(trackers, images, progress.step)
+        if judge is not None:
+            scores = judge(progress.step, images, prompt)
+            for tracker in trackers:
+                tracker.log(scores, step=progress.step)
 
     return [draw]
 

@@ -137,7 +137,7 @@ def _facts(
     batch = [flags.get("train_batch_size"), flags.get("gradient_accumulation_steps")]
     facts = [
         ("base model", base),
-        ("started from", flags.get("initializer_token")),
+        ("started from", flags.get("initializer_phrase") or flags.get("initializer_token")),
         ("learned as", flags.get("learnable_property")),
         ("photos", len(photos) or None),
         ("steps", record.get("steps")),

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tiutils import checkpoints, concept, embedding_files, folders, hub, words
+from tiutils import captions, checkpoints, concept, embedding_files, folders, hub, words
 from tiutils import config as settings
 from tiutils.checkpoints import RunState, check_state
 from tiutils.concept import Concept
@@ -38,19 +38,23 @@ def check_inputs(
         )
     state = find_checkpoint(config)
     photos = concept.load(concept.find_photos(config.train_data_dir, token=config.hub_token))
+    if config.captions and not any(captions.captions(photos, config.placeholder_token)):
+        logger.warning("--captions has nothing to do: no .txt file lies beside a photo")
+    check_window(config, config.total_steps(len(photos.photos)))
     name = str(
         config.pretrained_model_name_or_path or folders.default_model(accelerated=accelerated)
     )
     folder = folders.locate(name, revision=config.revision, weights=False)
     tokenizer = folders.load_tokenizer(folder, tokenizer_name=config.tokenizer_name)
     words.check_placeholder(tokenizer, config.placeholder_token, config.num_vectors)
-    words.check_initializer(tokenizer, config.initializer_token)
+    num_vectors = len(words.initializer_ids(tokenizer, config))
+    words.check_placeholder(tokenizer, config.placeholder_token, num_vectors)
     check_resolution(config.resolution, folder)
     check_prediction_type(folder)
     if state is not None:
         hidden_size = folders.read_config(folder, "text_encoder")["hidden_size"]
         optimizer = "AdamW8bit" if config.use_8bit_adam else "AdamW"
-        shape = (config.num_vectors, hidden_size)
+        shape = (num_vectors, hidden_size)
         check_state(state, config.placeholder_token, shape, optimizer)
     if config.push_to_hub:
         hub.check_access(
@@ -60,6 +64,20 @@ def check_inputs(
     if config.dataloader_num_workers:
         logger.warning("--dataloader_num_workers has nothing to do: photos are encoded once")
     return state, photos, name
+
+
+def check_window(config: TrainingConfig, total_steps: int) -> None:
+    """A run must be longer than what --early_stopping looks back over, or it can never end early.
+
+    Raises:
+        InputError: names both numbers of steps.
+    """
+    window, patience = config.early_stopping_window, config.early_stopping_patience
+    if config.early_stopping and total_steps <= min(window, patience or window):
+        raise InputError(
+            f"--early_stopping looks back over {window} steps, but the run has only {total_steps}; give more "
+            f"--max_train_steps, a smaller --early_stopping_window, or --early_stopping_patience"
+        )
 
 
 def check_resolution(resolution: int | None, model_folder: Path) -> None:

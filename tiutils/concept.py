@@ -53,10 +53,17 @@ STYLE_TEMPLATES: tuple[str, ...] = tuple(f"{s} in the style of {{}}" for s in _S
 
 @dataclass(frozen=True)
 class Photo:
-    """A usable photo: its file, and its picture in mode RGB, upright, without alpha."""
+    """A usable photo.
+
+    Attributes:
+        path: its file.
+        image: its picture in mode RGB, upright, on white where it was transparent.
+        alpha: how opaque it was, mode L, of the same size; None if it was opaque all over.
+    """
 
     path: Path
     image: Image.Image
+    alpha: Image.Image | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,7 @@ def load(folder: str | Path) -> Concept:
         if os.path.isdir(path) and path.suffix.lower() not in PHOTO_SUFFIXES:
             continue  # a sub-folder is no mistake: held-out photos live in one
         try:
-            photos.append(Photo(path, _open_photo(path)))
+            photos.append(Photo(path, *_open_photo(path)))
         except Exception as error:  # over damaged files, decoders raise anything
             skipped.append((path, _reason(path, error)))
             expected = path.suffix.lower() in EXPECTED_SUFFIXES or path.name == "LICENSE"
@@ -188,8 +195,8 @@ def near_duplicates(photos: Sequence[Photo]) -> list[tuple[Photo, Photo]]:
     return [(photos[i], photos[j]) for i, j in np.argwhere(np.triu(alike, 1))]
 
 
-def _open_photo(path: Path) -> Image.Image:
-    """The picture in a file, RGB and upright; raises whatever is wrong with it."""
+def _open_photo(path: Path) -> tuple[Image.Image, Image.Image | None]:
+    """The picture in a file, RGB and upright, and its alpha; raises whatever is wrong with it."""
     if not stat.S_ISREG(path.stat().st_mode):  # before opening: a named pipe would wait forever
         raise InputError("a folder, not a photo" if path.is_dir() else "not a file")
     Image.init()
@@ -199,7 +206,11 @@ def _open_photo(path: Path) -> Image.Image:
         with Image.open(path, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:  # only the header has been read so far
                 raise Image.DecompressionBombError
-            return _shrink(_to_rgb(_upright(image)))
+            upright = _upright(image)
+            rgb, alpha = _shrink(_to_rgb(upright)), None
+            if upright.has_transparency_data:
+                alpha = _shrink(upright.convert("RGBA").getchannel("A"))
+            return rgb, None if alpha is None or alpha.getextrema() == (255, 255) else alpha
 
 
 def _upright(image: Image.Image) -> Image.Image:

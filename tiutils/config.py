@@ -50,6 +50,13 @@ class TrainingConfig:
     train_data_dir: str = option("", "folder with 3 to 5 photos, or the id of a dataset on the Hub")
     placeholder_token: str = option("", "the new word, such as '<wood-toy>'; lower case is safest")
     initializer_token: str = option("", "a known word to start from, such as 'toy'; one token")
+    initializer_phrase: str | None = option(
+        None, "several words to start from instead; each of their tokens gives one vector"
+    )
+    cross_initialization: bool = option(
+        False,
+        "start from what the text encoder makes of them [Cross Initialization, arXiv 2312.15905]",
+    )
     learnable_property: str = option("object", "what the photos show", choices=("object", "style"))
     num_vectors: int = option(1, "rows of the embedding table that the word gets")
     pretrained_model_name_or_path: str | None = option(
@@ -69,6 +76,11 @@ class TrainingConfig:
         False,
         "use only the central square of a photo; else three squares along it [the script squashes photos instead]",
     )
+    captions: bool = option(
+        False,
+        "learn from the sentences in text files beside the photos, 1.txt of 1.jpg; {} is the word",
+    )
+    masked_loss: bool = option(False, "count each place by the photo's alpha, where it has one")
     repeats: int = option(
         100, "how often an epoch repeats the photos; counts only with --num_train_epochs"
     )
@@ -95,8 +107,35 @@ class TrainingConfig:
     adam_beta2: float = option(0.999, "decay of AdamW's second moment")
     adam_weight_decay: float = option(1e-2, "decoupled weight decay")
     adam_epsilon: float = option(1e-8, "AdamW's epsilon")
+    max_grad_norm: float | None = option(None, "shorten gradients longer than this")
+    norm_control: float = option(
+        0.0,
+        "share by which each step pulls a row's length to the vocabulary's median; 1 keeps it there",
+    )
+    snr_gamma: float | None = option(
+        None, "weigh losses by min(SNR, this) / SNR, 5 in the paper [Min-SNR, arXiv 2303.09556]"
+    )
+    timestep_sampling: str = option(
+        "uniform",
+        "which noise levels; 'noisy': more of the high ones",
+        choices=("uniform", "noisy"),
+    )
     use_8bit_adam: bool = option(
         False, "AdamW with 8-bit states, from bitsandbytes; acts on 4096 values and more"
+    )
+
+    # when to stop, which step to keep
+    early_stopping: bool = option(
+        False,
+        "end when the loss of a fixed batch has come to rest; keep the step where it was lowest",
+    )
+    early_stopping_steps: int = option(10, "take the fixed loss every N steps")
+    early_stopping_window: int = option(
+        310,
+        "steps whose losses must vary little against all before [the paper's, arXiv 2302.04841]",
+    )
+    early_stopping_patience: int | None = option(
+        None, "end, too, when the fixed loss was not the lowest for N steps"
     )
 
     # device
@@ -136,6 +175,10 @@ class TrainingConfig:
         None, "draw this prompt during training; it should hold the new word"
     )
     num_validation_images: int = option(4, "pictures of each validation")
+    evaluator: str | None = option(
+        None,
+        "CLIP model, folder or Hub id, that judges these pictures; the bundled model has its own",
+    )
     validation_steps: int = option(100, "draw every N steps")
     report_to: str | None = option(
         None,
@@ -224,7 +267,8 @@ def check(config: TrainingConfig) -> None:
             f"--logging_dir is {config.logging_dir}; it must be a folder inside --output_dir, such as logs"
         )
     for name in ("train_data_dir", "placeholder_token", "initializer_token"):
-        if not getattr(config, name):
+        given = getattr(config, name) or (name == "initializer_token" and config.initializer_phrase)
+        if not given:
             example = TrainingConfig.__dataclass_fields__[name].metadata["help"]
             raise InputError(f"--{name} is missing: {example}")
     if config.use_8bit_adam and importlib.util.find_spec("bitsandbytes") is None:
@@ -265,8 +309,13 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
 
 
 MAY_BE_ZERO = {"lr_warmup_steps", "adam_beta1", "adam_beta2", "adam_weight_decay", "seed"}
-MAY_BE_ZERO |= {"dataloader_num_workers"}
-UPPER_BOUNDS = {"adam_beta1": 1, "adam_beta2": 1, "seed": 2**63}  # the bits of a batch key are 64
+MAY_BE_ZERO |= {"dataloader_num_workers", "norm_control"}
+UPPER_BOUNDS = {
+    "adam_beta1": 1,
+    "adam_beta2": 1,
+    "norm_control": 1.0001,
+    "seed": 2**63,
+}  # the bits of a batch key are 64
 
 
 def _check_number(name: str, value: float) -> None:

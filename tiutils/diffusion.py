@@ -17,9 +17,11 @@ from torch import Tensor
 
 from tiutils import concept as concepts
 from tiutils.batches import BatchPlan, batch_at
+from tiutils.captions import own_prompts
 from tiutils.concept import Concept
 from tiutils.models import Models
 from tiutils.tokens import tokenize
+from tiutils.weighting import snr_weights, view_masks
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,18 @@ class Material:
         std: the same shape, their standard deviation; a step draws `mean + std * noise`.
         prompt_ids: `(prompts, tokens)` int64, the prompt templates with the new word in them.
         plan: how batches are drawn from these.
+        captions: `(views,)` int64, which of the prompts is the photo's own, -1 if none; None: no photo has one.
+        masks: `(views, 1, height, width)` float32 of mean 1, what each place counts; None: all the same.
+        timestep_weights: `(timesteps,)` float32, what the loss of a timestep counts; None: all the same.
     """
 
     mean: Tensor
     std: Tensor
     prompt_ids: Tensor
     plan: BatchPlan
+    captions: Tensor | None = None
+    masks: Tensor | None = None
+    timestep_weights: Tensor | None = None
 
 
 @torch.no_grad()
@@ -78,27 +86,48 @@ def prepare_material(
     center_crop: bool = False,
     seed: int = 0,
     batch_size: int = 4,
+    own_captions: bool = False,
+    masked_loss: bool = False,
+    timestep_sampling: str = "uniform",
+    snr_gamma: float | None = None,
 ) -> Material:
     """Encode the photos and tokenize the prompt templates with `word` in them (any word, learned or not)."""
     resolution = resolution or models.resolution
     views = concepts.views(concept, center_crop=center_crop)
     mean, std = encode_views(models, concept, views, resolution)
     prompts = [t.format(word) for t in concepts.templates(learnable_property)]
-    prompt_ids = tokenize(models.tokenizer, prompts).to(models.device)
+    own, of_view = own_prompts(concept, word, views, len(prompts)) if own_captions else ([], None)
+    prompt_ids = tokenize(models.tokenizer, [*prompts, *own]).to(models.device)
     photo_of_view = np.array([view.photo for view in views])
+    scheduler = models.noise_scheduler
     plan = BatchPlan(
         seed=seed,
         batch_size=batch_size,
         views_per_photo=tuple(np.bincount(photo_of_view, minlength=len(concept.photos)).tolist()),
         num_prompts=len(prompts),
         latent_shape=models.latent_shape(resolution),
-        num_train_timesteps=models.noise_scheduler.config.num_train_timesteps,
+        num_train_timesteps=scheduler.config.num_train_timesteps,
+        timestep_sampling=timestep_sampling,
     )
-    return Material(mean, std, prompt_ids, plan)
+    weights = None
+    if snr_gamma is not None:
+        predicts = scheduler.config.prediction_type
+        weights = snr_weights(scheduler.alphas_cumprod.cpu().numpy(), snr_gamma, predicts)
+    masks = view_masks(concept, views, plan.latent_shape[1:]) if masked_loss else None
+    rest = (
+        None if a is None else torch.from_numpy(a).to(mean.device)
+        for a in (of_view, masks, weights)
+    )
+    return Material(mean, std, prompt_ids, plan, *rest)
 
 
 def diffusion_loss(
-    models: Models, latents: Tensor, noise: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor
+    models: Models,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    encoder_hidden_states: Tensor,
+    masks: Tensor | None = None,
 ) -> Tensor:
     """How badly the U-Net predicts the noise it was given: float32 `(batch,)`, a loss for each sample.
 
@@ -111,6 +140,7 @@ def diffusion_loss(
         noise: the same shape.
         timesteps: `(batch,)` int64.
         encoder_hidden_states: `(batch, tokens, hidden)`, what the text encoder made of the prompts.
+        masks: `(batch, 1, height, width)`, what each place counts; all the same by default.
     """
     scheduler = models.noise_scheduler
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
@@ -122,7 +152,8 @@ def diffusion_loss(
     prediction = models.unet(
         noisy_latents.to(dtype), timesteps, encoder_hidden_states.to(dtype)
     ).sample
-    return F.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
+    errors = F.mse_loss(prediction.float(), target.float(), reduction="none")
+    return (errors if masks is None else errors * masks).mean(dim=(1, 2, 3))
 
 
 def losses_at(models: Models, material: Material, step: int, start: int, stop: int) -> Tensor:
@@ -133,5 +164,11 @@ def losses_at(models: Models, material: Material, step: int, start: int, stop: i
         torch.from_numpy(a).to(models.device) for a in arrays
     )
     latents = material.mean[views] + material.std[views] * latent_noise
+    if material.captions is not None:
+        own = material.captions[views]
+        prompts = torch.where(own < 0, prompts, own)
     encoder_hidden_states = models.text_encoder(material.prompt_ids[prompts])[0]
-    return diffusion_loss(models, latents, noise, timesteps, encoder_hidden_states)
+    masks = None if material.masks is None else material.masks[views]
+    losses = diffusion_loss(models, latents, noise, timesteps, encoder_hidden_states, masks)
+    weights = material.timestep_weights
+    return losses if weights is None else losses * weights[timesteps]

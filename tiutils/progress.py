@@ -35,6 +35,12 @@ class Watched(Protocol):
     def vectors(self) -> np.ndarray:
         """A copy of the rows on the host, float32 `(num_vectors, hidden)`."""
 
+    def set_vectors(self, vectors: np.ndarray) -> None:
+        """Put other rows, float32 `(num_vectors, hidden)`, in the place of those learned last."""
+
+    def fixed_loss(self, draws: int) -> float:
+        """Mean loss of a batch of `draws` samples that is the same at every step, without a gradient."""
+
     def capture(self, step: int) -> RunState:
         """The run state after `step` steps: all that the next step depends on, beside seed and step."""
 

@@ -130,8 +130,9 @@ def _subject(run_dir: Path, held_out: str | Path | None) -> Subject:
         [photo.image for photo in concept.load(folder).photos]
         for folder in (photo_folder, reference_folder)
     )
+    plain_word = flags.get("initializer_phrase") or flags["initializer_token"]
     return Subject(
-        run_dir, files[0], flags["placeholder_token"], flags["initializer_token"],
+        run_dir, files[0], flags["placeholder_token"], plain_word,
         flags["learnable_property"], photos, references, str(reference_folder),
     )  # fmt: skip
 

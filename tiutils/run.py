@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import LoggerType, ProjectConfiguration
 
 from tiutils import callbacks as watchers
-from tiutils import inference, models, tokens
+from tiutils import inference, models, overfitting, tokens
 from tiutils.checks import check_inputs
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
@@ -44,8 +44,8 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
     placeholder = tokens.add_placeholder(
         parts,
         config.placeholder_token,
-        initializer_token=config.initializer_token,
-        num_vectors=config.num_vectors,
+        initializer_token=config.initializer_phrase or config.initializer_token,
+        vectors=tokens.start_vectors(parts, config),
     )
     training = prepare(parts, placeholder, photos, config, accelerator)
     if state is not None:
@@ -57,12 +57,13 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
     def save_pipeline() -> None:
         models.save(tokens.merged(parts), config.output_dir)
 
-    validation = watchers.validation(training, inference.generate, accelerator.trackers)
+    judge = overfitting.judge(config, [photo.image for photo in photos.photos], parts)
+    validation = watchers.validation(training, inference.generate, accelerator.trackers, judge)
     result = sit(
         training,
         photos,
         clock,
-        state.step if state else 0,
+        state,
         train_rows,
         [*watchers.tracking(accelerator), *validation, *callbacks],
         save_more=save_pipeline if config.save_as_full_pipeline else None,

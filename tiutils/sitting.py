@@ -22,6 +22,7 @@ from tiutils.checkpoints import RunState
 from tiutils.concept import Concept
 from tiutils.progress import Callback, LoopResult, Watched
 from tiutils.record import Stopwatch, read_record, write_record
+from tiutils.stopping import EarlyStopping, early_stopping
 from tiutils.words import Placeholder
 
 logger = logging.getLogger("tiutils")
@@ -42,6 +43,7 @@ class TrainingResult:
         stopped: why the run ended early; None if it did not.
         diverged: whether that was a loss that is not a number.
         is_main_process: whether this process wrote the files; of several only one does.
+        stopping: the fixed losses, with --early_stopping.
     """
 
     output_dir: Path
@@ -54,46 +56,67 @@ class TrainingResult:
     stopped: str | None = None
     diverged: bool = False
     is_main_process: bool = True
+    stopping: EarlyStopping | None = None
+
+    @property
+    def best_step(self) -> int | None:
+        """The step whose rows were kept, with --early_stopping; else None."""
+        return self.stopping.best_step if self.stopping else None
 
 
 def sit(
     training: Watched,
     photos: Concept,
     clock: Stopwatch,
-    start: int,
+    state: RunState | None,
     loop: Callable[[Any, int, Sequence[Callback]], LoopResult],
     callbacks: Sequence[Callback],
     *,
     save_more: Callable[[], object] | None = None,
     is_main_process: bool = True,
 ) -> TrainingResult:
-    """Run `loop` from step `start` with its watchers, and write what it leaves.
+    """Run `loop` to the end with its watchers, and write what it leaves.
 
     Args:
         training: all that the steps need.
         photos: what it learns from, for the record.
         clock: has timed the stages before.
-        start: steps done in earlier sittings.
+        state: that of an earlier sitting, already restored in `training`; None in the first.
         loop: the framework's own: takes `training`, `start` and callbacks.
         callbacks: called after each step, beside those that save and show progress.
         save_more: writes further files once the rows are written.
         is_main_process: of several processes only one writes and shows anything.
     """
-    config = training.config
+    config, start = training.config, state.step if state else 0
+    stopping = early_stopping(config, state)
     earlier = read_record(config.output_dir).get("losses", [])[:start]
     earlier += [None] * (start - len(earlier))  # a killed run took its last losses with it
     if is_main_process:
         write_record(training, photos, clock, "running", start, earlier)
     with watchers.stop_on_signal() as stop, watchers.progress_bar(training, start) as bar:
-        on_main = [bar, watchers.saving(config), *callbacks]
-        result = loop(training, start, [stop, *(on_main if is_main_process else [])])
+        watching: list[Callback] = [stop]
+        if stopping:  # before the checkpoint, which is to hold what it says of the same step
+            watching.append(stopping)
+        if is_main_process:
+            watching += [bar, watchers.saving(config, stopping), *callbacks]
+        # an earlier sitting may have come to rest in the step of its last checkpoint
+        came_to_rest = stopping is not None and stopping.at_rest
+        result = LoopResult(step=start) if came_to_rest else loop(training, start, watching)
     clock.lap("training")
 
+    kept = result.step
+    if is_main_process and not result.diverged:
+        watchers.write_checkpoint(training, result.step, stopping)
+    if stopping and stopping.best_step and stopping.best_rows is not None:
+        kept = stopping.best_step
+        training.set_vectors(stopping.best_rows)
+        if result.diverged:
+            result.diverge(result.step + 1, kept)
+        elif stopping.at_rest:
+            result.stopped = None  # it is finished
     path = Path(config.output_dir) / "learned_embeds.safetensors"
     if is_main_process:
-        if not result.diverged:
-            watchers.write_checkpoint(training, result.step)
-        path = watchers.write_rows(training, result.step, "learned_embeds")
+        path = watchers.write_rows(training, kept, "learned_embeds")
         if save_more is not None:
             save_more()
         clock.lap("saving")
@@ -111,6 +134,7 @@ def sit(
         result.stopped,
         result.diverged,
         is_main_process,
+        stopping,
     )
 
 

@@ -9,15 +9,21 @@ compared with all of them, and the rows with the lowest loss are kept.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from tiutils.diffusion import Material, losses_at
+from tiutils.batches import BatchPlan
+from tiutils.checkpoints import RunState
+from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
-from tiutils.models import Models
 from tiutils.progress import Progress
+
+if TYPE_CHECKING:  # JAX uses this room too, and may be without PyTorch
+    from tiutils.diffusion import Material
+    from tiutils.models import Models
 
 WINDOW, THRESHOLD = 310, 0.15  # steps, and ratio of variances: the paper's for Textual Inversion
 SEED = 2302_04841  # no training run of sane seed draws this batch
@@ -40,25 +46,36 @@ def should_stop(
     return len(losses) > size and variance_ratio(losses, size) < threshold
 
 
-def fixed_batch(material: Material, draws: int = 16) -> Material:
+def fixed_plan(plan: BatchPlan, draws: int) -> BatchPlan:
     """The same photos and prompts, with a batch of `draws` samples that belongs to no training run."""
-    plan = dataclasses.replace(material.plan, seed=SEED, batch_size=draws)
-    return dataclasses.replace(material, plan=plan)
+    return dataclasses.replace(plan, seed=SEED, batch_size=draws)
 
 
-@torch.no_grad()
+def fixed_batch(material: Material, draws: int = 16) -> Material:
+    """The same material, whose batch 0 is the fixed one."""
+    return dataclasses.replace(material, plan=fixed_plan(material.plan, draws))
+
+
 def fixed_loss(models: Models, batch: Material, at_once: int = 8) -> float:
-    """Mean loss of all samples of a fixed batch, without a gradient."""
+    """Mean loss of all samples of a fixed batch, without a gradient, in PyTorch."""
+    import torch
+
+    from tiutils.diffusion import losses_at
+
     draws = batch.plan.batch_size
-    parts = [
-        losses_at(models, batch, 0, start, min(start + at_once, draws))
-        for start in range(0, draws, at_once)
-    ]
+    with torch.no_grad():
+        parts = [
+            losses_at(models, batch, 0, start, min(start + at_once, draws))
+            for start in range(0, draws, at_once)
+        ]
     return torch.cat(parts).mean().item()
 
 
 class EarlyStopping:
     """A callback for `train`: takes the fixed loss every few steps, stops the run, remembers the best rows.
+
+    `--early_stopping` makes it part of the run: its history is in the checkpoints, the best rows are
+    what the run leaves.
 
     Attributes:
         losses: fixed loss by step; the first is taken after the first `every` steps.
@@ -73,32 +90,62 @@ class EarlyStopping:
         draws: int = 16,
         window: int = WINDOW,
         threshold: float = THRESHOLD,
+        patience: int | None = None,
     ):
-        if min(every, draws, window) < 1 or threshold <= 0:
+        if min(every, draws, window, patience or 1) < 1 or threshold <= 0:
             raise InputError(
-                f"every {every}, draws {draws}, window {window}, threshold {threshold}: "
-                f"each must be above zero"
+                f"every {every}, draws {draws}, window {window}, threshold {threshold}, patience "
+                f"{patience}: each must be above zero"
             )
         self.every, self.draws, self.window, self.threshold = every, draws, window, threshold
+        self.patience = patience
         self.losses: dict[int, float] = {}
         self.best_step: int | None = None
         self.best_rows: np.ndarray | None = None
-        self.batch: Material | None = None
 
     def __call__(self, progress: Progress) -> bool:
         """Look at the run after a step; true stops it."""
         if progress.step % self.every:
             return False
-        training = progress.training
-        self.batch = self.batch or fixed_batch(training.material, self.draws)
-        loss = fixed_loss(training.models, self.batch)
-        if self.best_step is None or loss < self.losses[self.best_step]:
-            self.best_step = progress.step
-            self.best_rows = training.vectors()
+        loss = progress.training.fixed_loss(self.draws)
+        if loss < self.losses.get(self.best_step or 0, math.inf):
+            self.best_step, self.best_rows = progress.step, progress.training.vectors()
         self.losses[progress.step] = loss
-        return should_stop(
-            list(self.losses.values()),
-            every=self.every,
-            window=self.window,
-            threshold=self.threshold,
-        )
+        return self.at_rest
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether to stop: the losses have come to rest, or none was the lowest for `patience` steps."""
+        losses = list(self.losses.values())
+        if self.patience and max(self.losses, default=0) - (self.best_step or 0) >= self.patience:
+            return True
+        return should_stop(losses, every=self.every, window=self.window, threshold=self.threshold)
+
+    def add_to(self, state: RunState) -> RunState:
+        """A run state with this history in it."""
+        history = np.array(list(self.losses.items()), np.float64).reshape(-1, 2)
+        tensors = {**state.tensors, "stopping.losses": history}
+        if self.best_rows is not None:
+            tensors["best_rows"] = self.best_rows
+        return RunState(state.step, tensors, {**state.scalars, "best_step": self.best_step})
+
+    def restore(self, state: RunState) -> None:
+        """Go on with the history in a run state; one of a run without it leaves an empty one."""
+        history = state.tensors.get("stopping.losses", np.empty((0, 2)))
+        self.losses = {int(step): float(loss) for step, loss in history}
+        self.best_step = state.scalars.get("best_step")
+        self.best_rows = state.tensors.get("best_rows")
+
+
+def early_stopping(config: TrainingConfig, state: RunState | None) -> EarlyStopping | None:
+    """What --early_stopping asks for, with the history of the run that is resumed."""
+    if not config.early_stopping:
+        return None
+    stopping = EarlyStopping(
+        config.early_stopping_steps,
+        window=config.early_stopping_window,
+        patience=config.early_stopping_patience,
+    )
+    if state is not None:
+        stopping.restore(state)
+    return stopping

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.models import Models
 from tiutils.words import (
@@ -23,6 +24,7 @@ from tiutils.words import (
     check_initializer,
     check_placeholder,
     check_width,
+    initializer_ids,
     token_ids,
     with_tokens,
 )
@@ -96,6 +98,26 @@ def add_placeholder(
     return Placeholder(token, tokens, ids, initializer_token)
 
 
+@torch.no_grad()
+def start_vectors(models: Models, config: TrainingConfig) -> Tensor:
+    """The vectors that a run's rows start from, float32 `(num_vectors, hidden)`.
+
+    They are rows of the table, or with Cross Initialization (Pang et al. 2023, arXiv 2312.15905)
+    what the text encoder makes of them, where they stand in a sentence of their own.
+
+    Raises:
+        InputError: see `words.initializer_ids`.
+    """
+    ids = initializer_ids(models.tokenizer, config)
+    if not config.cross_initialization:
+        there = torch.tensor(ids, device=models.device)
+        return models.text_encoder.get_input_embeddings()(there).float()
+    prompt = tokenize(models.tokenizer, [""]).to(models.device)
+    end = prompt[0, 1].item()
+    prompt[0, 1 : len(ids) + 2] = torch.tensor([*ids, end])
+    return models.text_encoder(prompt)[0][0, 1 : len(ids) + 1].float()
+
+
 def remove_placeholder(models: Models, placeholder: Placeholder) -> None:
     """Take back the word that was added last: tokenizer and embedding are as before.
 
@@ -119,6 +141,14 @@ def rows_of(models: Models, placeholder: Placeholder) -> nn.Parameter:
             return embedding.rows
         embedding = embedding.table
     raise InputError(f"the model has no word {placeholder.token!r}")
+
+
+def table_of(models: Models) -> Tensor:
+    """The model's own rows, frozen, `(tokens, hidden)`."""
+    embedding = models.text_encoder.get_input_embeddings()
+    while isinstance(embedding, TokenEmbedding):
+        embedding = embedding.table
+    return embedding.weight.detach()
 
 
 @torch.no_grad()

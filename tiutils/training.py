@@ -21,7 +21,9 @@ from tiutils.config import TrainingConfig, learning_rate_at
 from tiutils.diffusion import Material, losses_at, prepare_material
 from tiutils.models import Models
 from tiutils.progress import Callback, LoopResult, Progress
-from tiutils.tokens import Placeholder, rows_of
+from tiutils.stopping import fixed_batch, fixed_loss
+from tiutils.tokens import Placeholder, rows_of, table_of
+from tiutils.weighting import usual_length
 
 
 @dataclass
@@ -37,11 +39,22 @@ class Training:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     total_steps: int
+    usual_length: float
     packages: tuple[str, ...] = ("torch", "diffusers", "transformers", "accelerate")
 
     def vectors(self) -> np.ndarray:
         """A copy of the rows on the host, float32 `(num_vectors, hidden)`."""
         return self.rows.detach().cpu().numpy().copy()
+
+    def set_vectors(self, vectors: np.ndarray) -> None:
+        """Put other rows in the place of those learned last."""
+        self.rows.data.copy_(torch.from_numpy(vectors))
+
+    def fixed_loss(self, draws: int) -> float:
+        """Mean loss of a batch of `draws` samples that is the same at every step, without a gradient."""
+        batch = fixed_batch(self.material, draws)
+        with self.accelerator.autocast():
+            return fixed_loss(self.models, batch, self.config.train_batch_size)
 
     def machine(self) -> dict[str, Any]:
         """Where it runs, for the record."""
@@ -88,6 +101,10 @@ def prepare(
         center_crop=config.center_crop,
         seed=config.seed,
         batch_size=config.samples_per_process * accelerator.num_processes,
+        own_captions=config.captions,
+        masked_loss=config.masked_loss,
+        timestep_sampling=config.timestep_sampling,
+        snr_gamma=config.snr_gamma,
     )
     if config.enable_xformers_memory_efficient_attention:
         models.unet.enable_xformers_memory_efficient_attention()
@@ -112,6 +129,7 @@ def prepare(
         make_optimizer(rows, config),
         scaler,
         config.total_steps(len(concept.photos), accelerator.num_processes),
+        usual_length(table_of(models).float().cpu().numpy()) if config.norm_control else 0.0,
     )
 
 
@@ -155,8 +173,14 @@ def training_step(training: Training, step: int) -> Tensor:
         group["lr"] = learning_rate_at(
             config, step, training.total_steps, accelerator.num_processes
         )
+    if config.max_grad_norm is not None:
+        training.scaler.unscale_(training.optimizer)
+        nn.utils.clip_grad_norm_([rows], config.max_grad_norm)
     training.scaler.step(training.optimizer)
     training.scaler.update()
+    if config.norm_control:
+        lengths = rows.detach().norm(dim=1, keepdim=True).clamp(min=1e-8)
+        rows.data *= 1 + config.norm_control * (training.usual_length / lengths - 1)
     training.optimizer.zero_grad()
     return loss
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import AddedToken, CLIPTokenizer
 
+from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 
 
@@ -86,6 +87,24 @@ def check_initializer(tokenizer: CLIPTokenizer, initializer_token: str) -> int:
         f"the initializer token {initializer_token!r} is {len(ids)} tokens ({' + '.join(pieces)}), but must be one; "
         f"single tokens near it: {near}"
     )
+
+
+def initializer_ids(tokenizer: CLIPTokenizer, config: TrainingConfig) -> tuple[int, ...]:
+    """Ids of the tokens that a run's rows start from, one for each row.
+
+    Raises:
+        InputError: see `check_initializer`; or the phrase is empty, or its tokens are not `num_vectors`.
+    """
+    phrase = config.initializer_phrase
+    if phrase is None:
+        return (check_initializer(tokenizer, config.initializer_token),) * config.num_vectors
+    ids = tuple(tokenizer.encode(phrase, add_special_tokens=False))
+    if not ids or config.num_vectors not in (1, len(ids)):
+        raise InputError(
+            f"the initializer phrase {phrase!r} is {len(ids)} tokens, and each gives one vector; use "
+            f"a phrase of --num_vectors {config.num_vectors} tokens, or leave that flag out"
+        )
+    return ids
 
 
 def whole_words(tokenizer: CLIPTokenizer) -> dict[str, int]:

@@ -11,10 +11,12 @@ import numpy as np
 from tiutils import concept as concepts
 from tiutils import words
 from tiutils.batches import BatchPlan
+from tiutils.captions import own_prompts
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
 from tiutils.flax import schedulers, tokens
 from tiutils.flax.models import FlaxModels
+from tiutils.weighting import snr_weights, view_masks
 
 
 class Samples(NamedTuple):
@@ -34,6 +36,9 @@ class Material(NamedTuple):
     std: jax.Array
     prompt_ids: jax.Array
     plan: BatchPlan
+    captions: jax.Array | None = None
+    masks: jax.Array | None = None
+    timestep_weights: jax.Array | None = None
 
 
 def prepare_material(
@@ -51,6 +56,9 @@ def prepare_material(
         for part in zip(*moments, strict=True)
     )
     prompts = [t.format(word) for t in concepts.templates(config.learnable_property)]
+    own, of_view = (
+        own_prompts(concept, word, views, len(prompts)) if config.captions else ([], None)
+    )
     photo_of_view = np.array([view.photo for view in views])
     plan = BatchPlan(
         seed=config.seed,
@@ -59,8 +67,17 @@ def prepare_material(
         num_prompts=len(prompts),
         latent_shape=models.latent_shape(resolution),
         num_train_timesteps=models.scheduler_config.get("num_train_timesteps", 1000),
+        timestep_sampling=config.timestep_sampling,
     )
-    return Material(mean, std, jnp.asarray(words.token_ids(models.tokenizer, prompts)), plan)
+    weights = None
+    if config.snr_gamma is not None:
+        predicts = models.scheduler_config.get("prediction_type", "epsilon")
+        alphas_cumprod = schedulers.alphas_cumprod(models.scheduler_config)
+        weights = snr_weights(alphas_cumprod, config.snr_gamma, predicts)
+    masks = view_masks(concept, views, plan.latent_shape[1:]) if config.masked_loss else None
+    prompt_ids = jnp.asarray(words.token_ids(models.tokenizer, [*prompts, *own]))
+    rest = (None if a is None else jnp.asarray(a) for a in (of_view, masks, weights))
+    return Material(mean, std, prompt_ids, plan, *rest)
 
 
 def batch_loss(
@@ -75,7 +92,11 @@ def batch_loss(
     """The summed loss of a micro-batch, a scalar: what `diffusion.losses_at` computes, one sample at a time."""
     text_encoder, unet = frozen["text_encoder"], frozen["unet"]
     latents = frozen["mean"][batch.views] + frozen["std"][batch.views] * batch.latent_noise
-    input_ids = frozen["prompt_ids"][batch.prompts]
+    prompts = batch.prompts
+    if (captions := frozen["captions"]) is not None:
+        own = captions[batch.views]
+        prompts = jnp.where(own < 0, prompts, own)
+    input_ids = frozen["prompt_ids"][prompts]
     all_rows = frozen["rows"].at[place].set(rows)
     vectors = tokens.look_up(text_encoder, input_ids, all_rows, first_id)
     keep = jax.checkpoint if unet.gradient_checkpointing else lambda function: function
@@ -87,4 +108,9 @@ def batch_loss(
         target = schedulers.velocity(*scale, latents, batch.noise)
     prediction = unet(noisy_latents, batch.timesteps, encoder_hidden_states)
     errors = jnp.square(prediction.astype(jnp.float32) - target)
-    return errors.mean(axis=(1, 2, 3)).sum()
+    if (masks := frozen["masks"]) is not None:
+        errors *= masks[batch.views]
+    losses = errors.mean(axis=(1, 2, 3))
+    if (weights := frozen["timestep_weights"]) is not None:
+        losses *= weights[batch.timesteps]
+    return losses.sum()

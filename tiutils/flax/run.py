@@ -60,8 +60,8 @@ def train(
     placeholder = tokens.add_placeholder(
         parts,
         config.placeholder_token,
-        initializer_token=config.initializer_token,
-        num_vectors=config.num_vectors,
+        initializer_token=config.initializer_phrase or config.initializer_token,
+        vectors=tokens.start_vectors(parts, config),
     )
     if config.validation_prompt is not None:  # its refusals come now, not in the midst of the run
         inference.make_sampler(parts, 1, "dpmsolver++")
@@ -71,8 +71,7 @@ def train(
         warn_of_changes(training, state)
     clock.lap("encoding")
     watching = [*watchers.validation(training, inference.generate), *callbacks]
-    start = state.step if state else 0
-    return sit(training, photos, clock, start, train_rows, watching)
+    return sit(training, photos, clock, state, train_rows, watching)
 
 
 def check_flags(config: TrainingConfig) -> None:
@@ -87,6 +86,7 @@ def check_flags(config: TrainingConfig) -> None:
             config.enable_xformers_memory_efficient_attention,
             "leave it out: XLA chooses how attention is computed",
         ),
+        "evaluator": (config.evaluator is not None, "`tiutils evaluate` asks it afterwards"),
         "mixed_precision": (config.mixed_precision == "fp16", "use bf16, which needs no scaling"),
         "report_to": (
             config.report_to not in (None, "none"),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tiutils import words
+from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.flax.models import FlaxModels
 from tiutils.flax.text_encoder import TextEncoder
@@ -58,6 +59,26 @@ def add_placeholder(
         models.first_id = ids[0]
     models.rows = jnp.concatenate([models.rows, jnp.asarray(vectors, jnp.float32)])
     return Placeholder(token, tokens, ids, initializer_token)
+
+
+def start_vectors(models: FlaxModels, config: TrainingConfig) -> jax.Array:
+    """The vectors that a run's rows start from; see `tiutils.tokens.start_vectors`.
+
+    Raises:
+        InputError: see `words.initializer_ids`.
+    """
+    ids = words.initializer_ids(models.tokenizer, config)
+    if not config.cross_initialization:
+        return models.text_encoder.embed(jnp.array([ids]))[0].astype(jnp.float32)
+    prompt = words.token_ids(models.tokenizer, [""])
+    prompt[0, 1 : len(ids) + 2] = [*ids, prompt[0, 1]]
+    vectors = models.text_encoder.embed(jnp.asarray(prompt))
+    return models.text_encoder(vectors)[0, 1 : len(ids) + 1].astype(jnp.float32)
+
+
+def table_of(models: FlaxModels) -> jax.Array:
+    """The model's own rows, frozen, `(tokens, hidden)`."""
+    return models.text_encoder.embeddings.token_embedding.embedding[...]
 
 
 def place_of(models: FlaxModels, placeholder: Placeholder) -> slice:

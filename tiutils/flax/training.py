@@ -29,6 +29,8 @@ from tiutils.flax import schedulers, tokens
 from tiutils.flax.diffusion import Material, Samples, batch_loss, prepare_material
 from tiutils.flax.models import FlaxModels
 from tiutils.progress import Callback, LoopResult, Progress
+from tiutils.stopping import fixed_plan
+from tiutils.weighting import usual_length
 from tiutils.words import Placeholder
 
 STEPS_PER_DISPATCH = 10
@@ -58,6 +60,7 @@ class Training:
     Attributes:
         steps: the compiled steps: frozen weights, state, samples, learning rates and how many of them count, to the
             state and loss after each step.
+        loss: the compiled loss of a micro-batch, summed: rows, frozen weights and samples to a scalar.
         frozen: what the steps read and never change: weights, moments of the photos, prompts, other learned rows.
         state: after the step that was finished last.
     """
@@ -70,12 +73,29 @@ class Training:
     state: State
     frozen: Any
     steps: Callable[..., tuple[State, tuple[State, jax.Array]]]
+    loss: Callable[..., jax.Array]
     total_steps: int
     packages: tuple[str, ...] = ("jax", "flax", "optax", "transformers")
 
     def vectors(self) -> np.ndarray:
         """A copy of the rows on the host, float32 `(num_vectors, hidden)`."""
         return np.array(self.state.rows)
+
+    def set_vectors(self, vectors: np.ndarray) -> None:
+        """Put other rows in the place of those learned last."""
+        self.state = self.state._replace(rows=jnp.asarray(vectors))
+        tokens.set_rows(self.models, self.placeholder, vectors)
+
+    def fixed_loss(self, draws: int) -> float:
+        """Mean loss of a batch of `draws` samples that is the same at every step."""
+        plan, at_once = fixed_plan(self.material.plan, draws), self.config.train_batch_size
+        rows, total = jnp.asarray(self.state.rows), 0.0
+        for start in range(0, draws, at_once):
+            batch = batch_at(plan, 0, start, min(start + at_once, draws))
+            samples = Samples(*(getattr(batch, name) for name in Samples._fields))
+            with jax.default_matmul_precision(precision_of(self.config)):
+                total += float(self.loss(rows, self.frozen, samples))
+        return total / draws
 
     def machine(self) -> dict[str, Any]:
         """Where it runs, for the record."""
@@ -132,9 +152,7 @@ def prepare(
     frozen = {
         "text_encoder": models.text_encoder,
         "unet": models.unet,
-        "mean": material.mean,
-        "std": material.std,
-        "prompt_ids": material.prompt_ids,
+        **{k: v for k, v in material._asdict().items() if k != "plan"},
         "rows": models.rows,
         "alphas_cumprod": jnp.asarray(schedulers.alphas_cumprod(models.scheduler_config)),
     }
@@ -144,7 +162,9 @@ def prepare(
         first_id=models.first_id,
         prediction_type=models.scheduler_config.get("prediction_type", "epsilon"),
     )
-    exact = config.mixed_precision == "no" and not config.allow_tf32
+    length = 0.0
+    if config.norm_control:
+        length = usual_length(np.asarray(tokens.table_of(models)))
     rows = jnp.array(tokens.rows_of(models, placeholder))  # a copy: the steps' buffers are donated
     zeros = jnp.zeros_like(rows)
     return Training(
@@ -155,17 +175,22 @@ def prepare(
         mesh,
         jax.device_put(State(rows, zeros, zeros.copy(), jnp.zeros((), jnp.int32)), everywhere),
         jax.device_put(frozen, everywhere),
-        compile_steps(loss, config, everywhere, precision="float32" if exact else None),
+        compile_steps(loss, config, everywhere, length),
+        jax.jit(loss),
         config.total_steps(len(concept.photos)),
     )
+
+
+def precision_of(config: TrainingConfig) -> str | None:
+    """Of matrix products: a TPU would take bfloat16 for float32 where nothing is said."""
+    return None if config.allow_tf32 or config.mixed_precision != "no" else "float32"
 
 
 def compile_steps(
     loss: Callable[..., jax.Array],
     config: TrainingConfig,
     everywhere: NamedSharding,
-    *,
-    precision: str | None,
+    length: float,
 ) -> Callable[..., Any]:
     """Several optimizer steps as one compiled function; see `Training.steps`."""
     adamw = optax.chain(
@@ -182,9 +207,14 @@ def compile_steps(
 
         sums, _ = lax.scan(add, (jnp.zeros(()), jnp.zeros_like(state.rows)), samples)
         mean_loss, gradient = jax.tree.map(lambda x: x / config.samples_per_process, sums)
+        if config.max_grad_norm is not None:
+            gradient *= jnp.minimum(1.0, config.max_grad_norm / (jnp.linalg.norm(gradient) + 1e-6))
         moments = optax.ScaleByAdamState(state.step, state.exp_avg, state.exp_avg_sq)
         direction, (moments, _) = adamw.update(gradient, (moments, optax.EmptyState()), state.rows)
         rows = state.rows - rate * direction
+        if config.norm_control:
+            lengths = jnp.maximum(jnp.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
+            rows *= 1 + config.norm_control * (length / lengths - 1)
         return State(rows, moments.mu, moments.nu, moments.count), mean_loss
 
     @functools.partial(jax.jit, donate_argnums=1, out_shardings=everywhere)
@@ -201,7 +231,7 @@ def compile_steps(
             )
             return state, (state, loss)
 
-        with jax.default_matmul_precision(precision):
+        with jax.default_matmul_precision(precision_of(config)):
             return lax.scan(one, state, (jnp.arange(len(rates)), samples, rates))
 
     return steps

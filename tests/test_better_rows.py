@@ -1,0 +1,261 @@
+"""The switches that change what a step learns: each by hand, and in JAX as in PyTorch."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from small_model import draw_photo
+
+import tiutils
+from tiutils import (
+    batches,
+    captions,
+    checks,
+    concept,
+    diffusion,
+    models,
+    tokens,
+    training,
+    weighting,
+)
+from tiutils.errors import InputError
+
+PLAN = batches.BatchPlan(0, 4, (2, 2), 27, (4, 2, 2))
+
+
+# --- noise levels
+
+
+@pytest.mark.parametrize("prediction_type, more", [("epsilon", 0), ("v_prediction", 1)])
+def test_min_snr_by_hand(prediction_type, more):
+    # SNR = ᾱ / (1 - ᾱ): 9, 4, 1 and 1/4
+    alphas = np.array([0.9, 0.8, 0.5, 0.2])
+    expected = [4 / (9 + more), 4 / (4 + more), 1 / (1 + more), 0.25 / (0.25 + more)]
+    weights = weighting.snr_weights(alphas, 4.0, prediction_type)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
+def test_noisy_timesteps_have_their_density():
+    plan = dataclasses.replace(
+        PLAN, batch_size=4000, num_train_timesteps=4, timestep_sampling="noisy"
+    )
+    drawn = [batches._timestep(plan, 0, sample) for sample in range(4000)]
+    edges = np.arange(5) / 4
+    expected = np.diff(edges - np.sin(np.pi * edges) / (2 * np.pi))
+    assert expected.sum() == pytest.approx(1)
+    shares = np.bincount(drawn, minlength=4) / 4000
+    np.testing.assert_allclose(shares, expected, atol=4 * 0.5 / np.sqrt(4000))  # four deviations
+    assert shares[3] > 2 * shares[0]
+
+
+def test_the_sampling_moves_no_other_draw():
+    noisy = dataclasses.replace(PLAN, timestep_sampling="noisy")
+    one, other = batches.batch_at(PLAN, 3), batches.batch_at(noisy, 3)
+    assert not np.array_equal(one.timesteps, other.timesteps)
+    for name in ("views", "prompts", "latent_noise", "noise"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+# --- places
+
+
+@pytest.fixture
+def cut_out(tmp_path):
+    """Two photos, 48 pixels: one opaque, one of which only the left third is there."""
+    draw_photo(0).save(tmp_path / "1.png")
+    image = draw_photo(1).convert("RGBA")
+    alpha = Image.new("L", (48, 48), 0)
+    alpha.paste(255, (0, 0, 16, 48))
+    image.putalpha(alpha)
+    image.save(tmp_path / "2.png")
+    return tmp_path
+
+
+def test_masks_by_hand(cut_out):
+    photos = concept.load(cut_out)
+    assert photos.photos[0].alpha is None, "opaque"
+    plain, mirrored = (v for v in concept.views(photos) if v.photo == 1)
+    expected = np.tile(np.float32([3, 0, 0]), (3, 1))
+    np.testing.assert_array_equal(weighting.render_mask(photos, plain, (3, 3)), expected)
+    np.testing.assert_array_equal(
+        weighting.render_mask(photos, mirrored, (3, 3)), expected[:, ::-1]
+    )
+    masks = weighting.view_masks(photos, concept.views(photos), (3, 3))
+    assert masks.shape == (4, 1, 3, 3) and (masks[:2] == 1).all()
+    np.testing.assert_allclose(masks.mean(axis=(1, 2, 3)), 1)
+
+
+def test_a_photo_that_is_not_there_at_all_counts_evenly():
+    image = Image.new("RGB", (8, 8))
+    photo = concept.Photo("x.png", image, Image.new("L", (8, 8), 0))
+    thing = concept.Concept((photo,), (), "x")
+    assert (weighting.render_mask(thing, concept.views(thing)[0], (2, 2)) == 1).all()
+
+
+def test_photos_without_alpha_have_no_masks(photos):
+    thing = concept.load(photos)
+    assert weighting.view_masks(thing, concept.views(thing), (4, 4)) is None
+
+
+def material_of(parts, thing, **switches):
+    return diffusion.prepare_material(parts, thing, "toy", batch_size=8, **switches)
+
+
+def test_losses_are_weighed_by_place_and_by_timestep(small_model, cut_out):
+    parts, thing = models.load(small_model), concept.load(cut_out)
+    plain = material_of(parts, thing)
+    both = material_of(parts, thing, masked_loss=True, snr_gamma=5.0)
+    batch = batches.batch_at(plain.plan, 0)
+    with torch.no_grad():
+        expected = diffusion.losses_at(parts, plain, 0, 0, 8).numpy()
+        got = diffusion.losses_at(parts, both, 0, 0, 8).numpy()
+    alphas = parts.noise_scheduler.alphas_cumprod.numpy()[batch.timesteps]
+    weights = np.minimum(alphas / (1 - alphas), 5) / (alphas / (1 - alphas))
+    opaque = batch.views < 2
+    assert 0 < opaque.sum() < 8
+    np.testing.assert_allclose(got[opaque], (expected * weights)[opaque], rtol=1e-5)
+    assert not np.isclose(got[~opaque], (expected * weights)[~opaque], rtol=1e-3).any()
+
+
+# --- sentences
+
+
+def test_a_photo_with_a_caption_is_learned_from_it(small_model, cut_out):
+    (cut_out / "2.txt").write_text("a red {} on sand\n")
+    parts, thing = models.load(small_model), concept.load(cut_out)
+    assert captions.captions(thing, "toy") == (None, "a red toy on sand")
+    plain, own = material_of(parts, thing), material_of(parts, thing, own_captions=True)
+    assert own.captions.tolist() == [-1, -1, 27, 27] and len(own.prompt_ids) == 28
+    assert torch.equal(own.prompt_ids[27:], tokens.tokenize(parts.tokenizer, ["a red toy on sand"]))
+    with torch.no_grad():
+        before = diffusion.losses_at(parts, plain, 0, 0, 8)
+        after = diffusion.losses_at(parts, own, 0, 0, 8)
+    has_none = torch.from_numpy(batches.batch_at(plain.plan, 0).views < 2)
+    assert torch.equal(before[has_none], after[has_none]), "the others keep theirs"
+    assert (before[~has_none] != after[~has_none]).all()
+
+
+@pytest.mark.parametrize("text", ["a red toy", "", "a {}\nb", "a \x1b[31m{}"])
+def test_captions_that_cannot_teach_the_word_are_refused(cut_out, text):
+    (cut_out / "1.txt").write_text(text)
+    with pytest.raises(InputError, match=r"caption '1.txt' must be one line that holds <t>"):
+        captions.captions(concept.load(cut_out), "<t>")
+
+
+@given(content=st.binary(max_size=200))
+def test_any_caption_is_read_or_refused(content, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("captions")
+    (folder / "x.txt").write_bytes(content)
+    thing = concept.Concept((concept.Photo(folder / "x.png", Image.new("RGB", (8, 8))),), (), "x")
+    try:
+        (caption,) = captions.captions(thing, "<t>")
+    except InputError as error:
+        assert "x.txt" in str(error) and str(error).isprintable()
+    else:
+        assert "<t>" in caption and caption.isprintable() and "\n" not in caption
+
+
+# --- steps
+
+
+def config_of(small_model, photos, folder, **flags):
+    return tiutils.TrainingConfig(
+        pretrained_model_name_or_path=str(small_model), train_data_dir=str(photos),
+        placeholder_token="<t>", initializer_token="toy", output_dir=str(folder),
+        max_train_steps=4, train_batch_size=2, **flags,
+    )  # fmt: skip
+
+
+def begin(config):
+    parts = models.load(config.pretrained_model_name_or_path)
+    word = tokens.add_placeholder(parts, "<t>", vectors=tokens.start_vectors(parts, config))
+    thing = concept.load(config.train_data_dir)
+    return training.prepare(parts, word, thing, config, Accelerator(cpu=True))
+
+
+def test_rows_are_pulled_to_the_usual_length(small_model, photos, tmp_path):
+    begun = begin(config_of(small_model, photos, tmp_path, norm_control=1.0, num_vectors=2))
+    table = models.load(small_model).text_encoder.get_input_embeddings().weight
+    usual = float(np.median(table.norm(dim=1)))
+    assert begun.usual_length == pytest.approx(usual)
+    begun.rows.data[1] *= 50
+    training.training_step(begun, 0)
+    np.testing.assert_allclose(begun.rows.detach().norm(dim=1), usual, rtol=1e-5)
+    half = begin(config_of(small_model, photos, tmp_path, norm_control=0.5, learning_rate=1e-9))
+    half.rows.data *= 3 * usual / half.rows.norm()
+    training.training_step(half, 0)
+    assert half.rows.norm().item() == pytest.approx(2 * usual, rel=1e-4)
+
+
+def test_long_gradients_are_shortened(small_model, photos, tmp_path):
+    plain, clipped = (
+        begin(config_of(small_model, photos, tmp_path, max_grad_norm=norm)) for norm in (None, 1e-4)
+    )
+    for begun in (plain, clipped):
+        training.training_step(begun, 0)
+    moments = [b.optimizer.state[b.rows]["exp_avg"] for b in (plain, clipped)]  # 0.1 × gradient
+    assert moments[0].norm() > 1e-4 * 0.1 * 1.01, "long enough to be shortened"
+    np.testing.assert_allclose(
+        moments[1], moments[0] * (1e-5 / moments[0].norm()), rtol=1e-3, atol=1e-9
+    )
+
+
+def test_a_phrase_gives_a_vector_for_each_token(small_model, photos, tmp_path):
+    config = config_of(small_model, photos, tmp_path, initializer_phrase="small red toy")
+    parts = models.load(small_model)
+    table = parts.text_encoder.get_input_embeddings().weight
+    ids = parts.tokenizer.encode("small red toy", add_special_tokens=False)
+    assert len(ids) == 3
+    assert torch.equal(tokens.start_vectors(parts, config), table[ids])
+    result = tiutils.train(dataclasses.replace(config, initializer_token=""))
+    assert result.placeholder.num_vectors == 3
+    assert result.placeholder.initializer_token == "small red toy"
+
+
+@pytest.mark.parametrize("flags, said", [
+    ({"initializer_phrase": "small red toy", "num_vectors": 2}, "is 3 tokens"),
+    ({"initializer_phrase": ""}, "is 0 tokens"),
+    ({"initializer_phrase": " ".join(["toy"] * 80)}, "num_vectors is 80"),
+    ({"norm_control": 1.5}, "norm_control"), ({"snr_gamma": 0.0}, "snr_gamma"),
+    ({"max_grad_norm": float("nan")}, "max_grad_norm"), ({"timestep_sampling": "late"}, "noisy"),
+])  # fmt: skip
+def test_impossible_switches_are_refused(small_model, photos, tmp_path, flags, said):
+    config = config_of(small_model, photos, tmp_path / "run", **flags)
+    with pytest.raises(InputError, match=said):
+        checks.check_inputs(config, accelerated=False)
+
+
+def test_start_from_what_the_text_encoder_makes_of_the_word(small_model, photos, tmp_path):
+    config = config_of(small_model, photos, tmp_path, cross_initialization=True)
+    parts = models.load(small_model)
+    with torch.no_grad():
+        hidden = parts.text_encoder(tokens.tokenize(parts.tokenizer, ["toy"]))[0]
+    torch.testing.assert_close(tokens.start_vectors(parts, config), hidden[0, 1:2])
+
+
+SWITCHES = [
+    {"norm_control": 0.5}, {"max_grad_norm": 1e-4}, {"snr_gamma": 5.0},
+    {"timestep_sampling": "noisy"}, {"masked_loss": True}, {"captions": True},
+    {"initializer_phrase": "small toy", "cross_initialization": True},
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_each_switch_is_the_same_in_jax(small_model, cut_out, tmp_path):
+    from tiutils.flax import run as in_jax
+
+    (cut_out / "2.txt").write_text("a red {} on sand\n")
+    together = {name: value for switch in SWITCHES for name, value in switch.items()}
+    config = config_of(small_model, cut_out, tmp_path / "torch", **together)
+    plain = config_of(small_model, cut_out, tmp_path / "plain")
+    ours, others = tiutils.train(config), tiutils.train(plain)
+    theirs = in_jax.train(dataclasses.replace(config, output_dir=str(tmp_path / "jax")))
+    np.testing.assert_allclose(theirs.losses, ours.losses, rtol=1e-4)
+    rows = [tiutils.embedding_files.read(r.embedding_path).vectors for r in (ours, theirs)]
+    np.testing.assert_allclose(*rows, rtol=1e-3, atol=1e-4)
+    assert not np.allclose(ours.losses, others.losses, rtol=1e-2), "they do something"
