@@ -73,11 +73,11 @@ CPU = Preset(
     unet_steps=10_000,
     unet_batch=48,
     unet_rate=1e-3,
-    evaluator_steps=2200,
+    evaluator_steps=1800,
     evaluator_batch=192,
     evaluator_rate=2e-3,
 )
-# For one H100: about 22 minutes. Steps are a guess from the operations each needs (README.md says how); the stage
+# For one H100: about 24 minutes in all. Steps are a guess from the operations each needs (README.md says how); the stage
 # `plan` measures a few dozen of each there and writes down how many fit into `minutes`.
 GPU = Preset(
     name="gpu",
@@ -95,18 +95,18 @@ GPU = Preset(
     vocabulary=8192,
     pool=300_000,
     vae_pool=60_000,
-    vae_steps=10_000,
+    vae_steps=9_000,
     vae_batch=256,
     text_steps=4000,
     text_batch=1024,
-    unet_steps=20_000,
+    unet_steps=19_000,
     unet_batch=512,
     unet_rate=1e-3,
     evaluator_steps=4000,
     evaluator_batch=512,
     evaluator_rate=1e-3,
     evaluator_width=144,
-    minutes=(("vae", 4.5), ("text", 1.3), ("evaluator", 1.7), ("unet", 10.5)),
+    minutes=(("vae", 4.0), ("text", 1.3), ("evaluator", 1.7), ("unet", 10.0)),
 )
 PRESETS = {"cpu": CPU, "gpu": GPU}
 
