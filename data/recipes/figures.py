@@ -38,10 +38,12 @@ def hidden_states(pipeline, captions: list[str]) -> torch.Tensor:
     return pipeline.text_encoder(ids.input_ids)[0]
 
 
-def noise_errors(pipeline, pictures: np.ndarray, captions: list[str]) -> dict[str, list[float]]:
+def noise_errors(
+    pipeline, pictures: np.ndarray, captions: list[str], name: str
+) -> dict[str, list[float]]:
     """Mean squared error of the predicted noise at each of TIMES, under each kind of caption."""
     rng = np.random.default_rng(3)
-    nouns = [noun.word for noun in world.nouns()]
+    nouns = [noun.word for noun in world.nouns(name)]
     kinds = {
         "right caption": captions,
         "another noun": [swap(rng, caption, nouns) for caption in captions],
@@ -66,19 +68,21 @@ def main() -> None:
     from diffusers import StableDiffusionPipeline
 
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--model", type=Path, default=Path("data/tiny-sd"))
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     pipeline = StableDiffusionPipeline.from_pretrained(arguments.model)
-    pictures, captions = pool.held_out(PRESETS["cpu"], COUNT)
+    preset = PRESETS[arguments.preset]
+    pictures, captions = pool.held_out(preset, COUNT)
     with torch.no_grad():
         print(f"VAE: {train_vae.psnr(pipeline.vae, pictures)[0]:.2f} dB held out")
         both = [i for i, caption in enumerate(captions) if any(p in caption for p in places.PLACES)]
         print("noise error at timestep", *TIMES, sep="\t")
         for kind, row in noise_errors(
-            pipeline, pictures[both], [captions[i] for i in both]
+            pipeline, pictures[both], [captions[i] for i in both], preset.world
         ).items():
             print(f"{kind:<16}", *(f"{error:.4f}" for error in row), sep="\t")
 

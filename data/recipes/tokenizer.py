@@ -74,6 +74,8 @@ def choose(words: list[str], vocabulary: int | None = None) -> list[tuple[str, s
     rank = {pair: number for number, pair in enumerate(merges)}
     keep = {rank[pair] for word in words for pair in merges_of(word, rank)}
     if vocabulary is not None:
+        if len(keep) > vocabulary - 512 - 2:
+            raise ValueError(f"{len(keep) + 514} tokens are needed, {vocabulary} were asked for")
         for number in range(len(merges)):
             if len(keep) == vocabulary - 512 - 2:
                 break

@@ -63,7 +63,7 @@ def augment(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     if rng.random() < 0.3:  # as soft as what a small autoencoder draws
         small = F.interpolate(views, size=int(rng.integers(side // 3, side)), mode="area")
         views = F.interpolate(small, size=side, mode="bilinear")
-    noise = torch.from_numpy(rng.standard_normal(views.shape, np.float32)).to(views.device)
+    noise = training.normal(rng, views.shape)
     return (views + 0.06 * rng.random() * noise).clamp(-1, 1)
 
 
@@ -100,7 +100,7 @@ def named(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeio' else 'a'} {noun}"
 
 
-def train(preset: Preset) -> None:
+def train(preset: Preset) -> training.Run:
     device = training.device()
     pictures, captions = pool.Pictures(preset), pool.captions(preset)
     spoken = np.array([number for number, caption in enumerate(captions) if caption])
@@ -162,6 +162,7 @@ def train(preset: Preset) -> None:
         number, preset.evaluator_steps, preset.evaluator_rate
     )
     training.loop(run, preset.evaluator_steps, step, rate, keep=0.99, save_every=100, watch=watch)
+    return run
 
 
 def load_evaluator(preset: Preset):

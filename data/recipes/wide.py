@@ -308,40 +308,32 @@ cutting board | | by:choppingBoard
 pan | | by:largePan
 safe | | by:sef-kasa
 suit | | by:suit
-clothes hanger | | by:wire-coathanger, kl:clothes-hanger
 chessboard | | by:chessboard
 nightstand | | zero:bedsideTable2, by:bedsideTable
 treadmill | | by:treadmill
 exercise bike | | sc:indoor-bike
-security camera | | by:surveillanceCamera, sc:CCTV
-dresser | | by:dresserWithDrawers
 column | | kl:porch-column-01, kl:porch-column-02
 spray bottle | | kl:spray-bottle
-ashtray | | kl:ashtray, sc:cendrier
+ashtray | | kl:ashtray
 tape measure | | kl:tape-measure
 hose | | kl:hose-reel
 stapler | | kl:stapler
 rug | | kl:oriental-rug, sc:round-carpet
 curtain | | sc:curtain
-shovel | | sc:shovel, sc:pelle
+shovel | | sc:shovel
 fireplace | | sc:fireplace1, sc:fireplace2
 swimming pool | | sc:swimming-pool, sc:round-swimming-pool
 doghouse | | sc:dog-house
 punching bag | | sc:punching-ball
 trampoline | | sc:trampoline
 stroller | | sc:stroller
-aquarium | | sc:aquarium
 bonsai | | sc:bonsai-tree
-laundry basket | | sc:clothes-basket
 tablet | | sc:tablet
 high chair | | sc:baby_high_chair
-water cooler | | sc:water_cooler
 drill | | sc:perceuse-electrique
 hedge | | sc:hedge, sc:high-hedge
 bush | | sc:bush
-bamboo | | sc:bamboo, by:luckyBamboo
-hammock | | sc:hammock
-sleeping bag | | sc:sleepingBag
+bamboo | | by:luckyBamboo
 cypress | | sc:cypress
 poplar | | sc:poplar
 toilet brush | | zero:toiletBrush
@@ -349,15 +341,13 @@ pallet | | zero:pallet
 air conditioner | | sc:external-unity-air-conditioning, sc:internal-unity-air-conditioning
 remote control | | sc:tv-remote-control
 game console | | sc:playstation4
-basketball hoop | | sc:basketball_net_and_board
-knife block | | zero:knifeStandSwap, sc:kitchenKnifeStandSet
 drying rack | | sc:clothes-horse
 pinball machine | | sc:flipper
 chair | | zero:thonet, zero:designChair, by:chair3, sc:chair4, kl:office-chair, sc:plastic_chair
 office chair | | kl:office-chair, sc:office_chair
 folding chair | | zero:foldingChair, by:foldingChair
 table | | zero:tableWithTablecloth, by:coffeeTable, sc:coffee_table, sc:round-table
-coffee table | | by:coffeeTable, sc:coffee_table, sc:coffee-table2
+coffee table | | by:coffeeTable, sc:coffee_table
 sofa | | by:sofa3, kl:mid-century-sofa, sc:simple_sofa, zero:couch2
 armchair | | zero:modernArmchair, by:fotel, kl:mid-century-chair, sc:rattanArmchair
 bed | | sc:bed1, zero:bedWithTexture, by:juniorBed
