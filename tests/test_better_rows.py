@@ -221,7 +221,7 @@ def test_a_phrase_gives_a_vector_for_each_token(small_model, photos, tmp_path):
     ({"initializer_phrase": "small red toy", "num_vectors": 2}, "is 3 tokens"),
     ({"initializer_phrase": ""}, "is 0 tokens"),
     ({"initializer_phrase": " ".join(["toy"] * 80)}, "num_vectors is 80"),
-    ({"norm_control": 1.5}, "norm_control"), ({"snr_gamma": 0.0}, "snr_gamma"),
+    ({"norm_control": 2.5}, "norm_control"), ({"snr_gamma": 0.0}, "snr_gamma"),
     ({"max_grad_norm": float("nan")}, "max_grad_norm"), ({"timestep_sampling": "late"}, "noisy"),
 ])  # fmt: skip
 def test_impossible_switches_are_refused(small_model, photos, tmp_path, flags, said):

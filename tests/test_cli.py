@@ -65,11 +65,19 @@ SCRIPT = {
     "hub_model_id": (str, None),
     "hub_token": (str, None),
 }
-OURS = {"use_8bit_adam": (bool, False), "deterministic": (bool, False)}
+OURS = {
+    "use_8bit_adam": (bool, False), "deterministic": (bool, False), "evaluator": (str, None),
+    "early_stopping": (bool, False), "early_stopping_steps": (int, 10),
+    "early_stopping_window": (int, 310), "early_stopping_patience": (int, None),
+    "initializer_phrase": (str, None), "cross_initialization": (bool, False),
+    "captions": (bool, False), "masked_loss": (bool, False), "max_grad_norm": (float, None),
+    "norm_control": (float, 0.0), "snr_gamma": (float, None), "timestep_sampling": (str, "uniform"),
+}  # fmt: skip
 CHOICES = {
     "learnable_property": ("object", "style"),
     "mixed_precision": ("no", "fp16", "bf16"),
     "lr_scheduler": LR_SCHEDULERS,
+    "timestep_sampling": ("uniform", "noisy"),
 }
 MUST = [
     "--train_data_dir",
@@ -280,6 +288,7 @@ def test_exit_status_of_training(monkeypatch, capsys, stopped, diverged, status)
     result = argparse.Namespace(
         placeholder=argparse.Namespace(token="<t>"), steps=3, embedding_path="file",
         stopped=stopped, diverged=diverged, is_main_process=True,
+        best_step=None,
     )  # fmt: skip
     monkeypatch.setattr("tiutils.run.train", lambda config: result)
     assert cli.main(["train", *MUST]) == status

@@ -23,6 +23,7 @@ INTEGERS = [name for name, kind in KINDS.items() if kind == "int"]
 FLOATS = [name for name, kind in KINDS.items() if kind == "float"]
 ZERO_MAKES_SENSE = {
     "lr_warmup_steps", "adam_beta1", "adam_beta2", "adam_weight_decay", "seed", "dataloader_num_workers",
+    "norm_control",
 }  # fmt: skip
 
 
@@ -43,6 +44,7 @@ def test_there_are_numbers_to_test():
     )
     assert set(FLOATS) == {
         "learning_rate", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon",
+        "max_grad_norm", "norm_control", "snr_gamma",
     }  # fmt: skip
 
 

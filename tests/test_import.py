@@ -20,11 +20,11 @@ HEAVY = {
 NEVER_AT_THE_TOP = {"jax", "flax", "bitsandbytes", "xformers", "huggingface_hub", "wandb", "google"}
 FLOORS = (
     "errors config pickles embedding_formats folders library words models concept tokens "
-    "embedding_files",
+    "embedding_files captions weighting",
     "batches checkpoints progress drawing inference",
     "diffusion training evaluation evaluator scores stopping card",
     "figures diagrams attention explore galleries",
-    "callbacks record hub checks sitting run report inspection flags",
+    "callbacks record hub checks sitting overfitting run report inspection flags",
     "cli doctor widgets live exercises __init__ __main__",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -313,7 +313,7 @@ MAY_BE_ZERO |= {"dataloader_num_workers", "norm_control"}
 UPPER_BOUNDS = {
     "adam_beta1": 1,
     "adam_beta2": 1,
-    "norm_control": 1.0001,
+    "norm_control": 2,
     "seed": 2**63,
 }  # the bits of a batch key are 64
 
