@@ -1,0 +1,88 @@
+"""The optimizer's step in JAX: the numbers of PyTorch's AdamW, many steps in one compiled program."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import NamedSharding
+
+from tiutils.config import TrainingConfig
+from tiutils.flax.diffusion import Samples
+
+
+class State(NamedTuple):
+    """What a step changes: PyTorch's AdamW state by its own names, and the rows.
+
+    Attributes:
+        rows: float32 `(num_vectors, hidden)`.
+        exp_avg: mean of the gradients, the same shape.
+        exp_avg_sq: mean of their squares, the same shape.
+        step: optimizer steps that these have seen, int32.
+    """
+
+    rows: jax.Array
+    exp_avg: jax.Array
+    exp_avg_sq: jax.Array
+    step: jax.Array
+
+
+def compile_steps(
+    loss: Callable[..., jax.Array],
+    config: TrainingConfig,
+    everywhere: NamedSharding,
+    length: float,
+) -> Callable[..., Any]:
+    """Several optimizer steps as one compiled function; see `Training.steps`."""
+    adamw = optax.chain(
+        optax.scale_by_adam(config.adam_beta1, config.adam_beta2, config.adam_epsilon),
+        optax.add_decayed_weights(config.adam_weight_decay),
+    )
+
+    def step(frozen: Any, state: State, samples: Samples, rate: jax.Array) -> Any:
+        """One optimizer step: gradients of the micro-batches added up, then AdamW."""
+
+        def add(sums: Any, micro_batch: Samples) -> Any:
+            found = jax.value_and_grad(loss)(state.rows, frozen, micro_batch)
+            return jax.tree.map(jnp.add, sums, found), None
+
+        sums, _ = lax.scan(add, (jnp.zeros(()), jnp.zeros_like(state.rows)), samples)
+        mean_loss, gradient = jax.tree.map(lambda x: x / config.samples_per_process, sums)
+        if config.max_grad_norm is not None:
+            gradient *= jnp.minimum(1.0, config.max_grad_norm / (jnp.linalg.norm(gradient) + 1e-6))
+        moments = optax.ScaleByAdamState(state.step, state.exp_avg, state.exp_avg_sq)
+        direction, (moments, _) = adamw.update(gradient, (moments, optax.EmptyState()), state.rows)
+        rows = state.rows - rate * direction
+        if config.norm_control:
+            lengths = jnp.maximum(jnp.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
+            rows *= 1 + config.norm_control * (length / lengths - 1)
+        return State(rows, moments.mu, moments.nu, moments.count), mean_loss
+
+    @functools.partial(jax.jit, donate_argnums=1, out_shardings=everywhere)
+    def steps(
+        frozen: Any, state: State, samples: Samples, rates: jax.Array, count: jax.Array
+    ) -> Any:
+        def one(state: State, inputs: Any) -> Any:
+            number, *rest = inputs
+            # the steps beyond the end are skipped, where a shorter scan would be compiled anew
+            state, loss = lax.cond(
+                number < count,
+                lambda: step(frozen, state, *rest),
+                lambda: (state, jnp.zeros(())),
+            )
+            return state, (state, loss)
+
+        with jax.default_matmul_precision(precision_of(config)):
+            return lax.scan(one, state, (jnp.arange(len(rates)), samples, rates))
+
+    return steps
+
+
+def precision_of(config: TrainingConfig) -> str | None:
+    """Of matrix products: a TPU would take bfloat16 for float32 where nothing is said."""
+    return None if config.allow_tf32 or config.mixed_precision != "no" else "float32"
