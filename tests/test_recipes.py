@@ -224,7 +224,7 @@ def test_the_gpu_model_fits_its_folder(capsys):
             "vae": presets.vae(preset),
             "text encoder": presets.text_encoder(preset),
             "unet": presets.unet(preset),
-            "evaluator": presets.evaluator(preset, 2500),
+            "evaluator": presets.evaluator(preset, 3400),
         }
     sizes = {name: 2 * sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     sizes["tokenizers, card, sheet"] = 1_500_000
@@ -331,6 +331,32 @@ def test_each_training_stopped_and_gone_on_with_ends_in_the_same_bits(stocked, m
         for part in ("module", "average"):
             for key, value in straight[part].items():
                 assert torch.equal(resumed[part][key], value), (name, part, key)
+
+
+@pytest.mark.slow
+def test_what_suits_a_gpu_computes_the_same(stocked, monkeypatch):
+    """The paths that only a GPU takes, taken on the CPU."""
+    for name in ("vae", "text"):
+        in_order(name)
+    latents.build(TINY)
+    pictures, words = pool.Pictures(TINY), train_unet.HiddenStates(TINY)
+    chosen, dropped = np.array([3, 39, 0, 3]), np.array([False, False, True, False])
+    remembered = words.take(chosen, dropped)
+    monkeypatch.setattr(training, "on_gpu", lambda: True)
+    monkeypatch.setattr(training, "speed_up", lambda module: None)
+    monkeypatch.setattr(train_text, "LENGTH", 76)  # this tokenizer spells
+    assert (pool.Pictures(TINY).take(chosen).numpy() == pictures.take(chosen)).all()
+    again = train_unet.HiddenStates(TINY)
+    whole = train_text.token_ids(TINY, list(again.numbers), 77)
+    assert torch.equal(again.ids, whole[: len(again.ids)]), "padded as the tokenizer pads"
+    torch.testing.assert_close(
+        again.take(chosen, dropped).float(), remembered, atol=5e-3, rtol=5e-3
+    )
+    first, second = (training.normal(np.random.default_rng(1), (9,)) for _ in range(2))
+    assert torch.equal(first, second), "noise depends on the step's seed alone"
+    (TINY.folder / "vae.pt").unlink()
+    for name in ("vae", "evaluator", "unet"):
+        assert in_order(name).step == 6
 
 
 def test_what_is_carried_goes_on_from_its_step(stocked, monkeypatch, tmp_path):

@@ -41,7 +41,7 @@ def build(preset: Preset) -> None:
         for k in training.share(np.arange(len(pictures.chunks)))
         if not (folder / f"{k:03d}.npy").exists()
     ]
-    batch = 500 if training.device().type == "cuda" else 50
+    batch = 500 if training.on_gpu() else 50
     begun = time.monotonic()
     for done, number in enumerate(todo, 1):
         if time.monotonic() > training.UNTIL:

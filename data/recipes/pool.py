@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import compose
+from . import compose, training
 from .presets import PRESETS, Preset
 
 CHUNK = 2000
@@ -60,17 +60,16 @@ class Pictures:
         self.files = files[: count // CHUNK] if count else files
         self.chunks = [np.load(file, mmap_mode="r") for file in self.files]
         self.near: torch.Tensor | None = None
-        if (
-            torch.cuda.is_available()
-        ):  # 300,000 of 128 px are 15 GB: they fit, and no step waits for them
-            self.near = torch.cat([torch.from_numpy(np.load(file)).cuda() for file in self.files])
+        if training.on_gpu():  # 300,000 of 128 px are 15 GB: they fit, and no step waits for them
+            whole = [torch.from_numpy(np.load(file)) for file in self.files]
+            self.near = torch.cat([chunk.to(training.device()) for chunk in whole])
 
     def __len__(self) -> int:
         return CHUNK * len(self.chunks)
 
     def take(self, indices: np.ndarray) -> np.ndarray | torch.Tensor:
         if self.near is not None:
-            return self.near[torch.from_numpy(indices).cuda()]
+            return self.near[torch.from_numpy(indices).to(self.near.device)]
         return np.stack([self.chunks[i // CHUNK][i % CHUNK] for i in indices])
 
 

@@ -77,8 +77,8 @@ CPU = Preset(
     evaluator_batch=192,
     evaluator_rate=2e-3,
 )
-# For one H100: about 24 minutes in all. Steps are a guess from the operations each needs (README.md says how); the stage
-# `plan` measures a few dozen of each there and writes down how many fit into `minutes`.
+# For one H100: about 24 minutes in all. Steps are a guess from the operations each needs (README.md says how);
+# the stage `plan` measures a few dozen of each there and writes down how many fit into `minutes`.
 GPU = Preset(
     name="gpu",
     world="wide",

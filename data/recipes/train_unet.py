@@ -34,11 +34,12 @@ class HiddenStates:
         for caption in captions:
             self.numbers.setdefault(caption, len(self.numbers))
         self.of_picture = np.array([self.numbers[caption] for caption in captions])
-        if training.device().type == "cuda":  # there it is quicker to ask again than to remember
+        if training.on_gpu():  # there it is quicker to ask again than to remember
             self.encoder = train_text.load_text_encoder(preset)
-            ids = train_text.token_ids(preset, list(self.numbers), train_text.LENGTH).cuda()
+            ids = train_text.token_ids(preset, list(self.numbers), train_text.LENGTH)
             padding = (0, 77 - ids.shape[1])
-            self.ids = torch.nn.functional.pad(ids, padding, value=preset.vocabulary - 1)
+            ids = torch.nn.functional.pad(ids, padding, value=preset.vocabulary - 1)
+            self.ids = ids.to(training.device())
             return
         path = preset.folder / "hidden.npy"
         if not path.exists():
@@ -63,9 +64,10 @@ class HiddenStates:
     def take(self, pictures: np.ndarray, dropped: np.ndarray) -> torch.Tensor:
         """Hidden states (batch, 77, width) of these pictures' captions; the empty one where dropped."""
         numbers = np.where(dropped, 0, self.of_picture[pictures])
-        if training.device().type == "cuda":
+        if training.on_gpu():
+            ids = self.ids[torch.from_numpy(numbers).to(self.ids.device)]
             with torch.no_grad(), training.autocast():
-                return self.encoder(self.ids[torch.from_numpy(numbers).cuda()]).last_hidden_state
+                return self.encoder(ids).last_hidden_state
         return self.states[numbers].float()
 
 

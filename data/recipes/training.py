@@ -20,6 +20,11 @@ class OutOfTime(Exception):
     """The training was saved and stopped because its time is up; started again, it goes on."""
 
 
+def on_gpu() -> bool:
+    """Whether to work as suits a GPU: data kept near it, answers computed again rather than remembered."""
+    return torch.cuda.is_available()
+
+
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -31,7 +36,7 @@ def autocast():
 
 def speed_up(module: torch.nn.Module) -> None:
     """On a GPU: channels last, and compiled, in place, so that its state keeps its names."""
-    if device().type == "cuda":
+    if on_gpu():
         torch.set_float32_matmul_precision("high")
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
         module.to(memory_format=torch.channels_last)
@@ -40,10 +45,10 @@ def speed_up(module: torch.nn.Module) -> None:
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> torch.Tensor:
     """Standard normal float32 numbers, on the device; a GPU draws its own from a seed of `rng`."""
-    if device().type != "cuda":
+    if not on_gpu():
         return torch.from_numpy(rng.standard_normal(shape, np.float32))
-    own = torch.Generator("cuda").manual_seed(int(rng.integers(2**62)))
-    return torch.randn(shape, device="cuda", generator=own)
+    own = torch.Generator(device()).manual_seed(int(rng.integers(2**62)))
+    return torch.randn(shape, device=device(), generator=own)
 
 
 def rank() -> int:

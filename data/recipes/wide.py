@@ -11,7 +11,7 @@ SAME = """
 gorilla; orangutan; leopard; moose; donkey; bison; ox; boar; llama; mammoth; rat; beaver; bat; sloth; otter;
 skunk; badger; turkey; dove; dodo; feather; wing; goose; lizard; seal; coral; jellyfish; shrimp; squid; oyster;
 bug; ant; beetle; cricket; cockroach; spider web; scorpion; mosquito; fly; worm; microbe; lotus; rosette;
-hyacinth; seedling; herb; shamrock; panda; koala; polar bear; poodle; rooster; ram; black cat; blowfish;
+hyacinth; seedling; herb; shamrock; panda; koala; polar bear; poodle; rooster; ram; blowfish;
 chipmunk; baby chick; melon; mango; blueberries; olive; avocado; eggplant; cucumber; garlic; onion; peanuts;
 beans; chestnut; croissant; flatbread; pretzel; bagel; pancakes; waffle; bacon; taco; burrito; tamale; falafel;
 fondue; popcorn; rice cracker; rice ball; spaghetti; fried shrimp; dumpling; fortune cookie; takeout box; shaved
@@ -21,8 +21,8 @@ shinto shrine; ferris wheel; roller coaster; barber pole; bullet train; monorail
 police car; taxi; auto rickshaw; roller skate; bus stop; fuel pump; anchor; ferry; parachute; satellite;
 stopwatch; thermometer; shooting star; tornado; snowflake; comet; sailboat; speedboat; canoe; passenger ship;
 locomotive; pickup truck; minibus; kick scooter; crescent moon; circus tent; small airplane; high-speed train;
-beach with umbrella; desert island; derelict house; office building; sparkler; firecracker; party popper; wind
-chime; red envelope; ribbon; ticket; softball; boxing glove; ice skate; skis; sled; curling stone; crystal ball;
+desert island; derelict house; office building; sparkler; firecracker; party popper; wind
+chime; ribbon; ticket; softball; boxing glove; ice skate; skis; sled; curling stone; crystal ball;
 magic wand; joystick; slot machine; puzzle piece; yarn; knot; soccer ball; basketball; volleyball; baseball;
 thread; yo-yo; nesting dolls; fireworks; moai; glasses; goggles; lab coat; safety vest; necktie; jeans; scarf;
 gloves; coat; socks; kimono; sari; briefs; shorts; bikini; folding hand fan; purse; clutch bag; shopping bags;
@@ -85,7 +85,7 @@ ice cube | ice |
 cutlery | fork and knife |
 roast chicken | | sc:roasted-chicken
 map | world map |
-parasol | umbrella on ground |
+parasol | umbrella on ground, beach with umbrella |
 island | desert island |
 temple | classical building |
 crane | building construction |
@@ -367,7 +367,7 @@ lungs; footprints; bubbles; fireworks; lightning; cutlery; lips; scales; road; b
 chopsticks; skis; goggles; jeans; gloves; socks; briefs; shorts; glasses; maracas; biceps; rice;
 popcorn; spaghetti; bacon; garlic; lettuce; ginger; wheat; curry; butter; milk; juice; coffee; tea; beer; wine; sake;
 soda; whiskey; coral; yarn; thread; soap; poop; handshake; santa; nesting dolls; shopping bags; ballet shoes;
-bubble tea; toilet paper; yin yang; fried shrimp
+bubble tea; toilet paper; yin yang; fried shrimp; heart on fire; heart with arrow
 """
 SINGLE = {word.strip() for word in _SINGLE.split(";")}
 _UNCHANGED = ("bison", "moose", "buffalo", "shrimp", "squid", "jellyfish", "blowfish")
