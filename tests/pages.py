@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,5 +41,6 @@ def shortened(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The same notebook with 30 steps of training in place of 300; for use with a small model."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.source = cell.source.replace("max_train_steps=300,", "max_train_steps=30,")
+            source = cell.source.replace("max_train_steps=300,", "max_train_steps=30,")
+            cell.source = re.sub(r"early_stopping_window=[^,]+", "early_stopping_window=20", source)
     return notebook
