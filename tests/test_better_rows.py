@@ -1,6 +1,8 @@
 """The switches that change what a step learns: each by hand, and in JAX as in PyTorch."""
 
 import dataclasses
+import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ from tiutils import (
     checks,
     concept,
     diffusion,
+    evaluator,
     models,
+    run,
     tokens,
     training,
     weighting,
@@ -167,7 +171,7 @@ def config_of(small_model, photos, folder, **flags):
     return tiutils.TrainingConfig(
         pretrained_model_name_or_path=str(small_model), train_data_dir=str(photos),
         placeholder_token="<t>", initializer_token="toy", output_dir=str(folder),
-        max_train_steps=4, train_batch_size=2, **flags,
+        train_batch_size=2, **{"max_train_steps": 4, **flags},
     )  # fmt: skip
 
 
@@ -236,6 +240,47 @@ def test_start_from_what_the_text_encoder_makes_of_the_word(small_model, photos,
     with torch.no_grad():
         hidden = parts.text_encoder(tokens.tokenize(parts.tokenizer, ["toy"]))[0]
     torch.testing.assert_close(tokens.start_vectors(parts, config), hidden[0, 1:2])
+
+
+class Clip:
+    """Likes red things."""
+
+    def nearest_words(self, images, words, template):
+        assert len(images) == 5 and template == "a photo of a {}" and "toy" in words
+        return [("red", 0.9), ("toy", 0.1)]
+
+
+def test_the_word_to_start_from_is_picked(small_model, photos, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(run.evaluator, "load", lambda name: Clip())
+    flags = {"pick_initializer": True, "evaluator": "some/clip", "learning_rate": 1e-12}
+    config = config_of(small_model, photos, tmp_path / "run", **flags, max_train_steps=1)
+    result = tiutils.train(dataclasses.replace(config, initializer_token=""))
+    assert result.placeholder.initializer_token == "red" and "starting from 'red'" in caplog.text
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["flags"]["initializer_token"] == "red", (
+        "for those who compare with the plain word"
+    )
+    table, tokenizer = models.load(small_model).text_encoder, result.models.tokenizer
+    red = table.get_input_embeddings().weight[tokenizer.encode("red", add_special_tokens=False)]
+    np.testing.assert_allclose(
+        tiutils.embedding_files.read(result.embedding_path).vectors, red.detach(), atol=1e-6
+    )
+
+
+def test_who_is_to_pick_is_asked_for(small_model, photos, tmp_path):
+    config = config_of(small_model, photos, tmp_path / "run", pick_initializer=True)
+    with pytest.raises(InputError, match=r"none came with .* name one with --evaluator"):
+        tiutils.train(config)
+
+
+def test_nearest_words_by_hand():
+    clip = SimpleNamespace(
+        read=lambda sentences: torch.tensor([[float(s[-1]), 1.0] for s in sentences]),
+        see=lambda images: torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+    )
+    words = [f"w{k % 7}" for k in range(300)]
+    found = evaluator.Evaluator.nearest_words(clip, [], words, "a {}")
+    assert len(found) == 300 and found[0] == ("w6", 3.5) and found[-1] == ("w0", 0.5)
 
 
 SWITCHES = [

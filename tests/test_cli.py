@@ -70,7 +70,8 @@ OURS = {
     "early_stopping": (bool, False), "early_stopping_steps": (int, 10),
     "early_stopping_window": (int, 310), "early_stopping_patience": (int, None),
     "initializer_phrase": (str, None), "cross_initialization": (bool, False),
-    "captions": (bool, False), "masked_loss": (bool, False), "max_grad_norm": (float, None),
+    "captions": (bool, False), "pick_initializer": (bool, False),
+    "masked_loss": (bool, False), "max_grad_norm": (float, None),
     "norm_control": (float, 0.0), "snr_gamma": (float, None), "timestep_sampling": (str, "uniform"),
 }  # fmt: skip
 CHOICES = {

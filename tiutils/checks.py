@@ -47,7 +47,9 @@ def check_inputs(
     folder = folders.locate(name, revision=config.revision, weights=False)
     tokenizer = folders.load_tokenizer(folder, tokenizer_name=config.tokenizer_name)
     words.check_placeholder(tokenizer, config.placeholder_token, config.num_vectors)
-    num_vectors = len(words.initializer_ids(tokenizer, config))
+    num_vectors = config.num_vectors
+    if not config.pick_initializer:
+        num_vectors = len(words.initializer_ids(tokenizer, config))
     words.check_placeholder(tokenizer, config.placeholder_token, num_vectors)
     check_resolution(config.resolution, folder)
     check_prediction_type(folder)

@@ -53,6 +53,9 @@ class TrainingConfig:
     initializer_phrase: str | None = option(
         None, "several words to start from instead; each of their tokens gives one vector"
     )
+    pick_initializer: bool = option(
+        False, "start from the vocabulary's word that the evaluator finds nearest to the photos"
+    )
     cross_initialization: bool = option(
         False,
         "start from what the text encoder makes of them [Cross Initialization, arXiv 2312.15905]",
@@ -267,7 +270,8 @@ def check(config: TrainingConfig) -> None:
             f"--logging_dir is {config.logging_dir}; it must be a folder inside --output_dir, such as logs"
         )
     for name in ("train_data_dir", "placeholder_token", "initializer_token"):
-        given = getattr(config, name) or (name == "initializer_token" and config.initializer_phrase)
+        instead = config.initializer_phrase or config.pick_initializer
+        given = getattr(config, name) or (name == "initializer_token" and instead)
         if not given:
             example = TrainingConfig.__dataclass_fields__[name].metadata["help"]
             raise InputError(f"--{name} is missing: {example}")

@@ -82,6 +82,15 @@ class Evaluator:
             raise InputError(f"{len(images)} pictures, {len(prompts)} prompts: give one for each")
         return (self.see(images) * self.read(prompts)).sum(dim=1)
 
+    def nearest_words(
+        self, images: Images, words: Sequence[str], template: str = "a photo of a {}"
+    ) -> list[tuple[str, float]]:
+        """The words in the order in which they fit the pictures, with their mean cosine, the best first."""
+        sentences = [template.format(word) for word in words]
+        parts = [self.read(sentences[i : i + 256]) for i in range(0, len(sentences), 256)]
+        fits = torch.cat(parts) @ self.see(images).mean(dim=0)
+        return [(words[i], fits[i].item()) for i in fits.argsort(descending=True).tolist()]
+
 
 def load(name: str | Path, *, device: str | torch.device = "cpu") -> Evaluator:
     """Load a CLIP model from a folder or by its Hub id, float32 and frozen.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +15,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import LoggerType, ProjectConfiguration
 
 from tiutils import callbacks as watchers
-from tiutils import inference, models, overfitting, tokens
+from tiutils import concept, evaluator, inference, models, overfitting, tokens, words
 from tiutils.checks import check_inputs
+from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.models import Models
@@ -22,6 +25,8 @@ from tiutils.progress import Callback
 from tiutils.record import Stopwatch, public_flags
 from tiutils.sitting import TrainingResult, sit, warn_of_changes
 from tiutils.training import prepare, restore, train_rows
+
+logger = logging.getLogger("tiutils")
 
 
 def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> TrainingResult:
@@ -41,6 +46,8 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
     clock.lap("checks")
     parts = load_models(config, name, accelerator.device)
     clock.lap("loading")
+    if config.pick_initializer:
+        config = with_picked_initializer(config, photos, parts)
     placeholder = tokens.add_placeholder(
         parts,
         config.placeholder_token,
@@ -72,6 +79,28 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
     parts.text_encoder.eval()  # gradient checkpointing needs training mode
     accelerator.end_training()
     return result
+
+
+def with_picked_initializer(
+    config: TrainingConfig, photos: Concept, parts: Models
+) -> TrainingConfig:
+    """The settings with the word of the model's vocabulary that fits the photos best, to CLIP's eye.
+
+    Raises:
+        InputError: there is no CLIP model to ask.
+    """
+    named = config.evaluator
+    clip = evaluator.beside(parts) if named is None else evaluator.load(named)
+    if clip is None:
+        raise InputError(
+            f"--pick_initializer asks a CLIP model, and none came with {parts.name}: name one with "
+            f"--evaluator, such as openai/clip-vit-base-patch32, or give --initializer_token"
+        )
+    template = concept.templates(config.learnable_property)[0]
+    vocabulary = list(words.whole_words(parts.tokenizer))
+    nearest = clip.nearest_words([p.image for p in photos.photos], vocabulary, template)
+    logger.warning("starting from %r, of %d words", nearest[0][0], len(nearest))
+    return dataclasses.replace(config, initializer_token=nearest[0][0], initializer_phrase=None)
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
