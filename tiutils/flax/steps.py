@@ -67,18 +67,19 @@ def compile_steps(
     def steps(
         frozen: Any, state: State, samples: Samples, rates: jax.Array, count: jax.Array
     ) -> Any:
-        def one(state: State, inputs: Any) -> Any:
-            number, *rest = inputs
-            # the steps beyond the end are skipped, where a shorter scan would be compiled anew
-            state, loss = lax.cond(
-                number < count,
-                lambda: step(frozen, state, *rest),
-                lambda: (state, jnp.zeros(())),
-            )
-            return state, (state, loss)
+        def one(number: jax.Array, carried: Any) -> Any:
+            state, kept = carried
+            batch, rate = jax.tree.map(lambda x: x[number], (samples, rates))
+            state, loss = step(frozen, state, batch, rate)
+            keep = functools.partial(jax.tree.map, lambda every, new: every.at[number].set(new))
+            return state, keep(kept, (state, loss))
 
+        room = jax.tree.map(
+            lambda x: jnp.zeros((len(rates), *x.shape), x.dtype), (state, jnp.zeros(()))
+        )
         with jax.default_matmul_precision(precision_of(config)):
-            return lax.scan(one, state, (jnp.arange(len(rates)), samples, rates))
+            # steps beyond the end are not made, where a shorter loop would be compiled anew
+            return lax.fori_loop(0, count, one, (state, room))
 
     return steps
 

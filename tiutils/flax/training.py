@@ -1,8 +1,8 @@
 """The training step and the loop in JAX: the same batches, the same loss, the same optimizer as `tiutils.training`.
 
-Many steps go to the device at once, as one `lax.scan`, and the host draws the next batches while the device runs. The
-scan hands back the run state after *each* step (a few kilobytes), so that callbacks, checkpoints and a stop are exact
-to the step all the same.
+Many steps go to the device at once, as one loop in one program (`steps`), and the host draws the next batches while the
+device runs. The loop hands back the run state after *each* step (a few kilobytes), so that callbacks, checkpoints and a
+stop are exact to the step all the same.
 """
 
 from __future__ import annotations
