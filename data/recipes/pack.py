@@ -20,7 +20,7 @@ from PIL import Image
 from . import collect, render, toys, world
 
 PACKS = {"small": collect.WORK / "pack.npz", "wide": collect.WORK / "wide.npz"}
-LONGEST = {"small": 96, "wide": 120}  # pixels: things fill half to nine tenths of 64 and of 128
+LONGEST = {"small": 96, "wide": 128}  # pixels: things fill half to nine tenths of 64 and of 128
 QUALITY = 70  # of the wide world's WebP
 BROADSIDE = 0.3  # of the largest side's area: less is a door seen edge-on
 MIN_SHADES = 7.0  # levels of 255, one standard deviation: less is a model whose materials were lost

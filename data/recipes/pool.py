@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -43,9 +44,8 @@ def build(preset: Preset, count: int | None = None) -> None:
         for k in range((count or preset.pool) // CHUNK)
         if not (folder / f"pictures-{k:03d}.npy").exists()
     ]
-    with ProcessPoolExecutor(
-        os.cpu_count(), initializer=_start, initargs=(preset.world,)
-    ) as workers:
+    apart = multiprocessing.get_context("spawn")  # a process that uses a GPU must not be forked
+    with ProcessPoolExecutor(os.cpu_count(), apart, _start, (preset.world,)) as workers:
         jobs = [workers.submit(write_chunk, folder, number, SEED, preset.size) for number in todo]
         for done, job in enumerate(jobs, 1):
             job.result()

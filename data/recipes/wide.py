@@ -1,4 +1,4 @@
-"""The wide world: nine hundred nouns, those of the small one among them.
+"""The wide world: 873 nouns, those of the small one among them.
 
 Two tables. SAME: emoji labels that are good nouns as they stand. RENAMED: `noun | emoji labels | 3-D models`, in the
 form of `world.py`. A word of the small world in RENAMED gets the pictures named here on top of its own. A thing may
