@@ -28,7 +28,15 @@ from typing import Any
 import torch
 
 import tiutils
-from benchmarks.quality import CONCEPTS, FOLLOWED, ROOT, SEEDS, card, photos
+from benchmarks.quality import (
+    CONCEPTS,
+    FOLLOWED,
+    ROOT,
+    SEEDS,
+    card,
+    photos,
+    write_between_markers,
+)
 from tiutils import embedding_files, evaluator, models, scores, tokens
 from tiutils.models import BUNDLED_MODEL
 
@@ -59,7 +67,9 @@ def main() -> int:
         for row in words_of_theirs(name):
             if row["steps"] not in {r["steps"] for r in rows_of(name, 0, "diffusers")}:
                 add_row(row | score(name, row.pop("path")))
-    print(as_markdown(read_table()))
+    text = as_markdown(read_table())
+    write_between_markers(ROOT / "benchmarks" / "README.md", text, "early_stopping")
+    print(text)
     return 0
 
 

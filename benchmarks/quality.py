@@ -250,12 +250,12 @@ def as_markdown(table: list[dict[str, Any]], results: list[Measured]) -> str:
     return "\n".join(lines)
 
 
-def write_between_markers(path: Path, text: str) -> None:
-    """Replace what stands between the two markers; everything else stays as it is."""
-    page = path.read_text()
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        sys.exit(f"{path.name} must hold {BEGIN} and then {END}, once each")
-    head, tail = page[: page.index(BEGIN) + len(BEGIN)], page[page.index(END) :]
+def write_between_markers(path: Path, text: str, name: str = "quality") -> None:
+    """Replace what stands between the two markers of `name`; everything else stays as it is."""
+    page, begin, end = path.read_text(), f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        sys.exit(f"{path.name} must hold {begin} and then {end}, once each")
+    head, tail = page[: page.index(begin) + len(begin)], page[page.index(end) :]
     path.write_text(f"{head}\n{text}\n{tail}")
 
 

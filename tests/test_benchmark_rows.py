@@ -98,3 +98,9 @@ def test_their_script_finds_a_mirror(tmp_path, monkeypatch):
     image.putpixel((0, 0), (255, 0, 0))
     assert found.RandomHorizontalFlip(1.0)(image).getpixel((1, 0)) == (255, 0, 0)
     assert found.RandomHorizontalFlip(0.0)(image).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_the_page_has_the_markers():
+    page = (early_stopping.ROOT / "benchmarks" / "README.md").read_text()
+    for marker in ("begin", "end"):
+        assert page.count(f"<!-- early_stopping:{marker} -->") == 1
