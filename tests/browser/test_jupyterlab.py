@@ -195,7 +195,9 @@ def test_start_here_and_choose_photos(page, jupyter, course):
     shoot(page, name)
 
     photos = sorted((course / "data" / "concepts" / "wood-toy").glob("*.jpg"))
-    page.locator(".jp-OutputArea-output input[type=file]").set_input_files(photos[:3])
+    with page.expect_file_chooser() as chooser:
+        page.locator(".jp-OutputArea-output .widget-upload").click()
+    chooser.value.set_files(photos[:3])
     stored = course / "notebooks" / "my-photos"
     for photo in photos[:3]:
         until(lambda photo=photo: (stored / photo.name).is_file())
