@@ -25,7 +25,10 @@ Draw = Callable[[Any, int], Sequence[Image.Image]]
 
 
 class LiveView:
-    """A callback for `train`, and a box to show above the run.
+    """A callback for `train`, and a box to watch it in; used as a context, it shows the box.
+
+        with LiveView(draw) as view:
+            result = train(config, callbacks=[view])
 
     Attributes:
         box: an `ipywidgets.VBox`: the buttons, a line of figures, the picture.
@@ -55,6 +58,7 @@ class LiveView:
         self.fixed_losses = {} if fixed_losses is None else fixed_losses
         self.samples: dict[int, Sequence[Image.Image]] = {}
         self.losses: list[Any] = []
+        self.step = 0
         self.stopped, self.running = threading.Event(), threading.Event()
         self.running.set()
         self._begun: float | None = None
@@ -66,6 +70,19 @@ class LiveView:
         self._line, self._page = ipywidgets.HTML("not begun yet"), ipywidgets.HTML()
         buttons = ipywidgets.HBox([self._pause, self._stop])
         self.box = ipywidgets.VBox([buttons, self._line, self._page])
+
+    def __enter__(self) -> LiveView:
+        """Show the box."""
+        from IPython.display import display
+
+        display(self.box)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Say where the run ended, whoever ended it; there is nothing to press any more."""
+        self._line.value = f"ended after step {self.step}; what was learned is kept"
+        self._show()
+        self._pause.disabled = self._stop.disabled = True
 
     def pause(self) -> None:
         """Wait after the step under way; the run's result does not depend on it."""
@@ -85,46 +102,48 @@ class LiveView:
     def __call__(self, progress: Progress) -> bool:
         """Look at the run after a step; true stops it."""
         self._begun = self._begun or time.perf_counter()
+        self.step, total = progress.step, progress.training.total_steps
         self.losses.append(progress.loss)  # a number on the device; reading it now would wait
-        total = progress.training.total_steps
-        due = progress.step % self.every == 0
+        due = self.step % self.every == 0
         if due and self.draw is not None:
-            self.samples[progress.step] = self.draw(progress.training.models, progress.step)
-        if due or progress.step % 10 == 0 or progress.step == total or len(self.losses) == 1:
-            self._line.value = self.line(progress.step, total)
-        if due or progress.step == total:
-            with contextlib.suppress(InputError):  # no finite loss: the loop itself says so
-                self._page.value = as_html(self.figure(progress.step))
+            self.samples[self.step] = self.draw(progress.training.models, self.step)
+        if due or self.step % 10 == 0 or len(self.losses) == 1:
+            self._line.value = self.line(total)
+        if due:
+            self._show()
         if not self.running.is_set():
-            self._wait(progress.step, total)
-        if self.stopped.is_set():
-            self._line.value = f"stopped after step {progress.step}; what was learned is kept"
-        for button in (self._pause, self._stop):
-            button.disabled = self.stopped.is_set() or progress.step == total
+            self._wait(total)
         return self.stopped.is_set()
 
-    def line(self, step: int, total: int) -> str:
+    def line(self, total: int) -> str:
         """Where the run is, and what is left of time and memory."""
         done = len(self.losses) - 1  # the clock runs since the end of the first step
-        text = f"step {step} of {total}"
+        text = f"step {self.step} of {total}"
         if done and self._begun is not None:
-            seconds = (time.perf_counter() - self._begun - self._paused) / done * (total - step)
+            seconds = (
+                (time.perf_counter() - self._begun - self._paused) / done * (total - self.step)
+            )
             text += f" · {seconds // 60:.0f} min {seconds % 60:02.0f} s left"
         return text + f" · {memory_left()}"
 
-    def figure(self, step: int) -> Figure:
+    def figure(self) -> Figure:
         """The losses so far beside the last pictures."""
         last = self.samples[max(self.samples)] if self.samples else ()
         pictures = [*([self.photo] if self.photo is not None else []), *last]
         self.losses = [float(loss) for loss in self.losses]
         return figures.loss_and_pictures(
-            self.losses, pictures, evaluation=self.fixed_losses, last_step=step
+            self.losses, pictures, evaluation=self.fixed_losses, last_step=self.step
         )
 
-    def _wait(self, step: int, total: int) -> None:
+    def _show(self) -> None:
+        """Draw the figure anew. Without a finite loss there is none, and the loop itself says why."""
+        with contextlib.suppress(InputError):
+            self._page.value = as_html(self.figure())
+
+    def _wait(self, total: int) -> None:
         """Wait out a pause. Ctrl-C, or the notebook's stop button, ends it and the run."""
         begun = time.perf_counter()
-        self._line.value = f"paused after step {step} of {total}"
+        self._line.value = f"paused after step {self.step} of {total}"
         with _on_interrupt(self.stop):
             while not self.running.wait(0.1):
                 pass
