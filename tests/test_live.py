@@ -1,9 +1,11 @@
 """The live view: what it shows, and that its buttons act on a real run without changing the result."""
 
+import asyncio
 import os
 import re
 import signal
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,16 +21,21 @@ RED = Image.new("RGB", (16, 16), "red")
 
 
 @pytest.fixture
-def learn(small_model, photos, tmp_path):
-    """Train six steps with these callbacks; returns the result."""
+def config(small_model, photos, tmp_path):
+    """A run of six steps."""
+    return tiutils.TrainingConfig(
+        pretrained_model_name_or_path=str(small_model), train_data_dir=str(photos),
+        placeholder_token="<my-toy>", initializer_token="toy", max_train_steps=6,
+        output_dir=str(tmp_path / "out"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def learn(config, tmp_path):
+    """Train with these callbacks; returns the result."""
 
     def learn(*callbacks, out="out"):
-        config = tiutils.TrainingConfig(
-            pretrained_model_name_or_path=str(small_model), train_data_dir=str(photos),
-            placeholder_token="<my-toy>", initializer_token="toy", max_train_steps=6,
-            output_dir=str(tmp_path / out),
-        )  # fmt: skip
-        return tiutils.train(config, callbacks=callbacks)
+        return tiutils.train(replace(config, output_dir=str(tmp_path / out)), callbacks=callbacks)
 
     return learn
 
@@ -94,6 +101,52 @@ def test_an_interrupt_ends_the_pause_and_the_run(learn):
     result = learn(interrupt_later, view)
     assert (result.steps, result.stopped) == (2, "stopped by request")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_press_is_heard_while_the_run_computes(config, learn):
+    view = LiveView()
+    pause, stop = view.box.children[0].children
+
+    async def cell():
+        """As a notebook's: it waits, and the event loop brings the presses."""
+        running = asyncio.ensure_future(view.train(replace(config, max_train_steps=10_000)))
+        while view.step < 2:
+            await asyncio.sleep(0.02)
+        pause.click()
+        while "paused after step" not in view.box.children[1].value:
+            await asyncio.sleep(0.02)
+        paused_at = view.step
+        await asyncio.sleep(0.3)
+        assert view.step == paused_at, "it waits"
+        pause.click()
+        stop.click()
+        return await running
+
+    result = asyncio.run(cell())
+    assert result.stopped == "stopped by request" and 2 <= result.steps < 10_000
+    assert result.embedding_path.is_file()
+
+
+def test_to_interrupt_the_cell_is_to_stop_and_keep(config):
+    view = LiveView()
+
+    async def cell():
+        running = asyncio.ensure_future(view.train(replace(config, max_train_steps=10_000)))
+        while view.step < 2:
+            await asyncio.sleep(0.02)
+        running.cancel()  # what ipykernel does on SIGINT
+        return await running
+
+    result = asyncio.run(cell())
+    assert result.stopped == "stopped by request" and result.embedding_path.is_file()
+
+
+def test_the_thread_learns_the_same_bits_and_raises_the_same(config, learn):
+    view = LiveView()
+    inside = asyncio.run(view.train(replace(config, output_dir=config.output_dir + "-thread")))
+    np.testing.assert_array_equal(rows(inside), rows(learn()))
+    with pytest.raises(tiutils.InputError, match="nowhere"):
+        asyncio.run(view.train(replace(config, train_data_dir="nowhere", output_dir="runs/none")))
 
 
 def test_losses_that_are_no_numbers_do_not_end_the_run():

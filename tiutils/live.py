@@ -1,17 +1,19 @@
 """A run to watch while it goes on: loss, pictures, time and memory left; pause, and stop and keep.
 
-The buttons act at once where the notebook delivers a press while a cell runs (JupyterLab 4.4 with
-ipykernel 7 does). Elsewhere the notebook's own stop button does what *stop and keep* does.
+A notebook hears a press on a button while a cell waits, not while it computes; so the run computes in
+a thread of its own, and the cell waits for it. Where the kernel is older than ipykernel 7 (Colab's is)
+presses wait for the end of the cell; there the notebook's own stop button does what *stop and keep* does.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -21,6 +23,10 @@ from tiutils.errors import InputError
 from tiutils.progress import Progress
 from tiutils.widgets import as_html
 
+if TYPE_CHECKING:
+    from tiutils.config import TrainingConfig
+    from tiutils.sitting import TrainingResult
+
 Draw = Callable[[Any, int], Sequence[Image.Image]]
 
 
@@ -28,7 +34,7 @@ class LiveView:
     """A callback for `train`, and a box to watch it in; used as a context, it shows the box.
 
         with LiveView(draw) as view:
-            result = train(config, callbacks=[view])
+            result = await view.train(config)  # or train(config, callbacks=[view]), and no buttons
 
     Attributes:
         box: an `ipywidgets.VBox`: the buttons, a line of figures, the picture.
@@ -83,6 +89,23 @@ class LiveView:
         self._line.value = f"ended after step {self.step}; what was learned is kept"
         self._show()
         self._pause.disabled = self._stop.disabled = True
+
+    async def train(self, config: TrainingConfig) -> TrainingResult:
+        """Do `tiutils.train` in a thread, with this view as its callback.
+
+        To interrupt the cell, once, is to stop and keep: the call still returns what was learned.
+
+        Raises:
+            InputError: as `run.train`.
+        """
+        from tiutils import run
+
+        work = asyncio.ensure_future(asyncio.to_thread(run.train, config, callbacks=[self]))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:  # the notebook's stop button
+            self.stop()
+            return await work
 
     def pause(self) -> None:
         """Wait after the step under way; the run's result does not depend on it."""

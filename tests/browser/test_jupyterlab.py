@@ -179,16 +179,18 @@ def test_run_all_and_move_every_widget(page, jupyter, name):
     assert move_all(page, name) == MOVED.get(name, 0)
 
 
-def test_start_here_and_choose_photos(page, jupyter, course):
-    """00: the run is shown while it goes on; photos chosen in the browser arrive in the kernel's folder.
-
-    The buttons of the live view are not pressed: this JupyterLab delivers a press only when the running cell is over.
-    """
+def test_the_run_is_paused_stopped_and_kept(page, jupyter, course):
+    """00: the run is watched, paused, stopped; the rest works with what was learned; chosen photos arrive."""
     name = "00_start_here"
     open_notebook(page, jupyter, name)
     start_run_all(page)
     box = page.locator(BOX, has=page.locator("button:has-text('stop and keep')"))
     box.locator("text=/step [0-9]+ of/").wait_for(timeout=PATIENCE)
+    box.locator("button:has-text('pause')").click()
+    box.locator("text=/paused after step/").wait_for()
+    box.screenshot(path=ARTIFACTS / f"{name}-paused.png")
+    box.locator("button:has-text('stop and keep')").click()
+    box.locator("text=/ended after step/").wait_for()
     finish(page)
     assert box.locator("img").get_attribute("alt")
     box.screenshot(path=ARTIFACTS / f"{name}-live.png")
