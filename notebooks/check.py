@@ -3,7 +3,8 @@
 `make notebooks` calls this. nbmake runs every cell with the bundled model on a CPU, two notebooks at a time. Then
 comes a table, and a complaint for each limit that is passed and for each cell tagged `deterministic` that printed
 something else than what is stored. The time that counts is the processor's: it does not depend on what else the
-machine does.
+machine does. Four minutes each and twelve together are what a common machine may take; a slower one is given half as
+much again before that is a failure.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 COPY = ROOT / "build" / "notebooks"
 KILOBYTES, LINES, SECONDS, SECONDS_IN_ALL = 600, 25, 4 * 60, 12 * 60
+SLOWER = 1.5
 COLUMNS = (
     "kB",
     "pictures",
@@ -109,7 +111,8 @@ def complaints(name: str, row: dict[str, float]) -> list[str]:
         f"{row['without alt']} pictures without alt text": row["without alt"] > 0,
         f"a code cell of {row['longest']} lines, {LINES} are allowed": row["longest"] > LINES,
         "more code cells than prose": row["code"] > row["prose"],
-        f"{row['CPU s']:.0f} s of computing, {SECONDS} are allowed": row["CPU s"] > SECONDS,
+        f"{row['CPU s']:.0f} s of computing, {SECONDS} are allowed": row["CPU s"]
+        > SLOWER * SECONDS,
     }
     return [f"{name}: {text}" for text, passed in broken.items() if passed]
 
@@ -134,7 +137,7 @@ def main() -> int:
         print(f"{path.stem:24}", *(f"{row[name]:{max(5, len(name))}.0f}" for name in COLUMNS))
     in_all = sum(computing for _, computing, _, _ in runs)
     print(f"together {in_all / 60:.1f} minutes of computing, {SECONDS_IN_ALL // 60} are allowed")
-    if in_all > SECONDS_IN_ALL:
+    if in_all > SLOWER * SECONDS_IN_ALL:
         wrong.append("the notebooks compute too long together")
     print(*wrong, sep="\n", file=sys.stderr)
     return 1 if wrong else 0
