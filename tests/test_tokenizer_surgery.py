@@ -72,7 +72,9 @@ def test_the_notebook_reads_a_word_from_left_to_right(small_model):
 def test_the_nearest_word_is_the_word_itself(small_model):
     parts = models.load(small_model)
     table = parts.text_encoder.get_input_embeddings().weight
-    for word, number in list(tokens.whole_words(parts.tokenizer).items())[:5]:
+    words = tokens.whole_words(parts.tokenizer).items()
+    reached = [(w, n) for w, n in words if len(parts.tokenizer.tokenize(w)) == 1]  # merges win
+    for word, number in reached[:5]:
         vector = tokens.vector_of(parts, word)
         assert torch.equal(vector, table[number])
         found = tokens.neighbors(parts, 3 * vector, 4)

@@ -41,6 +41,10 @@ def check_access(token: str | None = None, repo_id: str | None = None) -> str:
     api = _client(token)
     try:
         validate_repo_id(repo_id or "any")
+        if not (repo_id or "").isascii():  # older clients let it pass, the Hub does not
+            raise HFValidationError(
+                "only letters of ASCII, digits, '-', '_' and '.' may stand there"
+            )
     except HFValidationError as error:
         raise InputError(
             f"{repo_id!r} can be no repository's name ({first_line(error)}); give --hub_model_id"
