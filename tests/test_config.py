@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from tiutils.config import LR_SCHEDULERS, TrainingConfig, check, learning_rate_at
+from tiutils.config import LR_SCHEDULERS, TrainingConfig, learning_rate_at
 from tiutils.errors import InputError
+from tiutils.flag_checks import check
 
 GOOD = TrainingConfig("photos", "<my-toy>", "toy")
 KINDS = {field.name: str(field.type).split(" |")[0] for field in dataclasses.fields(TrainingConfig)}

@@ -7,8 +7,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tiutils import captions, checkpoints, concept, embedding_files, folders, hub, words
-from tiutils import config as settings
+from tiutils import (
+    captions,
+    checkpoints,
+    concept,
+    embedding_files,
+    flag_checks,
+    folders,
+    hub,
+    words,
+)
 from tiutils.checkpoints import RunState, check_state
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
@@ -28,7 +36,7 @@ def check_inputs(
     Returns:
         the checkpoint to go on from (or None), the photos, the model's name.
     """
-    settings.check(config)
+    flag_checks.check(config)
     if int(os.environ.get("RANK", 0)) == 0:  # the others would see what the first one has written
         check_output_dir(config)
     if config.mixed_precision == "fp16" and not accelerated:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from tiutils import folders
 from tiutils.card import WORDS, model_card
-from tiutils.config import TrainingConfig, check_token
+from tiutils.config import TrainingConfig
 from tiutils.errors import InputError, first_line
+from tiutils.flag_checks import check_token
 from tiutils.record import read_record
 
 if TYPE_CHECKING:
