@@ -20,10 +20,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-import tiutils
-from benchmarks.quality import CONCEPTS, ROOT, card, photos
+from benchmarks.quality import CONCEPTS, ROOT, card, photos, teach
 from tiutils import evaluation, figures
-from tiutils.models import BUNDLED_MODEL
 
 TABLE = ROOT / "benchmarks" / "ablation.csv"
 COLUMNS = ("concept", "variant", "steps", "evaluation_loss")
@@ -65,29 +63,18 @@ def main() -> int:
 
 def measure(name: str, variant: str, flags: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Train once; a line for each look at the held-out loss."""
-    words, held_out, losses = card(name), photos(name, "held_out"), {}
+    word, held_out, losses = card(name)["placeholder_token"], photos(name, "held_out"), {}
     folder = ROOT / "runs" / "ablation" / f"{name}-{variant}".replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)
     flags = {k: v[name] if isinstance(v, dict) else v for k, v in flags.items()}
 
     def look(progress: Any) -> None:
         if progress.step in LOOKS:
-            word, parts = words["placeholder_token"], progress.training.models
+            parts = progress.training.models
             measured = evaluation.evaluation_losses(parts, held_out, word, "object", DRAWS)
             losses[progress.step] = measured.mean().item()
 
-    tiutils.train(
-        tiutils.TrainingConfig(
-            pretrained_model_name_or_path=str(BUNDLED_MODEL),
-            train_data_dir=str(ROOT / "data" / "concepts" / name),
-            placeholder_token=words["placeholder_token"],
-            initializer_token=words["initializer_token"],
-            max_train_steps=LOOKS[-1],
-            output_dir=str(folder),
-            **flags,
-        ),
-        callbacks=[look],
-    )
+    teach(name, folder, [look], max_train_steps=LOOKS[-1], **flags)
     for step, loss in losses.items():
         yield {"concept": name, "variant": variant, "steps": step, "evaluation_loss": f"{loss:.6f}"}
 

@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 
-import tiutils
 from benchmarks.quality import (
     CONCEPTS,
     FOLLOWED,
@@ -35,6 +34,7 @@ from benchmarks.quality import (
     SEEDS,
     card,
     photos,
+    teach,
     write_between_markers,
 )
 from tiutils import embedding_files, evaluator, models, scores, tokens
@@ -60,7 +60,7 @@ def main() -> int:
     for seed in SEEDS:
         for name in names:
             if not rows_of(name, seed):
-                add_row(teach(name, seed))
+                add_row(teach_ours(name, seed))
     for name in names:
         if options.diffusers:
             teach_theirs(name, options.diffusers)
@@ -73,26 +73,17 @@ def main() -> int:
     return 0
 
 
-def teach(name: str, seed: int) -> dict[str, Any]:
+def teach_ours(name: str, seed: int) -> dict[str, Any]:
     """One run of ours, scored: a line of the table."""
-    folder, words = RUNS / f"tiutils-{name}-{seed}", card(name)
-    result = tiutils.train(
-        tiutils.TrainingConfig(
-            pretrained_model_name_or_path=str(BUNDLED_MODEL),
-            train_data_dir=str(ROOT / "data" / "concepts" / name),
-            placeholder_token=words["placeholder_token"],
-            initializer_token=words["initializer_token"],
-            max_train_steps=OUR_LIMIT,
-            early_stopping=True,
-            early_stopping_window=100,  # as in the notebooks with the bundled model
-            checkpointing_steps=25,
-            output_dir=str(folder),
-            resume_from_checkpoint="latest",
-            seed=seed,
-        )
+    result = teach(
+        name,
+        RUNS / f"tiutils-{name}-{seed}",
+        max_train_steps=OUR_LIMIT,
+        early_stopping=True,
+        early_stopping_window=100,  # as in the notebooks with the bundled model
+        checkpointing_steps=25,
+        seed=seed,
     )
-    if result.stopped:
-        sys.exit(f"{name}, seed {seed}: {result.stopped}")
     seconds = result.seconds["training"] if len(result.losses) == result.steps else ""
     return {
         "concept": name, "program": "tiutils", "seed": seed, "steps": result.steps,

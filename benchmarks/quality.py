@@ -21,6 +21,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -122,24 +123,29 @@ def photos(name: str, sub_folder: str = "") -> list[Image.Image]:
     return [photo.image for photo in concept.load(folder).photos]
 
 
+def teach(name: str, folder: Path, watch: Sequence[Any] = (), **flags: Any) -> Any:
+    """Teach the bundled model a concept's word, going on from the last checkpoint in `folder`."""
+    words = card(name)
+    config = tiutils.TrainingConfig(
+        pretrained_model_name_or_path=str(BUNDLED_MODEL),
+        train_data_dir=str(ROOT / "data" / "concepts" / name),
+        placeholder_token=words["placeholder_token"],
+        initializer_token=words["initializer_token"],
+        output_dir=str(folder),
+        resume_from_checkpoint="latest",
+        **flags,
+    )
+    result = tiutils.train(config, callbacks=watch)
+    if result.stopped:
+        sys.exit(f"{folder}: {result.stopped}")
+    return result
+
+
 def measure(name: str, seed: int, folder: Path) -> None:
     """Train, score, draw; everything goes into `folder`, measured.json last."""
-    start, words = time.perf_counter(), card(name)
-    result = tiutils.train(
-        tiutils.TrainingConfig(
-            pretrained_model_name_or_path=str(BUNDLED_MODEL),
-            train_data_dir=str(ROOT / "data" / "concepts" / name),
-            placeholder_token=words["placeholder_token"],
-            initializer_token=words["initializer_token"],
-            output_dir=str(folder),
-            resume_from_checkpoint="latest",
-            max_train_steps=STEPS,
-            seed=seed,
-        )
-    )
-    if result.stopped:
-        sys.exit(f"{name}, seed {seed}: {result.stopped}")
-    plain_word, held_out = words["initializer_token"], photos(name, "held_out")
+    start = time.perf_counter()
+    result = teach(name, folder, seed=seed, max_train_steps=STEPS)
+    plain_word, held_out = card(name)["initializer_token"], photos(name, "held_out")
     found = {
         label: {
             measure: float(values.mean())

@@ -173,16 +173,21 @@ def asked_by_transformers(program, path):
         return answer["images"], answer["sentences"]
 
 
+def check_judge(asked, tolerance):
+    """Our reader of the judge against what transformers said of the same pictures and sentences."""
+    images, sentences = asked
+    clip = evaluator.load(FOLDER / "evaluator")
+    ours = clip.see([Image.new("RGB", (64, 64), color) for color in ("red", "blue")])
+    np.testing.assert_allclose(ours.numpy(), images, atol=tolerance)
+    ours = clip.read(["a red toy", "two cats on the beach, na\u00efve"])
+    np.testing.assert_allclose(ours.numpy(), sentences, atol=tolerance)
+
+
 def test_our_judge_sees_and_reads_as_transformers_does(tmp_path):
     def here(code, *arguments):
         subprocess.run([sys.executable, "-W", "ignore", "-c", code, *arguments, ""], check=True)
 
-    images, sentences = asked_by_transformers(here, tmp_path / "here.npz")
-    clip = evaluator.load(FOLDER / "evaluator")
-    ours = clip.see([Image.new("RGB", (64, 64), color) for color in ("red", "blue")])
-    np.testing.assert_allclose(ours.numpy(), images, atol=1e-5)
-    ours = clip.read(["a red toy", "two cats on the beach, na\u00efve"])
-    np.testing.assert_allclose(ours.numpy(), sentences, atol=1e-5)
+    check_judge(asked_by_transformers(here, tmp_path / "here.npz"), 1e-5)
 
 
 @pytest.mark.slow
@@ -190,12 +195,7 @@ def test_transformers_4_reads_the_same_judge(tmp_path):
     def old(code, *arguments):
         overlays.run_under("transformers-4.57", code, *arguments, "4.57")
 
-    images, sentences = asked_by_transformers(old, tmp_path / "old.npz")
-    clip = evaluator.load(FOLDER / "evaluator")
-    ours = clip.see([Image.new("RGB", (64, 64), color) for color in ("red", "blue")])
-    np.testing.assert_allclose(ours.numpy(), images, atol=1e-4)
-    ours = clip.read(["a red toy", "two cats on the beach, na\u00efve"])
-    np.testing.assert_allclose(ours.numpy(), sentences, atol=1e-4)
+    check_judge(asked_by_transformers(old, tmp_path / "old.npz"), 1e-4)
 
 
 def test_the_judge_knows_places_and_colors_in_drawn_pictures():

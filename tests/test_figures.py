@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tiutils import figures
+from tiutils import curves, figures
 from tiutils.errors import InputError
 
 RED, GREEN, BLUE = (Image.new("RGB", (16, 16), c) for c in ("#ff0000", "#00ff00", "#0000ff"))
@@ -112,9 +112,7 @@ def test_loss_curve_without_losses_is_refused(losses):
 
 
 def test_running_mean_by_hand():
-    np.testing.assert_allclose(
-        figures._running_mean(np.array([1.0, 2, 3, 4]), 2), [1, 1.5, 2.5, 3.5]
-    )
+    np.testing.assert_allclose(curves.running_mean(np.array([1.0, 2, 3, 4]), 2), [1, 1.5, 2.5, 3.5])
 
 
 def test_contact_sheet_keeps_pixels_and_order():

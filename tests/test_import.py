@@ -23,7 +23,7 @@ FLOORS = (
     "embedding_files captions weighting",
     "batches checkpoints progress drawing inference",
     "diffusion training evaluation evaluator scores stopping card",
-    "figures diagrams attention explore galleries",
+    "curves figures diagrams attention explore galleries",
     "callbacks record hub checks sitting overfitting run report inspection flags",
     "cli doctor widgets live exercises __init__ __main__",
 )

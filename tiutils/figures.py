@@ -21,11 +21,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from tiutils.curves import BLUE as BLUE  # the palette is offered to readers' own plots, too
+from tiutils.curves import GRAY as GRAY
+from tiutils.curves import GREEN as GREEN
+from tiutils.curves import VERMILION as VERMILION
+from tiutils.curves import draw_losses
 from tiutils.embedding_files import replace_file
 from tiutils.errors import InputError
-
-# Okabe and Ito's colors stay apart for color-blind readers; dashes and markers say it again.
-BLUE, GREEN, VERMILION, GRAY = "#0072B2", "#009E73", "#D55E00", "#7F7F7F"
 
 DPI = 100
 Images = Sequence[Image.Image]
@@ -171,7 +173,7 @@ def loss_curve(
         InputError: no losses.
     """
     figure = Figure(figsize=(6.4, 2.8), dpi=DPI, layout="constrained")
-    figure.set_label(_draw_losses(figure.subplots(), losses, 1, evaluation, kept_step))
+    figure.set_label(draw_losses(figure.subplots(), losses, 1, evaluation, kept_step))
     return figure
 
 
@@ -193,7 +195,7 @@ def loss_and_pictures(
     curve, *places = figure.subplots(
         1, 1 + len(pictures), squeeze=False, width_ratios=[3.6, *[1.3] * len(pictures)]
     )[0]
-    text = _draw_losses(curve, losses, first, evaluation, None)
+    text = draw_losses(curve, losses, first, evaluation, None)
     curve.set_ylabel("loss")  # there is no room for more
     for place, picture in zip(places, pictures, strict=True):
         place.set_axis_off()
@@ -274,32 +276,6 @@ def _draw(axis: Any, picture: Image.Image, side: int) -> None:
     axis.imshow(np.asarray(picture), interpolation="bicubic")
 
 
-def _draw_losses(
-    axis: Any,
-    losses: Sequence[float | None],
-    first: int,
-    evaluation: Mapping[int, float] | None,
-    kept_step: int | None,
-) -> str:
-    """Draw the curves, the first loss at step `first`; returns the text that says what they show."""
-    values = np.array(losses, dtype=float)
-    known = np.flatnonzero(np.isfinite(values))
-    if not len(known):
-        raise InputError("there is no loss to draw; give one value a step")
-    steps, mean = known + first, _running_mean(values[known])
-    axis.plot(steps, values[known], color=GRAY, linewidth=0.6, alpha=0.6, label="training loss")
-    axis.plot(steps, mean, color=BLUE, linewidth=1.8, label="its running mean")
-    if evaluation:
-        axis.plot(list(evaluation), list(evaluation.values()), color=VERMILION, linestyle="--",
-                  marker="o", markersize=4, label="fixed evaluation loss")  # fmt: skip
-    if kept_step is not None:
-        axis.axvline(kept_step, color=GREEN, linestyle=":", label=f"kept: step {kept_step}")
-    axis.set(xlabel="step", ylabel="loss (mean squared error)")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
-    return _describe_losses(steps, mean, evaluation, kept_step)
-
-
 def _alt_of(picture: Figure | Image.Image, alt: str | None) -> str:
     alt = alt or (alt_text(picture) if isinstance(picture, Figure) else "")
     if not alt:
@@ -320,28 +296,3 @@ def _describe_grid(
         if any(labels):
             text.append(f"{name}: {', '.join(label for label in labels if label)}")
     return ". ".join(part for part in text if part) + "."
-
-
-def _describe_losses(
-    steps: np.ndarray, mean: np.ndarray, evaluation: Mapping[int, float] | None, kept: int | None
-) -> str:
-    """Where the curves start and end: what a sighted reader takes from them."""
-    text = (
-        f"Training loss of steps {steps[0]} to {steps[-1]}: noisy; its running mean goes from "
-        f"{mean[0]:.3f} to {mean[-1]:.3f}."
-    )
-    if evaluation:
-        (first, before), *_, (last, after) = 2 * list(evaluation.items())
-        text += (
-            f" The fixed evaluation loss goes from {before:.4f} at step {first} "
-            f"to {after:.4f} at step {last}."
-        )
-    return text + (f" The rows of step {kept} were kept." if kept is not None else "")
-
-
-def _running_mean(values: np.ndarray, window: int = 25) -> np.ndarray:
-    """Mean of each value and up to `window - 1` before it, (n,) → (n,)."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - window)
-    return (sums[ends] - sums[starts]) / (ends - starts)
