@@ -2,11 +2,11 @@
 
     python -m benchmarks.ablation
 
-Each switch alone, then together, on the three concepts, 100 steps of the bundled model; the score is
-the loss on held-out photos, on the same draws for all. Then learning rates over four decades. What
-is measured already is taken from benchmarks/ablation.csv; delete a line to measure it anew. Writes
-that table and docs/learning-rates.png, and prints what a page needs. Captions and masks are not
-among them: the course's photos have neither.
+Each switch alone, then together, on the three concepts, 100 steps of the bundled model; the scores
+are those of `benchmarks.quality`, on held-out photos and from the same draws for all. Then learning
+rates over four decades. What is measured already is taken from benchmarks/ablation.csv; delete a
+line to measure it anew. Writes that table, docs/learning-rates.png and the table in
+docs/better_rows.md. Captions and masks are not among them: the course's photos have neither.
 """
 
 from __future__ import annotations
@@ -14,19 +14,30 @@ from __future__ import annotations
 import csv
 import logging
 import shutil
+import statistics
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.quality import CONCEPTS, ROOT, card, photos, teach
-from tiutils import evaluation, figures
+from benchmarks.quality import (
+    CONCEPTS,
+    FOLLOWED,
+    ROOT,
+    card,
+    photos,
+    teach,
+    write_between_markers,
+)
+from tiutils import evaluation, evaluator, figures, scores
 
 TABLE = ROOT / "benchmarks" / "ablation.csv"
-COLUMNS = ("concept", "variant", "steps", "evaluation_loss")
-LOOKS = (10, 25, 50, 100)  # steps; the last ends the run
+COLUMNS = ("concept", "variant", "steps", *scores.MEASURES)
+LOOKS = (10, 25, 50, 100)  # steps with a look at the loss; the last ends the run, with all scores
 DRAWS = 64
+NUM_IMAGES = 8
+JUDGED_BY = ("evaluation_loss", "image_similarity", "prompt_following")
 PHRASES = {"wood-toy": "wood toy", "rocking-horse": "toy horse", "teddy-bear": "toy bear"}
 ALONE: dict[str, dict[str, Any]] = {
     "no weight decay": {"adam_weight_decay": 0.0},
@@ -57,26 +68,39 @@ def main() -> int:
                 add_rows(list(measure(name, variant, flags)))
     table = read_table()
     figures.save(learning_rates(table), ROOT / "docs" / "learning-rates.png")
-    print(as_markdown(table))
+    text = as_markdown(table)
+    write_between_markers(ROOT / "docs" / "better_rows.md", text, "ablation")
+    print(text)
     return 0
 
 
 def measure(name: str, variant: str, flags: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Train once; a line for each look at the held-out loss."""
-    word, held_out, losses = card(name)["placeholder_token"], photos(name, "held_out"), {}
+    """Train once; a line for each look."""
+    words, held_out, found = card(name), photos(name, "held_out"), {}
+    word, plain_word = words["placeholder_token"], words["initializer_token"]
     folder = ROOT / "runs" / "ablation" / f"{name}-{variant}".replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)
     flags = {k: v[name] if isinstance(v, dict) else v for k, v in flags.items()}
 
     def look(progress: Any) -> None:
-        if progress.step in LOOKS:
+        if progress.step in LOOKS[:-1]:
             parts = progress.training.models
-            measured = evaluation.evaluation_losses(parts, held_out, word, "object", DRAWS)
-            losses[progress.step] = measured.mean().item()
+            losses = evaluation.evaluation_losses(parts, held_out, word, "object", DRAWS)
+            found[progress.step] = {"evaluation_loss": losses}
 
-    teach(name, folder, [look], max_train_steps=LOOKS[-1], **flags)
-    for step, loss in losses.items():
-        yield {"concept": name, "variant": variant, "steps": step, "evaluation_loss": f"{loss:.6f}"}
+    parts = teach(name, folder, [look], max_train_steps=LOOKS[-1], **flags).models
+    found[LOOKS[-1]] = scores.measure(
+        parts,
+        word,
+        held_out,
+        plain_word=plain_word,
+        evaluator=evaluator.beside(parts),
+        prompts=FOLLOWED,
+        num_images=NUM_IMAGES,
+    )
+    for step, measured in found.items():
+        values = {key: f"{values.mean():.6f}" for key, values in measured.items()}
+        yield {"concept": name, "variant": variant, "steps": step, **values}
 
 
 def read_table() -> list[dict[str, str]]:
@@ -97,57 +121,85 @@ def add_rows(rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def loss_of(table: list[dict[str, str]], concept: str, variant: str, steps: int) -> float | None:
+def value_of(
+    table: list[dict[str, str]], concept: str, variant: str, steps: int, measure: str
+) -> float | None:
     """One number of the table; None if it is not measured."""
     wanted = (concept, variant, str(steps))
     found = [r for r in table if (r["concept"], r["variant"], r["steps"]) == wanted]
-    return float(found[0]["evaluation_loss"]) if found else None
+    return float(found[0][measure]) if found and found[0].get(measure) else None
+
+
+def gains(table: list[dict[str, str]], variant: str, measure: str) -> list[float]:
+    """By how much, in percent, a variant is better than none, on each concept that is measured."""
+    better = []
+    for concept in CONCEPTS:
+        plain, other = (
+            value_of(table, concept, name, LOOKS[-1], measure) for name in ("as it is", variant)
+        )
+        if plain and other:
+            better.append(100 * scores.MEASURES[measure][1] * (other / plain - 1))
+    return better
 
 
 def as_markdown(table: list[dict[str, str]]) -> str:
-    """By how much each switch lowers the loss against none, in thousandths of it, and whether everywhere."""
+    """By how much each switch is better than none: mean over concepts, and on how many of them."""
+    names = [scores.MEASURES[measure][0][:-2] for measure in JUDGED_BY]
     lines = [
-        f"| switch, {LOOKS[-1]} steps | " + " | ".join(CONCEPTS) + " | helps everywhere |",
-        "|---|" + "--:|" * len(CONCEPTS) + "---|",
+        f"| switch, {LOOKS[-1]} steps | {' | '.join(names)} | helps on every concept |",
+        "|---|" + "--:|" * len(names) + "---|",
     ]
     for variant in [*ALONE, "together"]:
-        gains = []
-        for concept in CONCEPTS:
-            plain, other = (
-                loss_of(table, concept, name, LOOKS[-1]) for name in ("as it is", variant)
-            )
-            gains.append(None if not plain or not other else 1000 * (1 - other / plain))
-        cells = [variant, *("" if gain is None else f"{gain:+.1f} ‰" for gain in gains)]
-        known = [gain for gain in gains if gain is not None]
-        verdict = "" if len(known) < len(gains) else "yes" if min(known) > 0 else "no"
-        lines.append(f"| {' | '.join([*cells, verdict])} |")
+        measured = [gains(table, variant, measure) for measure in JUDGED_BY]
+        cells = [
+            f"{statistics.mean(gain):+.1f} % ({sum(g > 0 for g in gain)} of {len(gain)})"
+            if gain
+            else ""
+            for gain in measured
+        ]
+        known = all(len(gain) == len(CONCEPTS) for gain in measured)
+        verdict = "" if not known else "yes" if min(map(min, measured)) > 0 else "no"
+        lines.append(f"| {' | '.join([variant, *cells, verdict])} |")
     return "\n".join(lines)
 
 
 def learning_rates(table: list[dict[str, str]]) -> Figure:
-    """Held-out loss over the steps, a line for each learning rate, a panel for each concept."""
-    figure = Figure(figsize=(9.6, 2.9), dpi=figures.DPI, layout="constrained")
-    axes, text = figure.subplots(1, len(CONCEPTS)), []
+    """Held-out loss over the steps, a line for each rate, a panel for each concept; then what is drawn."""
+    figure = Figure(figsize=(12.4, 2.9), dpi=figures.DPI, layout="constrained")
+    *axes, last = figure.subplots(1, len(CONCEPTS) + 1)
     colors = ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00")
+    text = []
     for axis, concept in zip(axes, CONCEPTS, strict=True):
+        at_the_end = {}
         for rate, color in zip(RATES, colors, strict=True):
-            values = [loss_of(table, concept, f"{rate:g}", step) for step in LOOKS]
-            known = [(s, v) for s, v in zip(LOOKS, values, strict=True) if v is not None]
-            if known:
-                axis.plot(*zip(*known, strict=True), "o-", color=color, label=f"{rate:g}")
-        best = {rate: loss_of(table, concept, f"{rate:g}", LOOKS[-1]) for rate in RATES}
-        best = {rate: loss for rate, loss in best.items() if loss is not None}
-        if best:
-            text.append(f"{concept}: {min(best, key=lambda rate: best[rate]):g}")
+            losses = {s: value_of(table, concept, f"{rate:g}", s, "evaluation_loss") for s in LOOKS}
+            known = {step: loss for step, loss in losses.items() if loss is not None}
+            axis.plot(list(known), list(known.values()), "o-", color=color, label=f"{rate:g}")
+            at_the_end[rate] = known.get(LOOKS[-1], float("inf"))
+        text.append(f"{concept}: {min(RATES, key=lambda rate: at_the_end[rate]):g}")
         axis.set(title=concept, xlabel="steps", xscale="log", xticks=LOOKS, xticklabels=LOOKS)
         axis.minorticks_off()
-        axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("loss on held-out photos")
-    if axes[-1].lines:
-        axes[-1].legend(title="learning rate", frameon=False, fontsize=8)
+    axes[-1].legend(title="learning rate", frameon=False, fontsize=8)
+    styles = {"image_similarity": "o-", "prompt_following": "s--"}
+    for measure, color in zip(styles, (figures.BLUE, figures.VERMILION), strict=True):
+        means = {}
+        for rate in RATES:
+            values = [value_of(table, c, f"{rate:g}", LOOKS[-1], measure) for c in CONCEPTS]
+            known_values = [value for value in values if value is not None]
+            if known_values:
+                means[rate] = statistics.mean(known_values)
+        label = scores.MEASURES[measure][0][:-2]
+        last.plot(list(means), list(means.values()), styles[measure], color=color, label=label)
+        if means:
+            text.append(f"{label} is highest with {max(means, key=lambda rate: means[rate]):g}")
+    last.set(title=f"pictures after {LOOKS[-1]} steps", xlabel="learning rate", xscale="log")
+    last.legend(frameon=False, fontsize=8)
+    for axis in (*axes, last):
+        axis.spines[["top", "right"]].set_visible(False)
     figure.set_label(
-        "Loss on held-out photos over the steps for learning rates over four decades; lowest after "
-        f"{LOOKS[-1]} steps with {', '.join(text)}."
+        "Loss on held-out photos over the steps for learning rates over four decades, and what is "
+        f"drawn after {LOOKS[-1]} steps. Lowest loss: {', '.join(text)}."
     )
     return figure
 

@@ -55,34 +55,43 @@ def test_the_newest_word_of_their_script(tmp_path, monkeypatch):
     assert [row["steps"] for row in early_stopping.words_of_theirs("wood-toy")] == [3000]
 
 
-def losses(variant, *values):
+def lines_of(variant, *values, **others):
     return [
-        {"concept": c, "variant": variant, "steps": "100", "evaluation_loss": str(v)}
+        {"concept": c, "variant": variant, "steps": "100", "evaluation_loss": str(v), **others}
         for c, v in zip(ablation.CONCEPTS, values, strict=True)
     ]
 
 
 def test_the_ablation_by_hand():
-    table = losses("as it is", 0.1, 0.1, 0.1) + losses("norm control", 0.099, 0.09, 0.0999)
-    table += losses("min-SNR", 0.09, 0.11, 0.09)
+    usual = {"image_similarity": "0.5", "prompt_following": "0.4"}
+    better = {"image_similarity": "0.6", "prompt_following": "0.41"}
+    table = lines_of("as it is", 0.1, 0.1, 0.1, **usual)
+    table += lines_of("norm control", 0.099, 0.09, 0.099, **better)
+    table += lines_of("min-SNR", 0.09, 0.11, 0.09, **better)
+    table += lines_of("noisy timesteps", 0.09, 0.09, 0.09, image_similarity="0.6")
     page = ablation.as_markdown(table)
-    assert "| norm control | +10.0 ‰ | +100.0 ‰ | +1.0 ‰ | yes |" in page
-    assert "| min-SNR | +100.0 ‰ | -100.0 ‰ | +100.0 ‰ | no |" in page
+    assert "| norm control | +4.0 % (3 of 3) | +20.0 % (3 of 3) | +2.5 % (3 of 3) | yes |" in page
+    assert "| min-SNR | +3.3 % (2 of 3) | +20.0 % (3 of 3) | +2.5 % (3 of 3) | no |" in page
+    assert "| noisy timesteps | +10.0 % (3 of 3) | +20.0 % (3 of 3) |  |  |" in page
     assert "| phrase |  |  |  |  |" in page, "not measured yet"
 
 
 def test_the_figure_names_the_best_rate():
-    table = [row for rate in ablation.RATES for row in losses(f"{rate:g}", rate, 1 - rate, rate)]
-    figure = ablation.learning_rates(table)
-    assert "wood-toy: 5e-05, rocking-horse: 0.5, teddy-bear: 5e-05" in figures.alt_text(figure)
+    table = []
+    for rate in ablation.RATES:
+        table += lines_of(f"{rate:g}", rate, 1 - rate, rate, image_similarity=str(1 - rate))
+    alt = figures.alt_text(ablation.learning_rates(table))
+    assert "wood-toy: 5e-05, rocking-horse: 0.5, teddy-bear: 5e-05" in alt
+    assert "similarity to photos is highest with 5e-05" in alt
 
 
 def test_a_table_grows_run_by_run(tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "TABLE", tmp_path / "table.csv")
-    first, second = losses("as it is", 1, 2, 3), losses("phrase", 1, 2, 3)
+    first, second = lines_of("as it is", 1, 2, 3), lines_of("phrase", 1, 2, 3)
     ablation.add_rows(first)
     ablation.add_rows(second)
-    assert ablation.read_table() == first + second
+    grown = ablation.read_table()
+    assert [{k: v for k, v in row.items() if v} for row in grown] == first + second
 
 
 def test_their_script_finds_a_mirror(tmp_path, monkeypatch):
@@ -100,7 +109,11 @@ def test_their_script_finds_a_mirror(tmp_path, monkeypatch):
     assert found.RandomHorizontalFlip(0.0)(image).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_the_page_has_the_markers():
-    page = (early_stopping.ROOT / "benchmarks" / "README.md").read_text()
-    for marker in ("begin", "end"):
-        assert page.count(f"<!-- early_stopping:{marker} -->") == 1
+def test_the_pages_have_the_markers():
+    for page, name in (
+        ("benchmarks/README.md", "early_stopping"),
+        ("docs/better_rows.md", "ablation"),
+    ):
+        text = (early_stopping.ROOT / page).read_text()
+        for marker in ("begin", "end"):
+            assert text.count(f"<!-- {name}:{marker} -->") == 1
