@@ -29,9 +29,10 @@ logger = logging.getLogger("tiutils")
 
 
 @contextlib.contextmanager
-def progress_bar(training: Watched, start: int) -> Iterator[Callback]:
+def progress_bar(training: Watched, start: int, *, hidden: bool = False) -> Iterator[Callback]:
     """A bar with the mean of the last losses and the time left; reads the loss every tenth step."""
-    with tqdm(total=training.total_steps, initial=start, unit="step", desc="learning") as bar:
+    looks = {"unit": "step", "desc": "learning", "disable": hidden}
+    with tqdm(total=training.total_steps, initial=start, **looks) as bar:
         recent: list[Any] = []
 
         def update(progress: Progress) -> None:

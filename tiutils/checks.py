@@ -27,28 +27,40 @@ logger = logging.getLogger("tiutils")
 
 
 def check_inputs(
-    config: TrainingConfig, *, accelerated: bool
+    config: TrainingConfig,
+    *,
+    accelerated: bool,
+    is_main_process: bool = True,
+    num_processes: int = 1,
 ) -> tuple[RunState | None, Concept, str]:
     """Find every mistake that can be found before weights are loaded.
 
-    `accelerated` says whether there is more than a CPU.
+    Args:
+        config: all settings.
+        accelerated: whether there is more than a CPU.
+        is_main_process: whether this one of several processes reads and writes the output folder
+            and talks to the Hub.
+        num_processes: how many share the work.
 
     Returns:
         the checkpoint to go on from (or None), the photos, the model's name.
+
+    Raises:
+        InputError: names the flag, what was found and what to do.
     """
     flag_checks.check(config)
-    if int(os.environ.get("RANK", 0)) == 0:  # the others would see what the first one has written
+    if is_main_process:
         check_output_dir(config)
     if config.mixed_precision == "fp16" and not accelerated:
         raise InputError(
             "--mixed_precision fp16 needs a GPU; on a CPU leave it out, or use bf16, which saves "
             "memory there but seldom time"
         )
-    state = find_checkpoint(config)
+    state = find_checkpoint(config) if is_main_process else None
     photos = concept.load(concept.find_photos(config.train_data_dir, token=config.hub_token))
     if config.captions and not any(captions.captions(photos, config.placeholder_token)):
         logger.warning("--captions has nothing to do: no .txt file lies beside a photo")
-    check_window(config, config.total_steps(len(photos.photos)))
+    check_window(config, config.total_steps(len(photos.photos), num_processes))
     name = str(
         config.pretrained_model_name_or_path or folders.default_model(accelerated=accelerated)
     )
@@ -66,7 +78,7 @@ def check_inputs(
         optimizer = "AdamW8bit" if config.use_8bit_adam else "AdamW"
         shape = (num_vectors, hidden_size)
         check_state(state, config.placeholder_token, shape, optimizer)
-    if config.push_to_hub:
+    if config.push_to_hub and is_main_process:
         hub.check_access(
             config.hub_token, config.hub_model_id or Path(config.output_dir).resolve().name
         )

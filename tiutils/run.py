@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import LoggerType, ProjectConfiguration
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import LoggerType, ProjectConfiguration, broadcast_object_list
 
 from tiutils import callbacks as watchers
 from tiutils import concept, evaluator, inference, models, overfitting, tokens, words
@@ -41,7 +41,14 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
         InputError: something that was given cannot be used; nothing has been overwritten.
     """
     clock = Stopwatch()
-    state, photos, name = check_inputs(config, accelerated=torch.cuda.is_available())
+    processes = find_processes()
+    state, photos, name = check_inputs(
+        config,
+        accelerated=torch.cuda.is_available(),
+        is_main_process=processes.is_main_process,
+        num_processes=processes.num_processes,
+    )
+    [state] = broadcast_object_list([state])  # the others may be on a machine without its folder
     accelerator = make_accelerator(config)
     clock.lap("checks")
     parts = load_models(config, name, accelerator.device)
@@ -64,7 +71,9 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
     def save_pipeline() -> None:
         models.save(tokens.merged(parts), config.output_dir)
 
-    judge = overfitting.judge(config, [photo.image for photo in photos.photos], parts)
+    judge = None
+    if accelerator.is_main_process:  # it alone draws
+        judge = overfitting.judge(config, [photo.image for photo in photos.photos], parts)
     validation = watchers.validation(training, inference.generate, accelerator.trackers, judge)
     result = sit(
         training,
@@ -79,6 +88,25 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
     parts.text_encoder.eval()  # gradient checkpointing needs training mode
     accelerator.end_training()
     return result
+
+
+def find_processes() -> PartialState:
+    """This process among those that were launched, joined with the others; all is looked at anew.
+
+    A notebook may train twice, in another precision, and then in processes that remember both.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
+    # said outright, because several processes on CPUs are joined only then
+    processes = PartialState(cpu=not torch.accelerator.is_available())
+    if (
+        processes.num_processes > 1
+        and processes.device.type == "cpu"
+        and "OMP_NUM_THREADS" not in os.environ
+    ):
+        # as torchrun does: threads of several processes on the same cores wait for one another, and
+        # forked ones, those of a notebook, for threads that stayed behind in the notebook
+        torch.set_num_threads(1)
+    return processes
 
 
 def with_picked_initializer(
@@ -125,10 +153,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
-    AcceleratorState._reset_state()  # a notebook may train twice, in another precision
     output_dir = Path(config.output_dir)
     accelerator = Accelerator(
-        # said outright, because several processes on CPUs are joined only then
         cpu=not torch.accelerator.is_available(),
         mixed_precision=config.mixed_precision,
         log_with=report_to,

@@ -93,7 +93,10 @@ def sit(
     earlier += [None] * (start - len(earlier))  # a killed run took its last losses with it
     if is_main_process:
         write_record(training, photos, clock, "running", start, earlier)
-    with watchers.stop_on_signal() as stop, watchers.progress_bar(training, start) as bar:
+    with (
+        watchers.stop_on_signal() as stop,
+        watchers.progress_bar(training, start, hidden=not is_main_process) as bar,
+    ):
         watching: list[Callback] = [stop]
         if stopping:  # before the checkpoint, which is to hold what it says of the same step
             watching.append(stopping)
