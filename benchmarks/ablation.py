@@ -45,6 +45,7 @@ ALONE: dict[str, dict[str, Any]] = {
     "min-SNR": {"snr_gamma": 5.0},
     "noisy timesteps": {"timestep_sampling": "noisy"},
     "gradient clipping": {"max_grad_norm": 0.01},
+    "cosine schedule": {"lr_scheduler": "cosine", "lr_warmup_steps": 0},
     "cross initialization": {"cross_initialization": True},
     "phrase": {"initializer_phrase": PHRASES},
 }
