@@ -66,6 +66,7 @@ SCRIPT = {
     "hub_token": (str, None),
 }
 OURS = {
+    "quantize": (str, None), "fit": (bool, False),
     "use_8bit_adam": (bool, False), "deterministic": (bool, False), "evaluator": (str, None),
     "early_stopping": (bool, False), "early_stopping_steps": (int, 10),
     "early_stopping_window": (int, 310), "early_stopping_patience": (int, None),
@@ -77,6 +78,7 @@ OURS = {
 CHOICES = {
     "learnable_property": ("object", "style"),
     "mixed_precision": ("no", "fp16", "bf16"),
+    "quantize": ("8bit", "4bit"),
     "lr_scheduler": LR_SCHEDULERS,
     "timestep_sampling": ("uniform", "noisy"),
 }

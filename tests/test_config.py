@@ -100,6 +100,7 @@ def test_what_must_be_given(name):
     {
         "learnable_property": "object, style",
         "mixed_precision": "no, fp16, bf16",
+        "quantize": "8bit, 4bit",
         "lr_scheduler": "constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial",
     }.items(),
 )
@@ -111,12 +112,13 @@ def test_choices(name, choices):
     "name, package",
     {
         "use_8bit_adam": "bitsandbytes",
+        "quantize": "bitsandbytes",
         "enable_xformers_memory_efficient_attention": "xformers",
     }.items(),
 )
 def test_a_package_that_is_not_installed_is_named(name, package, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda wanted: None)
-    message = refused(**{name: True})
+    message = refused(**{name: "8bit" if name == "quantize" else True})
     assert f"--{name} needs {package}" in message and f"pip install {package}" in message
 
 

@@ -19,7 +19,7 @@ HEAVY = {
 }  # fmt: skip
 NEVER_AT_THE_TOP = {"jax", "flax", "bitsandbytes", "xformers", "huggingface_hub", "wandb", "google"}
 FLOORS = (
-    "errors config flag_checks pickles embedding_formats folders library words models concept tokens "
+    "errors config flag_checks pickles embedding_formats folders library words quantized models concept tokens "
     "embedding_files captions weighting",
     "batches checkpoints progress drawing inference",
     "diffusion training evaluation evaluator scores stopping card",

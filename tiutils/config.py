@@ -142,6 +142,15 @@ class TrainingConfig:
     gradient_checkpointing: bool = option(
         False, "recompute activations in the backward pass: less memory, more time"
     )
+    quantize: str | None = option(
+        None,
+        "keep the weights of the U-Net's linear layers in fewer bits, by bitsandbytes",
+        choices=("8bit", "4bit"),
+    )
+    fit: bool = option(
+        False,
+        "choose precision, micro-batches, checkpointing and bits so that the run fits into memory",
+    )
     enable_xformers_memory_efficient_attention: bool = option(
         False, "xFormers' attention instead of PyTorch's own"
     )

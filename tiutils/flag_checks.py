@@ -42,7 +42,7 @@ def check(config: TrainingConfig) -> None:
         value = getattr(config, field.name)
         _check_type(field.name, value, kinds[field.name])
         choices = field.metadata["choices"]
-        if choices and value not in choices:
+        if choices and value is not None and value not in choices:
             raise InputError(f"--{field.name} is {value!r}; it must be one of {', '.join(choices)}")
         if isinstance(value, int | float) and not isinstance(value, bool):
             _check_number(field.name, value)
@@ -56,9 +56,15 @@ def check(config: TrainingConfig) -> None:
         if not given:
             example = TrainingConfig.__dataclass_fields__[name].metadata["help"]
             raise InputError(f"--{name} is missing: {example}")
-    if config.use_8bit_adam and importlib.util.find_spec("bitsandbytes") is None:
+    for name in ("use_8bit_adam", "quantize"):
+        if getattr(config, name) and importlib.util.find_spec("bitsandbytes") is None:
+            raise InputError(
+                f"--{name} needs bitsandbytes: pip install bitsandbytes, or leave the flag out"
+            )
+    if config.quantize and config.save_as_full_pipeline:
         raise InputError(
-            "--use_8bit_adam needs bitsandbytes: pip install bitsandbytes, or leave the flag out"
+            f"--save_as_full_pipeline cannot write a U-Net of --quantize {config.quantize}; leave one of them out: "
+            f"learned_embeds.safetensors can be used with every copy of the model"
         )
     if (
         config.enable_xformers_memory_efficient_attention

@@ -19,7 +19,7 @@ import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from tiutils import folders
+from tiutils import folders, quantized
 from tiutils.errors import InputError, first_line
 
 # where a model is, is no matter of PyTorch; the names can be had here, too
@@ -48,8 +48,8 @@ class Models:
 
     @property
     def device(self) -> torch.device:
-        """Where the U-Net and the text encoder are."""
-        return self.unet.device
+        """Where the text encoder is, and the U-Net when it is at work."""
+        return self.text_encoder.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -100,6 +100,8 @@ def load(
     tokenizer_name: str | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    quantize: str | None = None,
+    unet_device: str | torch.device | None = None,
 ) -> Models:
     """Load all parts, frozen and in evaluation mode.
 
@@ -110,6 +112,8 @@ def load(
         tokenizer_name: a tokenizer other than the model's own.
         device: where U-Net, VAE and text encoder go.
         dtype: of the U-Net and the VAE; the text encoder, which the gradient must cross precisely, stays float32.
+        quantize: "8bit" or "4bit" for the U-Net's linear layers, through bitsandbytes.
+        unet_device: where the U-Net waits, if not on `device` either.
 
     Raises:
         InputError: the model is missing or incomplete, or the Hub cannot be reached.
@@ -140,8 +144,10 @@ def load(
             f"version of transformers than {transformers.__version__}; save it again with the `text_model.` prefix"
         )
     text_encoder.float()
-    for part in (text_encoder, vae, unet):
-        part.to(device).requires_grad_(False).eval()
+    if quantize is not None:
+        quantized.quantize(unet, quantize)  # on the CPU: the device never holds the whole of them
+    for part, place in ((text_encoder, device), (vae, device), (unet, unet_device or device)):
+        part.to(place).requires_grad_(False).eval()
     return Models(name, tokenizer, text_encoder, vae, unet, noise_scheduler)
 
 

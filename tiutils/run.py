@@ -66,6 +66,7 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
         restore(training, state)
         warn_of_changes(training, state)
     parts.vae.to("cpu")  # its work is done; drawing brings it back for a moment
+    parts.unet.to(parts.device)
     clock.lap("encoding")
 
     def save_pipeline() -> None:
@@ -177,4 +178,6 @@ def load_models(config: TrainingConfig, name: str, device: torch.device) -> Mode
         tokenizer_name=config.tokenizer_name,
         device=device,
         dtype=dtypes[config.mixed_precision],
+        quantize=config.quantize,
+        unet_device="cpu",  # until the VAE has done its work: they need not lie there together
     )

@@ -86,6 +86,8 @@ def check_flags(config: TrainingConfig) -> None:
             config.enable_xformers_memory_efficient_attention,
             "leave it out: XLA chooses how attention is computed",
         ),
+        "fit": (config.fit, "give --mixed_precision bf16 or --gradient_checkpointing"),
+        "quantize": (config.quantize is not None, "give --mixed_precision bf16"),
         "pick_initializer": (config.pick_initializer, "give --initializer_token"),
         "evaluator": (config.evaluator is not None, "`tiutils evaluate` asks it afterwards"),
         "mixed_precision": (config.mixed_precision == "fp16", "use bf16, which needs no scaling"),
