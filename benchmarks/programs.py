@@ -1,0 +1,64 @@
+"""Run a program to its end and say what it took: the side-by-side comparisons share this."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_measured(words: list[str], environment: dict[str, str], device: str) -> dict[str, float]:
+    """Run a command; whoever waits for a process is told what it took.
+
+    Returns:
+        `seconds` of the clock, `cpu_seconds` of all its threads, and `peak_bytes`: of its memory,
+        or on a GPU of the device's, above what was in use before, as nvidia-smi sees it.
+    """
+    with tempfile.TemporaryFile() as log:
+        before, start = device_bytes() if device == "gpu" else 0, time.perf_counter()
+        process = subprocess.Popen(words, env=environment, cwd=ROOT, stdout=log, stderr=log)
+        ended, seen = threading.Event(), [0]
+        if device == "gpu":
+            threading.Thread(target=_watch, args=(ended, seen), daemon=True).start()
+        _, status, usage = os.wait4(process.pid, 0)
+        ended.set()
+        seconds, process.returncode = time.perf_counter() - start, os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(0)
+            sys.exit(f"{' '.join(words)} failed:\n{log.read().decode(errors='replace')[-3000:]}")
+    memory = usage.ru_maxrss * (1024 if sys.platform == "linux" else 1)
+    return {
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_bytes": max(seen) - before if device == "gpu" else memory,
+    }
+
+
+def device_bytes() -> int:
+    """Bytes of the first GPU that are in use."""
+    query = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.check_output(query, text=True)) * 2**20
+
+
+def _watch(ended: threading.Event, seen: list[int]) -> None:
+    while not ended.wait(0.2):
+        seen.append(device_bytes())
+
+
+def machine() -> str:
+    """What measured, without a name."""
+    names = [line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")]
+    kind = names[0] if names else platform.machine()
+    return f"{os.cpu_count()} cores of an {kind}"
+
+
+def _cpu_lines() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
