@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from small_model import save_small_model
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiutils import checks, concept, diffusion, models, tokens, training
 from tiutils.config import TrainingConfig
@@ -189,6 +190,44 @@ def test_a_scaled_gradient_makes_the_same_step(small_model, photos):
     scaled = make_training(small_model, photos, torch.amp.GradScaler("cpu", init_scale=2.0**10))
     training.train_rows(scaled)
     assert relative_difference(plain.rows, scaled.rows, start) <= 1e-5
+
+
+class CountReads(TorchDispatchMode):
+    """How often a tensor's value was asked for: on a GPU, each time the host waits for it."""
+
+    reads = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.reads += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("flags", [{}, {"max_grad_norm": 1.0, "norm_control": 0.1}])
+def test_a_step_reads_nothing_back(small_model, photos, flags):
+    """With the optimizer that a GPU gets, and a loss scaler, whose verdict it asks by itself."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    session = make_training(small_model, photos, scaler, gradient_accumulation_steps=2, **flags)
+    session.optimizer = torch.optim.AdamW([session.rows], lr=5e-3, fused=True)
+    training.training_step(session, 0)  # makes what is made once
+    with CountReads() as count:
+        training.training_step(session, 1)
+    assert count.reads == 0
+
+
+def test_resume_is_exact_with_the_optimizer_that_a_gpu_gets(small_model, photos):
+    def fused():
+        session = make_training(
+            small_model, photos, torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        )
+        session.optimizer = torch.optim.AdamW([session.rows], lr=5e-3, fused=True)
+        return session
+
+    whole, first, second = fused(), fused(), fused()
+    training.train_rows(whole)
+    training.train_rows(first, callbacks=[lambda progress: progress.step == 3])
+    training.restore(second, first.capture(3))
+    training.train_rows(second, start=3)
+    assert torch.equal(whole.rows, second.rows)
 
 
 def test_photos_pass_through_the_vae_once_per_view(small_model, photos, monkeypatch):

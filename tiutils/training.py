@@ -7,7 +7,7 @@ a run is a callback that the caller gives; nothing here draws, prints or uploads
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from tiutils.checkpoints import RunState, check_state
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig, learning_rate_at
 from tiutils.diffusion import Material, losses_at, prepare_material
+from tiutils.errors import InputError
+from tiutils.memory import Plan, retrying
 from tiutils.models import Models
 from tiutils.progress import Callback, LoopResult, Progress
 from tiutils.stopping import fixed_batch, fixed_loss
@@ -40,6 +42,7 @@ class Training:
     scaler: torch.amp.GradScaler
     total_steps: int
     usual_length: float
+    leaner: list[Plan] = field(default_factory=list)  # for when memory runs out, with --fit
     packages: tuple[str, ...] = ("torch", "diffusers", "transformers", "accelerate")
 
     def vectors(self) -> np.ndarray:
@@ -55,6 +58,12 @@ class Training:
         batch = fixed_batch(self.material, draws)
         with self.accelerator.autocast():
             return fixed_loss(self.models, batch, self.config.train_batch_size)
+
+    def go_on_with(self, plan: Plan) -> None:
+        """Use another plan from now on; what is learned stays the same."""
+        self.config = plan.applied(self.config)
+        if self.config.gradient_checkpointing:
+            recompute_activations(self.models)
 
     def machine(self) -> dict[str, Any]:
         """Where it runs, for the record."""
@@ -109,13 +118,7 @@ def prepare(
     if config.enable_xformers_memory_efficient_attention:
         models.unet.enable_xformers_memory_efficient_attention()
     if config.gradient_checkpointing:
-        models.unet.enable_gradient_checkpointing()
-        encoder = models.text_encoder
-        recompute = getattr(
-            encoder, "activation_checkpointing_enable", None
-        )  # its name in newer versions
-        (recompute or encoder.gradient_checkpointing_enable)({"use_reentrant": False})
-        encoder.train()  # transformers recomputes only in training mode; CLIP has no dropout
+        recompute_activations(models)
     rows = rows_of(models, placeholder)
     if scaler is None:
         scaler = torch.amp.GradScaler(models.device.type, enabled=config.mixed_precision == "fp16")
@@ -133,6 +136,15 @@ def prepare(
     )
 
 
+def recompute_activations(models: Models) -> None:
+    """Gradient checkpointing of U-Net and text encoder."""
+    models.unet.enable_gradient_checkpointing()
+    encoder = models.text_encoder
+    recompute = getattr(encoder, "activation_checkpointing_enable", None)  # the newer name
+    (recompute or encoder.gradient_checkpointing_enable)({"use_reentrant": False})
+    encoder.train()  # transformers recomputes only in training mode; CLIP has no dropout
+
+
 def make_optimizer(rows: nn.Parameter, config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW over the rows and nothing else; its learning rate is set anew in each step."""
     settings: dict[str, Any] = {
@@ -144,7 +156,10 @@ def make_optimizer(rows: nn.Parameter, config: TrainingConfig) -> torch.optim.Op
         import bitsandbytes
 
         return bitsandbytes.optim.AdamW8bit([rows], lr=config.learning_rate, **settings)
-    return torch.optim.AdamW([rows], lr=config.learning_rate, **settings)
+    # the fused one asks the loss scaler's verdict on the GPU; the plain one would wait for it in each step
+    return torch.optim.AdamW(
+        [rows], lr=config.learning_rate, fused=rows.is_cuda or None, **settings
+    )
 
 
 def training_step(training: Training, step: int) -> Tensor:
@@ -195,7 +210,11 @@ def train_rows(
     good_rows, good_step = rows.detach().clone(), start
     for step in range(start, training.total_steps):
         rows_before = rows.detach().clone()
-        losses.append(training_step(training, step))
+        try:
+            losses.append(retrying(training_step, training, step))
+        except InputError as error:  # the rows and all else are those of the step before
+            result.stopped, result.out_of_memory = str(error), True
+            break
         # reading a loss waits for the device, so that a GPU is asked only now and then
         if on_cpu or (step + 1) % 10 == 0 or step + 1 == training.total_steps:
             if not (torch.stack(losses[-10:]).isfinite().all() and rows.isfinite().all()):
@@ -236,8 +255,9 @@ def restore(training: Training, state: RunState) -> None:
     optimizer_state: dict[str, Any] = dict(state.scalars["optimizer_numbers"])
     for name, array in state.tensors.items():
         if name.startswith("optimizer."):
-            # AdamW keeps its step count on the CPU, everything else lies beside the rows
-            device = "cpu" if array.ndim == 0 else training.rows.device
+            # the plain AdamW keeps its step count on the CPU, everything else lies beside the rows
+            fused = training.optimizer.param_groups[0].get("fused")
+            device = "cpu" if array.ndim == 0 and not fused else training.rows.device
             optimizer_state[name.removeprefix("optimizer.")] = torch.from_numpy(array.copy()).to(
                 device
             )
