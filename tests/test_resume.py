@@ -1,18 +1,15 @@
-"""Real processes: killed and resumed, or two at once, they learn the very same rows as one left alone."""
+"""Real processes: killed and resumed, they learn the very same rows as one left alone."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from tiutils import checkpoints, embedding_files
@@ -98,44 +95,3 @@ def test_ten_kills_and_the_same_bits(small_model, photos, tmp_path, processes, o
     assert whole.step == resumed.step == TOTAL_STEPS
     for name, tensor in whole.tensors.items():
         assert tensor.tobytes() == resumed.tensors[name].tobytes(), name
-
-
-def test_two_processes_learn_what_one_learns(small_model, photos, tmp_path):
-    def learn(launcher, output_dir, batch_size):
-        flags = flags_for(
-            small_model,
-            photos,
-            output_dir,
-            "--max_train_steps",
-            "20",
-            "--train_batch_size",
-            batch_size,
-        )
-        subprocess.run([*launcher, *flags], check=True, capture_output=True, timeout=300)
-        return json.loads((output_dir / "run.json").read_text())
-
-    # --standalone: on a free port of its own, so that two test runs do not meet
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-    ]
-    two = learn([*torchrun, "-m", "tiutils"], tmp_path / "two", "2")
-    one = learn([sys.executable, "-m", "tiutils"], tmp_path / "one", "4")
-    assert (one["processes"], two["processes"]) == (1, 2), "the world size"
-    start = np.array(start_rows(small_model))
-    rows = [learned_rows(tmp_path / name) for name in ("one", "two")]
-    difference = np.linalg.norm(rows[0] - rows[1]) / np.linalg.norm(rows[0] - start)
-    assert difference <= 1e-3
-    np.testing.assert_allclose(one["losses"], two["losses"], rtol=1e-4)
-
-
-def start_rows(small_model):
-    from tiutils import models, tokens
-
-    parts = models.load(small_model)
-    toy = tokens.check_initializer(parts.tokenizer, "toy")
-    return parts.text_encoder.get_input_embeddings().weight[[toy]].numpy()
