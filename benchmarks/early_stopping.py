@@ -113,10 +113,13 @@ def teach_theirs(name: str, checkout: str) -> None:
     }  # fmt: skip
     given = [text for flag, value in flags.items() for text in (f"--{flag}", str(value))]
     command = [sys.executable, "-m", "benchmarks.diffusers_script", checkout, *given, "--scale_lr"]
+    from_the_start = not any((folder / "run").glob("checkpoint-*"))
+    start = time.perf_counter()
     with open(folder / "log.txt", "a") as log:
-        start = time.perf_counter()
         subprocess.run(command, cwd=ROOT, check=True, stdout=log, stderr=log)
-    (folder / "seconds.json").write_text(json.dumps(time.perf_counter() - start))
+    if from_the_start:  # else they were the last of several sittings
+        seconds = round(time.perf_counter() - start, 3)
+        (folder / "seconds.json").write_text(json.dumps(seconds))
 
 
 def words_of_theirs(name: str) -> list[dict[str, Any]]:
