@@ -115,34 +115,47 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def make_model(name: str) -> Path:
     """A Stable Diffusion of random weights with the shapes of that name, as a folder; made once."""
+    from tiutils import models
+
+    folder = WORK / name
+    return folder if folder.exists() else models.save(random_parts(name), folder)
+
+
+def random_parts(name: str, dtype: Any = None, vocabulary: int | None = None) -> Any:
+    """The same in memory: `models.Models`, U-Net and VAE in `dtype`, in training mode and not frozen.
+
+    `vocabulary` is the number of rows of the embedding table; the bundled tokenizer's by default.
+    """
     import torch
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from tiutils import folders, models
 
-    folder = WORK / name
-    if folder.exists():
-        return folder
     torch.manual_seed(0)
     shapes = SHAPES[name]
     tokenizer = folders.load_tokenizer(folders.BUNDLED_MODEL)
     ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos")}
     blocks = len(shapes["vae"]["block_out_channels"])
     kinds = {"down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"]}
-    parts = models.Models(
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(vocab_size=vocabulary or len(tokenizer), **shapes["text"], **ends)
+    )
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or usual)  # fake tensors cannot be cast in place
+    vae = AutoencoderKL(**shapes["vae"], **{k: v * blocks for k, v in kinds.items()})
+    unet = UNet2DConditionModel(**shapes["unet"])
+    torch.set_default_dtype(usual)
+    return models.Models(
         name=name,
         tokenizer=tokenizer,
-        text_encoder=CLIPTextModel(
-            CLIPTextConfig(vocab_size=len(tokenizer), **shapes["text"], **ends)
-        ),
-        vae=AutoencoderKL(**shapes["vae"], **{k: v * blocks for k, v in kinds.items()}),
-        unet=UNet2DConditionModel(**shapes["unet"]),
+        text_encoder=text_encoder,
+        vae=vae,
+        unet=unet,
         noise_scheduler=DDPMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
         ),
     )
-    return models.save(parts, folder)
 
 
 def command(key: str, options: argparse.Namespace, model: Path, steps: int) -> list[str]:

@@ -137,7 +137,9 @@ def test_a_gpu_is_named_with_its_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (6 * 2**30, 15 * 2**30))
     device = next(doctor.device_and_memory())
     assert device.found == "Tesla T4, 6.0 of 15.0 GiB free"
-    assert "--gradient_checkpointing" in device.change and not device.fatal
+    assert device.change.startswith("for SD 1.5 add --fit: without it") and not device.fatal
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (14 * 2**30, 15 * 2**30))
+    assert next(doctor.device_and_memory()).change == ""
 
 
 def test_a_gpu_that_pytorch_does_not_see(monkeypatch):

@@ -21,7 +21,7 @@ NEVER_AT_THE_TOP = {"jax", "flax", "bitsandbytes", "xformers", "huggingface_hub"
 FLOORS = (
     "errors config flag_checks pickles embedding_formats folders library words quantized models concept tokens "
     "embedding_files captions weighting",
-    "batches checkpoints progress drawing inference",
+    "batches checkpoints progress drawing inference memory",
     "diffusion training evaluation evaluator scores stopping card",
     "curves figures diagrams attention explore galleries",
     "callbacks record hub checks sitting overfitting run report inspection flags",

@@ -149,9 +149,11 @@ def diffusion_loss(
     else:
         target = noise
     dtype = models.unet.dtype
-    prediction = models.unet(
-        noisy_latents.to(dtype), timesteps, encoder_hidden_states.to(dtype)
-    ).sample
+    # autocast would compute a half-precision U-Net's norms in float32 and keep these for the gradient
+    with torch.autocast(models.device.type, enabled=False):
+        prediction = models.unet(
+            noisy_latents.to(dtype), timesteps, encoder_hidden_states.to(dtype)
+        ).sample
     errors = F.mse_loss(prediction.float(), target.float(), reduction="none")
     return (errors if masks is None else errors * masks).mean(dim=(1, 2, 3))
 
@@ -160,9 +162,7 @@ def losses_at(models: Models, material: Material, step: int, start: int, stop: i
     """The loss of samples `start` to `stop` of a step's batch: float32 `(stop - start,)`."""
     batch = batch_at(material.plan, step, start, stop)
     arrays = (batch.views, batch.prompts, batch.timesteps, batch.latent_noise, batch.noise)
-    views, prompts, timesteps, latent_noise, noise = (
-        torch.from_numpy(a).to(models.device) for a in arrays
-    )
+    views, prompts, timesteps, latent_noise, noise = (_to_device(a, models.device) for a in arrays)
     latents = material.mean[views] + material.std[views] * latent_noise
     if material.captions is not None:
         own = material.captions[views]
@@ -172,3 +172,11 @@ def losses_at(models: Models, material: Material, step: int, start: int, stop: i
     losses = diffusion_loss(models, latents, noise, timesteps, encoder_hidden_states, masks)
     weights = material.timestep_weights
     return losses if weights is None else losses * weights[timesteps]
+
+
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A copy on the device; to a GPU from pinned memory, which need not wait until the last step is done."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -152,14 +152,15 @@ def device_and_memory() -> Iterator[Finding]:
     """The GPU and its memory, or the CPU's cores; and the machine's own memory."""
     import torch
 
+    from tiutils import memory
+    from tiutils.config import TrainingConfig
+
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        # SD 1.5 at batch 1 took 7835 MiB on a T4 without the two switches (InvokeAI #3008).
-        change = (
-            ""
-            if free >= 8 * GIB
-            else "for SD 1.5 add --mixed_precision fp16 --gradient_checkpointing"
-        )
+        needed = memory.predicted(TrainingConfig()).peak_bytes / (1 - memory.MARGIN)
+        change = ""
+        if free < needed:
+            change = f"for SD 1.5 add --fit: without it a run takes about {needed / GIB:.1f} GiB"
         found = f"{torch.cuda.get_device_name()}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
         yield Finding("device", found, change)
     else:

@@ -76,6 +76,7 @@ class LoopResult:
         losses: one for each step done.
         step: steps done in all, those before a resume among them.
         stopped: why it ended before its time; None if it did not.
+        out_of_memory: a step did not fit into memory; everything is as it was before it.
         diverged: the loss was not finite; the rows are the last good ones, the optimizer is not.
     """
 
@@ -83,6 +84,7 @@ class LoopResult:
     step: int = 0
     stopped: str | None = None
     diverged: bool = False
+    out_of_memory: bool = False
 
     def diverge(self, step: int, good_step: int) -> None:
         """Note that the loss of `step`, from 1, was not finite and that the rows of `good_step` are kept."""

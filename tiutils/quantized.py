@@ -25,6 +25,10 @@ class FrozenLinear(nn.Module):
         bias: as it was, or None.
     """
 
+    packed: Tensor
+    scales: Tensor
+    bias: Tensor | None
+
     def __init__(self, linear: nn.Linear, bits: str):
         super().__init__()
         from bitsandbytes import functional

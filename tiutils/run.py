@@ -12,10 +12,25 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import LoggerType, ProjectConfiguration, broadcast_object_list
+from accelerate.utils import (
+    LoggerType,
+    ProjectConfiguration,
+    broadcast_object_list,
+    gather_object,
+)
 
 from tiutils import callbacks as watchers
-from tiutils import concept, evaluator, inference, models, overfitting, tokens, words
+from tiutils import (
+    concept,
+    evaluator,
+    folders,
+    inference,
+    memory,
+    models,
+    overfitting,
+    tokens,
+    words,
+)
 from tiutils.checks import check_inputs
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
@@ -49,24 +64,29 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
         num_processes=processes.num_processes,
     )
     [state] = broadcast_object_list([state])  # the others may be on a machine without its folder
+    leaner: list[memory.Plan] = []
+    if config.fit:
+        config, leaner = fitted(config, name, processes)
     accelerator = make_accelerator(config)
     clock.lap("checks")
-    parts = load_models(config, name, accelerator.device)
-    clock.lap("loading")
-    if config.pick_initializer:
-        config = with_picked_initializer(config, photos, parts)
-    placeholder = tokens.add_placeholder(
-        parts,
-        config.placeholder_token,
-        initializer_token=config.initializer_phrase or config.initializer_token,
-        vectors=tokens.start_vectors(parts, config),
-    )
-    training = prepare(parts, placeholder, photos, config, accelerator)
-    if state is not None:
-        restore(training, state)
-        warn_of_changes(training, state)
-    parts.vae.to("cpu")  # its work is done; drawing brings it back for a moment
-    parts.unet.to(parts.device)
+    with memory.told(config):
+        parts = load_models(config, name, accelerator.device)
+        clock.lap("loading")
+        if config.pick_initializer:
+            config = with_picked_initializer(config, photos, parts)
+        placeholder = tokens.add_placeholder(
+            parts,
+            config.placeholder_token,
+            initializer_token=config.initializer_phrase or config.initializer_token,
+            vectors=tokens.start_vectors(parts, config),
+        )
+        training = prepare(parts, placeholder, photos, config, accelerator)
+        training.leaner = leaner
+        if state is not None:
+            restore(training, state)
+            warn_of_changes(training, state)
+        parts.vae.to("cpu")  # its work is done; drawing brings it back for a moment
+        parts.unet.to(parts.device)
     clock.lap("encoding")
 
     def save_pipeline() -> None:
@@ -108,6 +128,26 @@ def find_processes() -> PartialState:
         # forked ones, those of a notebook, for threads that stayed behind in the notebook
         torch.set_num_threads(1)
     return processes
+
+
+def fitted(
+    config: TrainingConfig, name: str, processes: PartialState
+) -> tuple[TrainingConfig, list[memory.Plan]]:
+    """The settings with the fastest plan that fits on every process's device, and the leaner ones.
+
+    Raises:
+        InputError: nothing fits.
+    """
+    folder = folders.locate(name, revision=config.revision, weights=False)
+    device = processes.device
+    free = min(gather_object([memory.free_bytes(device)]))
+    shape = memory.shape_of(folder, config.resolution)
+    plan, leaner = memory.choose(config, shape, device.type, free)
+    if processes.is_main_process:
+        logger.warning(
+            "--fit: %s of %.1f GiB that are free, the fastest that fits", plan, free / memory.GIB
+        )
+    return plan.applied(config), leaner
 
 
 def with_picked_initializer(

@@ -20,6 +20,7 @@ from tiutils import callbacks as watchers
 from tiutils import hub
 from tiutils.checkpoints import RunState
 from tiutils.concept import Concept
+from tiutils.errors import InputError
 from tiutils.progress import Callback, LoopResult, Watched
 from tiutils.record import Stopwatch, read_record, write_record
 from tiutils.stopping import EarlyStopping, early_stopping
@@ -110,6 +111,8 @@ def sit(
     kept = result.step
     if is_main_process and not result.diverged:
         watchers.write_checkpoint(training, result.step, stopping)
+    if result.out_of_memory:
+        raise InputError(result.stopped)
     if stopping and stopping.best_step and stopping.best_rows is not None:
         kept = stopping.best_step
         training.set_vectors(stopping.best_rows)
