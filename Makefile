@@ -13,7 +13,7 @@ export TIUTILS_TRANSFORMERS4 := $(CURDIR)/build/transformers-4.57
 export TIUTILS_COLAB := $(CURDIR)/build/colab
 export TIUTILS_INVOKEAI := $(CURDIR)/build/invokeai
 
-.PHONY: setup run test lint audit types quick slow fuzz notebooks colab browser overlays clean
+.PHONY: setup run test lint audit types quick slow fuzz bench notebooks colab browser overlays clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -65,6 +65,12 @@ slow: setup overlays
 # The property tests, ten times, each time with examples never tried before.
 fuzz: setup
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(PYTEST) -m hypothesis --hypothesis-profile default || exit; done
+
+# The benchmarks of a CPU, a quarter of an hour; with DIFFUSERS=CHECKOUT the comparison with its script, too.
+bench: setup
+	-$(PY) -m benchmarks.step_cost --switches channels_last bf16
+	$(PY) -m benchmarks.step_growth
+	$(if $(DIFFUSERS),-$(PY) -m benchmarks.against_diffusers --diffusers $(DIFFUSERS))
 
 notebooks: setup
 	$(PY) notebooks/check.py

@@ -169,6 +169,21 @@ def test_validation_does_not_touch_the_run(finished, learn, tmp_path):
     assert (rows_in(tmp_path / "out") == rows_in(finished)).all()
 
 
+def test_validation_draws_with_the_parts_already_loaded(base, small_model, tmp_path):
+    """After the first step there is no model on the disk any more: nothing can be read again."""
+    folder = shutil.copytree(small_model, tmp_path / "model")
+    config = dataclasses.replace(
+        config_for(base, tmp_path / "out"),
+        pretrained_model_name_or_path=folder,
+        validation_prompt="a <my-toy> on sand",
+        validation_steps=2,
+        num_validation_images=1,
+    )
+    tiutils.train(config, [lambda progress: shutil.rmtree(folder, ignore_errors=True)])
+    assert not folder.exists()
+    assert {"validation-steps-2.png", "validation-steps-4.png"} < set(os.listdir(tmp_path / "out"))
+
+
 @pytest.mark.parametrize(
     "flags", [[], ["--num_vectors", "3"], ["--use_8bit_adam", "--num_vectors", "70"]]
 )
