@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
@@ -164,12 +163,10 @@ class LiveView:
             self._page.value = as_html(self.figure())
 
     def _wait(self, total: int) -> None:
-        """Wait out a pause. Ctrl-C, or the notebook's stop button, ends it and the run."""
+        """Wait out a pause; `stop` ends it, too."""
         begun = time.perf_counter()
         self._line.value = f"paused after step {self.step} of {total}"
-        with _on_interrupt(self.stop):
-            while not self.running.wait(0.1):
-                pass
+        self.running.wait()
         self._paused += time.perf_counter() - begun
 
 
@@ -185,16 +182,3 @@ def memory_left() -> str:
         memory = psutil.virtual_memory()
         free, total, place = memory.available, memory.total, "memory"
     return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB of {place} free"
-
-
-@contextlib.contextmanager
-def _on_interrupt(act: Callable[[], None]) -> Iterator[None]:
-    """Within it, SIGINT does this; only the main thread may say what signals do."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, lambda number, frame: act())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
