@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -268,3 +270,22 @@ def test_what_each_switch_buys():
     assert lines[1].startswith("without --mixed_precision it would take 5.4")
     assert lines[2].startswith("without --gradient_checkpointing it would take 5.")
     assert "--use_8bit_adam it would take the same" in lines[-1]
+
+
+def test_pictures_that_do_not_fit_do_not_end_the_run(config, monkeypatch, caplog):
+    def draw(*args, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("tiutils.run.inference.generate", draw)
+    drawing = dataclasses.replace(config, validation_prompt="a <my-toy>", validation_steps=2)
+    assert tiutils.train(drawing).steps == 4
+    assert "could not draw after 2 steps (CUDA out of memory" in caplog.text
+    assert "--num_validation_images" in caplog.text
+
+
+def test_the_pages_table_is_what_is_chosen():
+    page = (Path(__file__).parent.parent / "docs" / "memory.md").read_text()
+    rows = re.findall(r"^\| ([\d.]+) GiB \| .* \| ([\d.]+) GiB \|$", page, re.MULTILINE)
+    assert len(rows) == 5
+    for free, takes in rows:
+        assert f"{chosen(float(free)).peak_bytes / GIB:.1f}" == takes

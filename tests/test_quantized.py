@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from test_training import make_training
 from torch import nn
 
-from tiutils import models, training
+import tiutils
+from tiutils import flag_checks, models, training
 from tiutils.quantized import FrozenLinear, quantize
 
 BITS = pytest.mark.parametrize("bits, error, share", [("8bit", 0.01, 0.5), ("4bit", 0.12, 0.3)])
@@ -79,3 +82,25 @@ def test_a_word_is_learned_through_packed_weights(
     training.train_rows(plain)
     assert packed.fixed_loss(16) < before
     assert packed.fixed_loss(16) == pytest.approx(plain.fixed_loss(16), rel=0.02)
+
+
+def test_a_whole_run_with_few_bits_draws_and_resumes(small_model, photos, tmp_path):
+    flags = {
+        "pretrained_model_name_or_path": str(small_model), "quantize": "8bit", "train_batch_size": 2,
+        "validation_prompt": "a <my-toy>", "validation_steps": 2, "num_validation_images": 1,
+    }  # fmt: skip
+    config = tiutils.TrainingConfig(str(photos), "<my-toy>", "toy", max_train_steps=4, **flags)
+    whole = tiutils.train(dataclasses.replace(config, output_dir=str(tmp_path / "whole")))
+    assert (tmp_path / "whole" / "validation-steps-2.png").is_file()
+    cut = dataclasses.replace(config, output_dir=str(tmp_path / "cut"), gradient_checkpointing=True)
+    tiutils.train(cut, callbacks=[lambda progress: progress.step == 2])
+    again = tiutils.train(dataclasses.replace(cut, resume_from_checkpoint="latest"))
+    assert whole.losses[2:] == pytest.approx(again.losses, rel=1e-4)
+
+
+def test_a_packed_model_cannot_be_written_whole():
+    config = tiutils.TrainingConfig(
+        "d", "<my-toy>", "toy", quantize="8bit", save_as_full_pipeline=True
+    )
+    with pytest.raises(tiutils.InputError, match="--save_as_full_pipeline cannot write a U-Net"):
+        flag_checks.check(config)

@@ -21,7 +21,8 @@ from tiutils import card, checkpoints, embedding_files, figures
 from tiutils.checkpoints import CheckpointError
 from tiutils.config import TrainingConfig
 from tiutils.embedding_files import LearnedEmbedding
-from tiutils.errors import InputError
+from tiutils.errors import InputError, first_line
+from tiutils.memory import is_out_of_memory
 from tiutils.progress import Callback, Progress, Watched
 from tiutils.stopping import EarlyStopping
 
@@ -142,12 +143,22 @@ def validation(
     def draw(progress: Progress) -> None:
         if progress.step % config.validation_steps:
             return
-        images = generate(
-            training.models,
-            prompt,
-            num_images_per_prompt=config.num_validation_images,
-            seed=config.seed,
-        )
+        try:
+            images = generate(
+                training.models,
+                prompt,
+                num_images_per_prompt=config.num_validation_images,
+                seed=config.seed,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.warning(
+                "could not draw after %d steps (%s); the run goes on: give fewer --num_validation_images",
+                progress.step,
+                first_line(error)[:120],
+            )
+            return
         alt = f"“{prompt}” drawn {len(images)} times after {progress.step} steps"
         path = Path(config.output_dir) / f"validation-steps-{progress.step}.png"
         try:

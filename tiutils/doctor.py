@@ -170,12 +170,12 @@ def device_and_memory() -> Iterator[Finding]:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         found = str(accelerator) if accelerator else f"CPU, {usable_cores()} cores"
         yield Finding("device", found, change)
-    memory = machine_memory()
-    if memory:
+    ram = machine_memory()
+    if ram:
         change = (
-            "" if memory >= 4 * GIB else "the bundled model needs about 2 GiB; close other programs"
+            "" if ram >= 4 * GIB else "the bundled model needs about 2 GiB; close other programs"
         )
-        yield Finding("memory", f"{memory / GIB:.1f} GiB", change)
+        yield Finding("memory", f"{ram / GIB:.1f} GiB", change)
 
 
 def usable_cores() -> int:
