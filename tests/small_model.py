@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,21 +48,38 @@ def save_tokenizer_files(folder: Path) -> Path:
     return folder
 
 
-def save_small_model(folder: Path, *, prediction_type: str = "epsilon", hidden: int = 32) -> Path:
-    """Build, seed and save the model; returns `folder`."""
+# What Stable Diffusion 2.1 has otherwise: velocity, words filled up with "!", heads by block, linear projections.
+SD2 = {
+    "prediction_type": "v_prediction", "hidden": 64, "pad_token": "!",
+    "text": {"hidden_act": "gelu", "num_hidden_layers": 3, "num_attention_heads": 4},
+    "unet": {"attention_head_dim": [2, 4], "use_linear_projection": True, "upcast_attention": True},
+}  # fmt: skip
+
+
+def save_small_model(
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    hidden: int = 32,
+    pad_token: str = "<|endoftext|>",
+    text: dict[str, Any] | None = None,
+    unet: dict[str, Any] | None = None,
+) -> Path:
+    """Build, seed and save the model; `text` and `unet` are options other than SD 1.5's. Returns `folder`."""
     torch.manual_seed(0)
     files = save_tokenizer_files(folder / "tokenizer")
     tokenizer = CLIPTokenizer(
         str(files / "vocab.json"),
         str(files / "merges.txt"),
-        pad_token="<|endoftext|>",
+        pad_token=pad_token,
         model_max_length=77,
     )
+    text = {"num_hidden_layers": 2, "num_attention_heads": 2} | (text or {})
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=2, max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=64,
+            max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **text,
         )
     )  # fmt: skip
     vae = AutoencoderKL(
@@ -69,17 +87,24 @@ def save_small_model(folder: Path, *, prediction_type: str = "epsilon", hidden: 
         up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4, norm_num_groups=4, sample_size=32, layers_per_block=1,
     )  # fmt: skip
-    unet = UNet2DConditionModel(
+    unet_model = UNet2DConditionModel(
         block_out_channels=(16, 32), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=hidden, norm_num_groups=4,
-        layers_per_block=1, attention_head_dim=2, sample_size=16,
+        layers_per_block=1, sample_size=16, **({"attention_head_dim": 2} | (unet or {})),
     )  # fmt: skip
     scheduler = DDPMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1,
         prediction_type=prediction_type,
     )  # fmt: skip
     StableDiffusionPipeline(
-        vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+        vae,
+        text_encoder,
+        tokenizer,
+        unet_model,
+        scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
     ).save_pretrained(folder)
     save_tokenizer_files(folder / "tokenizer")  # transformers 5 saves tokenizer.json alone
     return folder
