@@ -70,6 +70,7 @@ fuzz: setup
 bench: setup
 	-$(PY) -m benchmarks.step_cost --switches channels_last bf16
 	$(PY) -m benchmarks.step_growth
+	$(PY) -m benchmarks.memory
 	$(if $(DIFFUSERS),-$(PY) -m benchmarks.against_diffusers --diffusers $(DIFFUSERS))
 
 notebooks: setup
