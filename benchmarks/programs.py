@@ -25,19 +25,22 @@ def run_measured(words: list[str], environment: dict[str, str], device: str) -> 
         before, start = device_bytes() if device == "gpu" else 0, time.perf_counter()
         process = subprocess.Popen(words, env=environment, cwd=ROOT, stdout=log, stderr=log)
         ended, seen = threading.Event(), [0]
-        if device == "gpu":
-            threading.Thread(target=_watch, args=(ended, seen), daemon=True).start()
+
+        def watch() -> None:
+            while not ended.wait(0.1):
+                seen.append(device_bytes() if device == "gpu" else host_bytes(process.pid))
+
+        threading.Thread(target=watch, daemon=True).start()
         _, status, usage = os.wait4(process.pid, 0)
         ended.set()
         seconds, process.returncode = time.perf_counter() - start, os.waitstatus_to_exitcode(status)
         if process.returncode:
             log.seek(0)
             sys.exit(f"{' '.join(words)} failed:\n{log.read().decode(errors='replace')[-3000:]}")
-    memory = usage.ru_maxrss * (1024 if sys.platform == "linux" else 1)
     return {
         "seconds": round(seconds, 2),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
-        "peak_bytes": max(seen) - before if device == "gpu" else memory,
+        "peak_bytes": max(seen) - before,
     }
 
 
@@ -47,9 +50,14 @@ def device_bytes() -> int:
     return int(subprocess.check_output(query, text=True)) * 2**20
 
 
-def _watch(ended: threading.Event, seen: list[int]) -> None:
-    while not ended.wait(0.2):
-        seen.append(device_bytes())
+def host_bytes(process: int) -> int:
+    """The most memory that a process has had so far; what waiting for it tells would count its parent's, too."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:  # it has just ended, or this is no Linux
+        return 0
+    peak = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(peak[0]) * 1024 if peak else 0
 
 
 def machine() -> str:
