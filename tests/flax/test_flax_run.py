@@ -204,6 +204,12 @@ def test_flags_that_cannot_act_are_refused(flags, tmp_path, flag, value, said):
     assert not (tmp_path / "out").exists()
 
 
+def test_launchers_of_several_processes_are_refused(flags, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="without torchrun"):
+        run.train(tiutils.TrainingConfig(**flags))
+
+
 def test_a_pickle_needs_pytorch(flags, monkeypatch):
     config = tiutils.TrainingConfig(**flags, no_safe_serialization=True)
     run.check_flags(config)

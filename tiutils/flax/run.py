@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from collections.abc import Sequence
 
 import jax
@@ -109,6 +110,11 @@ def check_flags(config: TrainingConfig) -> None:
             value = getattr(config, name)
             flag = f"--{name}" if value is True else f"--{name} {value}"
             raise InputError(f"{flag} cannot act with --framework flax; {advice}")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # each process would be a run of its own
+        raise InputError(
+            "--framework flax shares the batch among all devices of one machine by itself; start it "
+            "without torchrun or accelerate launch"
+        )
     if config.deterministic:
         logger.warning(
             "--deterministic has nothing to do with --framework flax: a TPU and a CPU repeat exactly "
