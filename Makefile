@@ -71,6 +71,7 @@ bench: setup
 	-$(PY) -m benchmarks.step_cost --switches channels_last bf16
 	$(PY) -m benchmarks.step_growth
 	$(PY) -m benchmarks.memory
+	$(PY) -m benchmarks.processes
 	$(if $(DIFFUSERS),-$(PY) -m benchmarks.against_diffusers --diffusers $(DIFFUSERS))
 
 notebooks: setup
