@@ -181,7 +181,8 @@ def learning_rates(table: list[dict[str, str]]) -> Figure:
         axis.set(title=concept, xlabel="steps", xscale="log", xticks=LOOKS, xticklabels=LOOKS)
         axis.minorticks_off()
     axes[0].set_ylabel("loss on held-out photos")
-    axes[-1].legend(title="learning rate", frameon=False, fontsize=8)
+    lines, names = axes[0].get_legend_handles_labels()
+    figure.legend(lines, names, title="learning rate", loc="outside left center", frameon=False)
     styles = {"image_similarity": "o-", "prompt_following": "s--"}
     for measure, color in zip(styles, (figures.BLUE, figures.VERMILION), strict=True):
         means = {}

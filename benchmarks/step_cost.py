@@ -189,10 +189,10 @@ def measure_floor(training: Training, options: argparse.Namespace) -> dict[str, 
         dtype = unet.dtype
         if switch == "compile":
             unet = torch.compile(unet, mode="reduce-overhead" if options.device == "gpu" else None)
-        works[switch] = bare_unet(training, unet, dtype)
+        works[f"floor, {switch}"] = bare_unet(training, unet, dtype)
         if switch == "compile":
             start = time.perf_counter()
-            works[switch](0)
+            works[f"floor, {switch}"](0)
             compiling["compiling, once, by the clock"] = time.perf_counter() - start
     return in_turns(works, options.rounds, options.device) | compiling
 
