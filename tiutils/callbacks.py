@@ -44,6 +44,7 @@ def progress_bar(training: Watched, start: int, *, hidden: bool = False) -> Iter
             bar.update()
 
         yield update
+        bar.total = bar.n  # to have ended early is no failure, which a notebook would show in red
 
 
 @contextlib.contextmanager
