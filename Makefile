@@ -66,7 +66,7 @@ slow: setup overlays
 fuzz: setup
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(PYTEST) -m hypothesis --hypothesis-profile default || exit; done
 
-# The benchmarks of a CPU, a quarter of an hour; with DIFFUSERS=CHECKOUT the comparison with its script, too.
+# The benchmarks that a CPU makes in minutes; with DIFFUSERS=CHECKOUT the comparison with its script, too.
 bench: setup
 	-$(PY) -m benchmarks.step_cost --switches channels_last bf16
 	$(PY) -m benchmarks.step_growth
