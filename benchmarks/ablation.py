@@ -49,11 +49,13 @@ ALONE: dict[str, dict[str, Any]] = {
     "cross initialization": {"cross_initialization": True},
     "phrase": {"initializer_phrase": PHRASES},
 }
+PICKED = {"picked initializer": {"pick_initializer": True}}  # no part of "together": phrase or pick
 TOGETHER = {name: value for flags in ALONE.values() for name, value in flags.items()}
 RATES = (5e-5, 5e-4, 5e-3, 5e-2, 5e-1)
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
     **ALONE,
+    **PICKED,
     "together": TOGETHER,
     **{f"{rate:g}": {"learning_rate": rate} for rate in RATES},
 }
@@ -150,7 +152,7 @@ def as_markdown(table: list[dict[str, str]]) -> str:
         f"| switch, {LOOKS[-1]} steps | {' | '.join(names)} | helps on every concept |",
         "|---|" + "--:|" * len(names) + "---|",
     ]
-    for variant in [*ALONE, "together"]:
+    for variant in [*ALONE, *PICKED, "together"]:
         measured = [gains(table, variant, measure) for measure in JUDGED_BY]
         cells = [
             f"{statistics.mean(gain):+.1f} % ({sum(g > 0 for g in gain)} of {len(gain)})"
