@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import math
 import re
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import hypothesis
 import numpy as np
@@ -18,6 +20,7 @@ from data.recipes import (
     carry,
     collect,
     compose,
+    judge,
     latents,
     make,
     pack,
@@ -94,6 +97,38 @@ def test_every_thing_of_the_tables_exists():
 def thing(word: str) -> pack.Thing:
     cut = Image.new("RGBA", (8, 8), (200, 40, 40, 255))
     return pack.Thing((word,), word, [cut], [cut], True)
+
+
+def test_a_calm_world_shows_the_usual_side_of_the_usual_thing_in_one_pose():
+    def coloured(*fill: int, size: int = 16) -> Image.Image:
+        return Image.new("RGBA", (size, 16), (*fill, 255))
+
+    usual = pack.Thing(
+        ("cat",), "usual", [coloured(250, 0, 0, size=12), coloured(0, 250, 0)], [], True
+    )
+    other = pack.Thing(("cat",), "other", [coloured(0, 0, 250)], [coloured(9, 9, 9)], True)
+    cat = world.Noun("cat", (), (), 1)
+    stage = compose.World({"cat": [usual, other]}, [cat], np.ones(1), name="wide", calm=True)
+    shown = [compose.asked_scene(stage, n, "cat", "in space", 32) for n in range(300)]
+    inside = np.stack(shown).astype(int)[:, 8:24, 10:22].mean(axis=(1, 2))
+    often = np.bincount(inside.argmax(axis=1), minlength=3) / 300
+    share = compose.USUAL + (1 - compose.USUAL) / 2  # of the thing, and of its side
+    want = np.array([share * (1 - share), share * share, 1 - share])
+    assert np.abs(often - want).max() < 0.08, "green: the larger side of the first thing"
+    solid = [(one == one[16, 16]).all(axis=2) for one in shown]
+    assert np.mean([same[12:20, 12:20].mean() for same in solid]) > 0.9, "always in the middle"
+    unseen = replace(stage, held_out=True)
+    dark = np.stack([compose.asked_scene(unseen, n, "cat", "in the snow", 32) for n in range(99)])
+    share_dark = (dark[:, 12:20, 14:18].mean(axis=(1, 2, 3)) < 40).mean()
+    assert 0.02 < share_dark < 0.3, "held-out worlds show the held-out side where there is one"
+
+
+def test_how_high_a_calm_thing_stands():
+    assert compose.calm_foot(20, 64, None) == pytest.approx(0.54 * 64 + 10)
+    assert compose.calm_foot(8, 64, 0.7) == pytest.approx(0.82 * 64), (
+        "on the floor, not before the wall"
+    )
+    assert compose.calm_foot(90, 64, 0.5) == 77, "a close-up has its middle in the picture's"
 
 
 def small_stage(held_out: bool = False) -> compose.World:
@@ -280,7 +315,7 @@ def stocked(studio):
     pack.build("wide")
     folder = TINY.folder / "pool"
     folder.mkdir(parents=True)
-    pool._start("wide")
+    pool._start("wide", False)
     for number in range(2):
         pool.write_chunk(folder, number, pool.SEED, TINY.size)
     tokenizer.build(TINY)
@@ -387,3 +422,91 @@ def test_a_loss_that_is_not_a_number_is_never_saved(stocked):
     with pytest.raises(FloatingPointError, match="before step 1"):
         training.loop(run, 1, broken, lambda step: 1.0, keep=0.9)
     assert not (TINY.folder / "broken.pt").exists()
+
+
+@pytest.mark.slow
+def test_a_second_edition_goes_on_from_the_first(stocked, monkeypatch):
+    """Tokens keep their rows, whatever their numbers; the VAE is taken over; Muon stops and goes on like AdamW."""
+    first = replace(TINY, name="first")
+    monkeypatch.setitem(presets.PRESETS, "first", first)
+    for part in ("pool", "tokenizer", "tokenizer-plain", "evaluator-tokenizer"):
+        shutil.copytree(TINY.folder / part, first.folder / part)
+    train_vae.train(first)
+    train_text.train(first)
+    latents.build(first)
+    train_unet.train(first)
+    second = replace(TINY, begins="first", calm=True, unet_muon=True, unet_shapes=0.5)
+    make.stage("vae", second, 1)
+    assert make.done("vae", second)
+    weights = training.load_average(first.folder / "text.pt")
+    swapped = {"t": 1, "h": 0, **{str(n): n for n in range(2, 514)}, "new": 514, "end": 515}
+    vocabulary = {"h": 1, "t": 0, **{str(n): n for n in range(2, 514)}, "old": 514, "end": 515}
+    books = {"tiny": swapped, "first": vocabulary}
+    with monkeypatch.context() as patch:
+        book = lambda preset: SimpleNamespace(get_vocab=lambda: books[preset.name])  # noqa: E731
+        patch.setattr(tokenizer, "load", book)
+        torch.manual_seed(0)
+        pair = train_text.Pair(second)
+        begun = train_text.begin_with(second, first, pair)
+    key = next(name for name in weights if name.endswith("token_embedding.weight"))
+    before, after = weights[key], begun[key]
+    assert torch.equal(after[1], before[0]) and torch.equal(after[0], before[1])
+    assert torch.equal(after[515], before[515]) and torch.equal(after[2:514], before[2:514])
+    assert torch.equal(after[514], pair.state_dict()[key][514]), "a new word begins as drawn"
+    train_text.train(second)
+    latents.build(second)
+    straight = train_unet.train(second).module.state_dict()
+    start = training.load_average(first.folder / "unet.pt")
+    assert max((straight[k] - start[k]).abs().max() for k in start) < 0.1, "it began there"
+    (second.folder / "unet.pt").unlink()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(training.OutOfTime):
+            train_unet.train(second)
+    resumed = train_unet.train(second).module.state_dict()
+    assert all(torch.equal(resumed[k], straight[k]) for k in straight)
+
+
+def test_timesteps_dwell_on_shapes():
+    rng = np.random.default_rng(0)
+    evenly = train_unet.draw_times(rng, 20_000, 0.0)
+    dwelling = train_unet.draw_times(rng, 20_000, 0.4)
+    low, high = train_unet.SHAPES
+    inside = lambda times: ((times >= low) & (times < high)).mean()  # noqa: E731
+    assert inside(evenly) == pytest.approx(0.5, abs=0.02)
+    assert inside(dwelling) == pytest.approx(0.4 + 0.6 * 0.5, abs=0.02)
+
+
+# the judge
+
+
+def test_questions_are_pairs_that_training_never_shows(monkeypatch):
+    stage = small_stage(held_out=True)
+    monkeypatch.setattr(compose.World, "load", lambda *_: stage)
+    monkeypatch.setattr(judge, "COUNT", 40)
+    monkeypatch.setattr(judge, "NOUNS", 10)
+    questions = judge.Questions.of(TINY)
+    assert sorted(questions.nouns) == sorted(noun.word for noun in stage.words)
+    for noun, place in zip(questions.nouns, questions.places, strict=True):
+        assert judge.PLACES[place] == compose.place_never_seen(noun)
+    answers = questions.right(np.arange(40), questions.places)
+    assert answers.all() and answers.shape == (40, 2)
+    assert judge.group(9) == slice(0, 10) and judge.group(10) == slice(10, 20)
+
+
+def test_a_witness_finds_the_nearest(monkeypatch):
+    monkeypatch.setattr(judge, "COUNT", 4)
+    monkeypatch.setattr(judge, "NOUNS", 2)
+    rng = np.random.default_rng(0)
+    gallery = rng.integers(0, 256, (4, 3, 32, 32, 3)).astype(np.uint8)
+    questions = judge.Questions(list("abcd"), np.array([2, 0, 1, 1]))
+    asked = gallery[np.arange(4), [2, 0, 1, 0]]  # the last shows another place
+    asked[1] = gallery[0, 0]  # and the second another noun
+    for look in (judge.pixels, judge.colours):
+        right = judge.by_distance(look(asked), look(gallery), questions)
+        assert right.tolist() == [[True, True], [False, True], [True, True], [True, False]], look
+    assert judge.pixels(gallery).shape == (4, 3, 768)
+    histogram = judge.colours(gallery)
+    np.testing.assert_allclose((histogram**2).sum(-1), 1, rtol=1e-6)
+    red = np.full((1, 32, 32, 3), (255, 0, 0), np.uint8)
+    assert judge.colours(red)[0].argmax() == 7 * 64

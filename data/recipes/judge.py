@@ -1,15 +1,16 @@
 """Is the evaluator a good judge, and how well does the model do before it? `python -m data.recipes.judge`
 
-Writes a table into the model card, between its markers. 200 held-out compositions (sides of things that no training
-saw) and 200 pictures that stock diffusers draws from the same nouns and places are shown to the evaluator, which ranks
-50 nouns and all places. A witness that shares nothing with it does the same: it looks for the nearest of other held-out
-compositions in raw pixels. Last, the concept photos: does a held-out photo look most like its own concept's?
+Writes a table into the model card, between its markers. 200 questions, each a noun in the one place where training
+never shows it, are composed (from sides that training never sees, where a thing has such) and drawn by stock diffusers.
+The evaluator ranks 50 nouns and all places. Two witnesses that share nothing with it do the same: they look for the
+nearest of other compositions in raw pixels and in a histogram of colours. Last, the concept photos: does a held-out one
+look most like its own concept's?
 """
 
 from __future__ import annotations
 
 import argparse
-import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,79 +22,103 @@ from tiutils import concept, evaluator
 from . import compose, places, train_evaluator
 from .presets import PRESETS, Preset
 
-COUNT, GALLERY, NOUNS = 200, 3000, 50
+COUNT, NOUNS = 200, 50
 PLACES = list(places.PLACES)
 CARD, BEGIN, END = Path("data/tiny-sd/README.md"), "<!-- judge:begin -->", "<!-- judge:end -->"
 CONCEPTS = ("wood-toy", "rocking-horse", "teddy-bear")
 
 
-def asked_nouns(preset: Preset) -> list[str]:
-    """The fifty nouns, drawn once from those that have a held-out side."""
-    known = [noun.word for noun in compose.World.load(True, preset.world).words]
-    return sorted(np.random.default_rng(50).choice(known, NOUNS, replace=False))
+@dataclass(frozen=True)
+class Questions:
+    """Pairs of a noun and a place that no training picture shows, in groups of nouns to choose among."""
+
+    nouns: list[str]  # COUNT, NOUNS of them a group
+    places: np.ndarray  # (COUNT,) numbers in PLACES
+
+    @classmethod
+    def of(cls, preset: Preset) -> Questions:
+        known = [noun.word for noun in compose.World.load(True, preset.world, preset.calm).words]
+        nouns = np.random.default_rng(50).choice(known, COUNT, replace=False)
+        kept_apart = [PLACES.index(compose.place_never_seen(noun)) for noun in nouns]
+        return cls(nouns.tolist(), np.array(kept_apart))
+
+    def right(self, nouns: np.ndarray, found: np.ndarray) -> np.ndarray:
+        """(COUNT, 2): whether the answers, numbers of nouns and of places, are right."""
+        return np.stack([nouns == np.arange(COUNT), found == self.places], axis=1)
 
 
-def held_out(
-    preset: Preset, nouns: list[str], count: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (count, side, side, 3) uint8 of one thing in a named place, and their (noun, place) numbers."""
-    things, pictures, labels, index = compose.World.load(True, preset.world), [], [], 0
-    names, _ = train_evaluator.nouns(preset.world)
-    chosen = [number for number, noun in enumerate(things.words) if noun.word in nouns]
-    things.words = [things.words[number] for number in chosen]
-    things.odds = np.full(NOUNS, 1 / NOUNS)
-    while len(pictures) < count:
-        picture, caption = compose.scene(things, seed, index, preset.size)
-        noun, place = train_evaluator.parts_of(caption, preset.world)
-        if 0 <= place < len(PLACES) and not re.search(r"\b(two|three)\b", caption):
-            pictures.append(picture)
-            labels.append((nouns.index(names[noun]), place))
-        index += 1
-    return np.stack(pictures), np.array(labels)
+def group(number: int) -> slice:
+    """The nouns among which question `number` is to be answered."""
+    first = number // NOUNS * NOUNS
+    return slice(first, first + NOUNS)
 
 
-def draw(nouns: list[str], labels: np.ndarray, model: Path, kept: Path) -> np.ndarray:
-    """One picture for each (noun, place), by stock diffusers as on the contact sheet; kept for the next time."""
-    if kept.exists():
-        with np.load(kept) as there:
-            if np.array_equal(there["labels"], labels):
-                return there["pictures"]
+def held_out(preset: Preset, questions: Questions) -> tuple[np.ndarray, np.ndarray]:
+    """Composed pictures (..., side, side, 3) uint8: one for each question, (COUNT, ...);
+    and others, each noun in each place, (COUNT, places, ...).
+    """
+    things = compose.World.load(True, preset.world, preset.calm)
+    asked = zip(questions.nouns, questions.places, strict=True)
+    real = [compose.asked_scene(things, 501, n, PLACES[p], preset.size) for n, p in asked]
+    gallery = [
+        [compose.asked_scene(things, 502, n, place, preset.size) for place in PLACES]
+        for n in questions.nouns
+    ]
+    return np.stack(real), np.array(gallery)
+
+
+def draw(questions: Questions, model: Path) -> np.ndarray:
+    """One picture for each question, by stock diffusers as on the contact sheet: (COUNT, side, side, 3) uint8."""
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(model)
     pipeline.set_progress_bar_config(disable=True)
-    prompts = [
-        f"a photo of {train_evaluator.named(nouns[noun])} {PLACES[place]}" for noun, place in labels
-    ]
+    asked = zip(questions.nouns, questions.places, strict=True)
+    prompts = [f"a photo of {train_evaluator.named(noun)} {PLACES[place]}" for noun, place in asked]
     drawn = []
-    for start in range(0, len(prompts), 20):
+    for start in range(0, COUNT, 20):
         seeds = [torch.Generator().manual_seed(start + n) for n in range(20)]
         drawn += pipeline(
             prompts[start : start + 20], num_inference_steps=30, guidance_scale=4.0, generator=seeds
         ).images
-        print(f"drawn: {len(drawn)}/{len(prompts)}", flush=True)
-    pictures = np.stack([np.asarray(picture) for picture in drawn])
-    np.savez(kept, pictures=pictures, labels=labels)
-    return pictures
+        print(f"drawn: {len(drawn)}/{COUNT}", flush=True)
+    return np.stack([np.asarray(picture) for picture in drawn])
 
 
-def by_evaluator(clip: evaluator.Evaluator, pictures: np.ndarray, nouns: list[str]) -> np.ndarray:
-    """What the evaluator sees: (pictures, 2) numbers of noun and place."""
+def by_evaluator(
+    clip: evaluator.Evaluator, pictures: np.ndarray, questions: Questions
+) -> np.ndarray:
+    """What the evaluator sees, right or not: (COUNT, 2) for noun and place."""
     seen = clip.see([Image.fromarray(picture) for picture in pictures])
-    asked = [f"a photo of {train_evaluator.named(noun)}" for noun in nouns], PLACES
-    return np.stack([(seen @ clip.read(each).T).argmax(dim=1).numpy() for each in asked], axis=1)
+    nouns = clip.read([f"a photo of {train_evaluator.named(noun)}" for noun in questions.nouns])
+    found = [group(n).start + int((seen[n] @ nouns[group(n)].T).argmax()) for n in range(COUNT)]
+    return questions.right(np.array(found), (seen @ clip.read(PLACES).T).argmax(dim=1).numpy())
 
 
-def by_pixels(pictures: np.ndarray, gallery: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """What the nearest picture of the gallery shows, at 16 x 16 pixels: (pictures, 2)."""
+def by_distance(pictures: np.ndarray, gallery: np.ndarray, questions: Questions) -> np.ndarray:
+    """What the nearest picture of the gallery shows, right or not: (COUNT, 2); features (COUNT, width)."""
+    nouns, places_found = [], []
+    for number, picture in enumerate(pictures):
+        nearest = ((gallery[group(number)] - picture) ** 2).sum(-1).ravel().argmin()
+        noun, place = divmod(int(nearest), gallery.shape[1])
+        nouns.append(group(number).start + noun)
+        places_found.append(place)
+    return questions.right(np.array(nouns), np.array(places_found))
 
-    def small(images: np.ndarray) -> np.ndarray:
-        side = images.shape[1] // 16
-        blocks = images.reshape(len(images), 16, side, 16, side, 3).astype(np.float32)
-        return blocks.mean(axis=(2, 4)).reshape(len(images), -1)
 
-    there, here = small(gallery), small(pictures)
-    return labels[(((there**2).sum(1)) - 2 * here @ there.T).argmin(axis=1)]
+def pixels(pictures: np.ndarray) -> np.ndarray:
+    """(..., side, side, 3) uint8 as 16 x 16 pixels in a row: (..., 768)."""
+    side = pictures.shape[-2] // 16
+    blocks = pictures.reshape(*pictures.shape[:-3], 16, side, 16, side, 3).astype(np.float32)
+    return blocks.mean(axis=(-4, -2)).reshape(*pictures.shape[:-3], -1)
+
+
+def colours(pictures: np.ndarray) -> np.ndarray:
+    """(..., side, side, 3) uint8 as the root of a histogram of 8 x 8 x 8 colours: (..., 512), Hellinger's distance."""
+    boxes = (pictures // 32).astype(np.int64) @ np.array([64, 8, 1])
+    flat = boxes.reshape(-1, boxes.shape[-1] * boxes.shape[-2])
+    counts = np.stack([np.bincount(row, minlength=512) for row in flat])
+    return np.sqrt(counts / flat.shape[1]).reshape(*pictures.shape[:-3], 512)
 
 
 def concepts(clip: evaluator.Evaluator) -> list[str]:
@@ -113,7 +138,7 @@ def concepts(clip: evaluator.Evaluator) -> list[str]:
 
 def table(scores: dict[str, np.ndarray], rows: list[str]) -> str:
     """Both tables in Markdown; `scores` are shares right, (2,), by what was shown to whom."""
-    real, drawn = scores["evaluator, held-out compositions"], scores["evaluator, drawn pictures"]
+    real, drawn = scores["evaluator, composed"], scores["evaluator, drawn"]
     lines = [f"| judge and pictures | noun, first of {NOUNS} | place, first of {len(PLACES)} |"]
     lines += ["|---|--:|--:|"]
     shown = scores | {"chance": np.array([1 / NOUNS, 1 / len(PLACES)])}
@@ -121,8 +146,10 @@ def table(scores: dict[str, np.ndarray], rows: list[str]) -> str:
     noun, place = drawn / real
     lines += [
         "",
-        f"So drawn pictures reach {noun:.0%} of the figure of real ones for nouns, {place:.0%} for places. The witness",
-        f"takes what the nearest of {GALLERY} other held-out compositions shows, in raw 16 × 16 pixels.",
+        f"So drawn pictures reach {noun:.0%} of the figure of composed ones for nouns, {place:.0%} for places. The",
+        "witnesses share nothing with the evaluator: they take what the nearest of "
+        f"{NOUNS * len(PLACES)} other compositions shows,",
+        "by 16 × 16 raw pixels or by a histogram of 512 colours.",
         "",
         "How alike the evaluator finds held-out photos (rows) and the photos to learn from (columns):",
         "",
@@ -141,14 +168,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     preset, clip = PRESETS[arguments.preset], evaluator.load(arguments.model / "evaluator")
-    nouns, kept = asked_nouns(preset), preset.folder / "judged.npz"
-    real, labels = held_out(preset, nouns, COUNT, 501)
-    gallery, known = held_out(preset, nouns, GALLERY, 502)
-    drawn = draw(nouns, labels, arguments.model, kept)
+    questions = Questions.of(preset)
+    real, gallery = held_out(preset, questions)
     scores = {}
-    for name, pictures in (("held-out compositions", real), ("drawn pictures", drawn)):
-        scores[f"evaluator, {name}"] = by_evaluator(clip, pictures, nouns) == labels
-        scores[f"witness, {name}"] = by_pixels(pictures, gallery, known) == labels
+    for name, pictures in (("composed", real), ("drawn", draw(questions, arguments.model))):
+        scores[f"evaluator, {name}"] = by_evaluator(clip, pictures, questions)
+        for witness, look in (("pixels", pixels), ("colours", colours)):
+            there, here = look(gallery), look(pictures)
+            scores[f"nearest {witness}, {name}"] = by_distance(here, there, questions)
     text = table({name: right.mean(axis=0) for name, right in scores.items()}, concepts(clip))
     print(text)
     page = CARD.read_text()

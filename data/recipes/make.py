@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -98,6 +99,8 @@ def stage(name: str, preset: presets.Preset, processes: int) -> training.Run | N
         plan.measure(preset)
     elif name == "pool":
         compose_pool(preset)
+    elif name == "vae" and preset.base:
+        shutil.copy(preset.base.folder / "vae.pt", preset.folder / "vae.pt")
     elif name == "vae":
         from . import train_vae
 

@@ -65,7 +65,7 @@ def save(figure, path: Path) -> None:
 
 def world_picture(preset: Preset, path: Path) -> None:
     """The first compositions with their captions."""
-    things = compose.World.load(name=preset.world)
+    things = compose.World.load(name=preset.world, calm=preset.calm)
     scenes = [compose.scene(things, pool.SEED, index, preset.size) for index in range(3 * SEEN)]
     rows = [[picture for picture, _ in scenes[i : i + SEEN]] for i in range(0, 3 * SEEN, SEEN)]
     tiles(rows, [caption or "(no caption)" for _, caption in scenes], [], path)

@@ -20,9 +20,9 @@ SEED = 1
 _world: compose.World | None = None
 
 
-def _start(name: str) -> None:
+def _start(name: str, calm: bool) -> None:
     global _world
-    _world = compose.World.load(name=name)
+    _world = compose.World.load(name=name, calm=calm)
 
 
 def write_chunk(folder: Path, number: int, seed: int, size: int) -> None:
@@ -45,7 +45,7 @@ def build(preset: Preset, count: int | None = None) -> None:
         if not (folder / f"pictures-{k:03d}.npy").exists()
     ]
     apart = multiprocessing.get_context("spawn")  # a process that uses a GPU must not be forked
-    with ProcessPoolExecutor(os.cpu_count(), apart, _start, (preset.world,)) as workers:
+    with ProcessPoolExecutor(os.cpu_count(), apart, _start, (preset.world, preset.calm)) as workers:
         jobs = [workers.submit(write_chunk, folder, number, SEED, preset.size) for number in todo]
         for done, job in enumerate(jobs, 1):
             job.result()
@@ -80,7 +80,7 @@ def captions(preset: Preset) -> list[str]:
 
 def held_out(preset: Preset, count: int, seed: int = 99) -> tuple[np.ndarray, list[str]]:
     """Compositions of sides that training never sees."""
-    things = compose.World.load(held_out=True, name=preset.world)
+    things = compose.World.load(True, preset.world, preset.calm)
     scenes = [compose.scene(things, seed, i, preset.size) for i in range(count)]
     return np.stack([picture for picture, _ in scenes]), [caption for _, caption in scenes]
 

@@ -35,10 +35,16 @@ class Preset:
     evaluator_batch: int
     evaluator_rate: float
     world: str = "small"  # or "wide"
+    calm: bool = False  # things in their usual pose: see compose.py
+    begins: str = (
+        ""  # the preset whose trained parts this one goes on from; its VAE is taken as it is
+    )
     vae_pool: int | None = (
         None  # how many of the pool the VAE learns from, first ones first; None: all
     )
     text_side: int = 32  # pixels a side for the text encoder's picture tower
+    unet_shapes: float = 0.0  # share of its timesteps that dwell on where shapes are settled
+    unet_muon: bool = False  # Muon instead of AdamW for the denoiser's matrices
     unet_cross: int = 1  # the first level of the denoiser that attends to the words
     unet_core: float = (
         0.7  # share of core words' pictures in the later part of the denoiser's training
@@ -49,6 +55,11 @@ class Preset:
     @property
     def folder(self):
         return collect.WORK / self.name
+
+    @property
+    def base(self) -> Preset | None:
+        """The preset that this one goes on from."""
+        return PRESETS[self.begins] if self.begins else None
 
     @property
     def latent_size(self) -> int:
@@ -76,6 +87,22 @@ CPU = Preset(
     evaluator_steps=1800,
     evaluator_batch=192,
     evaluator_rate=2e-3,
+)
+# The second edition of the 64 px model: the wide world, calm, learnt by what already knows places and colours.
+WIDE = replace(
+    CPU,
+    name="wide",
+    begins="cpu",
+    world="wide",
+    calm=True,
+    text_steps=700,
+    unet_steps=3500,
+    unet_batch=96,
+    unet_muon=True,
+    unet_shapes=0.4,
+    unet_rate=2e-3,
+    unet_core=0.35,
+    evaluator_steps=900,
 )
 # For one H100: about 24 minutes in all. Steps are a guess from the operations each needs (README.md says how);
 # the stage `plan` measures a few dozen of each there and writes down how many fit into `minutes`.
@@ -108,7 +135,7 @@ GPU = Preset(
     evaluator_width=144,
     minutes=(("vae", 4.0), ("text", 1.3), ("evaluator", 1.7), ("unet", 10.0)),
 )
-PRESETS = {"cpu": CPU, "gpu": GPU}
+PRESETS = {"cpu": CPU, "wide": WIDE, "gpu": GPU}
 
 
 def get(name: str) -> Preset:

@@ -81,6 +81,17 @@ def top_one(pair: Pair, ids: torch.Tensor, pictures: torch.Tensor, choices: int 
     return float(np.mean([bool((ids[found[i]] == ids[i]).all()) for i in range(len(found))]))
 
 
+def begin_with(preset: Preset, base: Preset, pair: Pair) -> dict[str, torch.Tensor]:
+    """The weights trained for `base`, each token's row at its number in this vocabulary; new tokens as drawn."""
+    weights = training.load_average(base.folder / "text.pt")
+    before, now = tokenizer.load(base).get_vocab(), tokenizer.load(preset).get_vocab()
+    key = next(name for name in weights if name.endswith("token_embedding.weight"))
+    rows = pair.state_dict()[key].clone()
+    both = sorted(before.keys() & now.keys())
+    rows[[now[token] for token in both]] = weights[key][[before[token] for token in both]]
+    return {**weights, key: rows}
+
+
 def train(preset: Preset) -> training.Run:
     device = training.device()
     pictures, captions = pool.Pictures(preset), pool.captions(preset)
@@ -93,6 +104,8 @@ def train(preset: Preset) -> training.Run:
 
     torch.manual_seed(5)
     pair = Pair(preset).to(device)
+    if preset.base:
+        pair.load_state_dict(begin_with(preset, preset.base, pair))
     run = training.Run(pair, preset.folder / "text.pt", rate=7e-4)
 
     def step(number: int) -> torch.Tensor:

@@ -15,6 +15,10 @@ from .presets import Preset
 MIN_SNR = 5.0
 CORE_FROM = 0.3  # from this part of training on, a share of pictures shows core words
 SHOWN = (0.02, 0.1, 0.35)  # parts of training after which the averaged weights are kept, to look at
+SHAPES = (
+    400,
+    900,
+)  # timesteps at which what a thing is can be seen, and how it looks is still open
 DROPPED = 0.04  # more prompts dropped, on top of the pool's empty captions; guidance needs them
 
 
@@ -80,6 +84,12 @@ def noise_levels() -> torch.Tensor:
     return torch.cumprod(1 - roots**2, 0).float()
 
 
+def draw_times(rng: np.random.Generator, count: int, shapes: float) -> np.ndarray:
+    """Timesteps (count,): this share of them from where shapes are settled, the rest from everywhere."""
+    times = rng.integers(1000, size=count)
+    return np.where(rng.random(count) < shapes, rng.integers(*SHAPES, size=count), times)
+
+
 def train(preset: Preset) -> training.Run:
     device = training.device()
     pictures = latents.load(preset).to(device)
@@ -94,7 +104,10 @@ def train(preset: Preset) -> training.Run:
         unet.set_attn_processor(AttnProcessor())
     print(f"unet: {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters", flush=True)
     training.speed_up(unet)
-    run = training.Run(unet, preset.folder / "unet.pt", rate=preset.unet_rate)
+    if preset.base:
+        unet.load_state_dict(training.load_average(preset.base.folder / "unet.pt"))
+    outer = ("conv_in", "conv_out", "time_embedding") if preset.unet_muon else None
+    run = training.Run(unet, preset.folder / "unet.pt", rate=preset.unet_rate, outer=outer)
     shown = {int(part * preset.unet_steps) for part in SHOWN}
 
     def step(number: int) -> torch.Tensor:
@@ -109,7 +122,7 @@ def train(preset: Preset) -> training.Run:
         rng = training.generator(100 + training.rank(), number)
         clean = pictures[torch.from_numpy(chosen).to(device)].float()
         noise = training.normal(rng, clean.shape)
-        times = torch.from_numpy(rng.integers(1000, size=len(chosen))).to(device)
+        times = torch.from_numpy(draw_times(rng, len(chosen), preset.unet_shapes)).to(device)
         hidden = words.take(chosen, rng.random(len(chosen)) < DROPPED).to(device)
         alpha = alphas[times][:, None, None, None]
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from . import muon
+
 SAVE_SECONDS = 30.0  # between two checkpoints at least: a GPU makes a hundred steps in three
 UNTIL = math.inf  # on the monotonic clock: when trainings save and stop (`make --minutes`)
 
@@ -109,10 +111,15 @@ class Run:
         rate: float,
         betas=(0.9, 0.99),
         decay: float = 0.01,
+        outer: tuple[str, ...] | None = None,
     ):
+        """With `outer`, Muon trains all matrices but those of the modules it names; else AdamW trains everything."""
         self.module, self.path, self.step, self.seconds = module, path, 0, 0.0
-        self.optimizer = torch.optim.AdamW(
-            module.parameters(), lr=rate, betas=betas, weight_decay=decay, fused=True
+        adam = {"betas": betas, "weight_decay": decay, "fused": True}
+        self.optimizer = (
+            torch.optim.AdamW(module.parameters(), lr=rate, **adam)
+            if outer is None
+            else muon.Both(module, outer, rate, **adam)
         )
         self.rate, self.average = rate, {}
         self.marks: list[tuple[int, float]] = []  # (step, seconds) in the middle, for `plan`

@@ -1,0 +1,102 @@
+"""Muon: against PyTorch's own where that reaches, and split between processes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from data.recipes import muon
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (6, 30), (30, 6)])
+def test_singular_values_become_about_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = torch.linalg.svdvals(muon.orthogonalise(matrix))
+    assert values.min() > 0.3 and values.max() < 1.3
+    direction = (muon.orthogonalise(matrix) * (left @ right)).sum() / len(values)
+    assert direction == pytest.approx(values.mean().item(), rel=0.02), "singular vectors stay"
+
+
+def test_matrices_are_trained_as_by_pytorchs_muon():
+    torch.manual_seed(1)
+    start, target = torch.randn(12, 20), torch.randn(12, 20)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    settings = {"lr": 0.05, "weight_decay": 0.01}
+    reference = torch.optim.Muon([theirs], **settings, adjust_lr_fn="match_rms_adamw")
+    for parameter, optimizer in ((ours, muon.Muon([ours], **settings)), (theirs, reference)):
+        for _ in range(8):
+            optimizer.zero_grad()
+            ((parameter - target) ** 2).sum().backward()
+            optimizer.step()
+    moved = (theirs - start).detach()
+    assert moved.norm() > 1
+    assert (ours - theirs).norm() < 0.02 * moved.norm(), "bfloat16 rounds a little differently"
+
+
+def test_a_kernel_is_trained_as_its_matrix():
+    torch.manual_seed(2)
+    start, gradient = torch.randn(4, 3, 2, 2), torch.randn(4, 3, 2, 2)
+    before = start.clone()
+    kernel, matrix = torch.nn.Parameter(start), torch.nn.Parameter(start.flatten(1).clone())
+    kernel.grad, matrix.grad = gradient, gradient.flatten(1)
+    for parameter in (kernel, matrix):
+        muon.Muon([parameter], lr=0.1).step()
+    assert torch.equal(kernel.flatten(1), matrix)
+    assert not torch.equal(kernel, before)
+
+
+def train_apart(rank: int, world: int, path: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{path}/meet", rank=rank, world_size=world)
+    torch.save([p.detach() for p in trained()], f"{path}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def trained() -> list[torch.nn.Parameter]:
+    torch.manual_seed(3)
+    parameters = [torch.nn.Parameter(torch.randn(5, 7 + n)) for n in range(3)]
+    optimizer = muon.Muon(parameters, lr=0.1)
+    for _ in range(2):
+        for parameter in parameters:
+            parameter.grad = parameter.detach() ** 2
+        optimizer.step()
+    return parameters
+
+
+def test_processes_share_the_work_and_agree(tmp_path):
+    torch.multiprocessing.spawn(train_apart, (2, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        for alone, apart in zip(trained(), torch.load(tmp_path / f"{rank}.pt"), strict=True):
+            torch.testing.assert_close(apart, alone.detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_both_optimizers_stop_and_go_on():
+    def steps(net, both, count):
+        for number in range(count):
+            both.zero_grad()
+            (net(torch.full((1, 4), number + 1.0)) ** 2).sum().backward()
+            both.step()
+
+    def fresh():
+        torch.manual_seed(4)
+        net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2))
+        return net, muon.Both(net, ("2",), 0.01, betas=(0.9, 0.99))
+
+    net, both = fresh()
+    adam, matrices = (
+        sum(p.numel() for g in part.param_groups for p in g["params"]) for part in both.parts
+    )
+    assert (adam, matrices) == (6 + 12 + 2, 24), "biases and the outer layer are AdamW's"
+    steps(net, both, 2)
+    other, again = fresh()
+    other.load_state_dict(net.state_dict())
+    again.load_state_dict(copy.deepcopy(both.state_dict()))
+    steps(net, both, 2)
+    steps(other, again, 2)
+    for one, two in zip(net.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert {group["lr"] for group in both.param_groups} == {0.01}
