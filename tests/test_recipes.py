@@ -467,6 +467,16 @@ def test_a_second_edition_goes_on_from_the_first(stocked, monkeypatch):
     assert all(torch.equal(resumed[k], straight[k]) for k in straight)
 
 
+def test_what_a_preset_goes_on_from_is_made_first():
+    whole = make.in_order("wide", make.STAGES)
+    assert whole[0] == ("cpu", "collect") and whole[-1] == ("wide", "pictures")
+    assert whole.index(("cpu", "unet")) + 1 == whole.index(("wide", "collect"))
+    assert ("cpu", "export") not in whole
+    for alone in ("collect", "unet"):
+        assert make.in_order("wide", [alone]) == [("wide", alone)]
+    assert make.in_order("gpu", make.STAGES) == [("gpu", stage) for stage in make.STAGES]
+
+
 def test_timesteps_dwell_on_shapes():
     rng = np.random.default_rng(0)
     evenly = train_unet.draw_times(rng, 20_000, 0.0)

@@ -106,7 +106,8 @@ def evaluator_files(preset: Preset, folder: Path) -> None:
         "image_std": [0.5] * 3,
     }
     write_json(folder / "preprocessor_config.json", processor)
-    shutil.copytree(preset.folder / "evaluator-tokenizer", folder, dirs_exist_ok=True)
+    both = shutil.ignore_patterns("tokenizer.json")  # says again what vocab.json and merges.txt say
+    shutil.copytree(preset.folder / "evaluator-tokenizer", folder, ignore=both, dirs_exist_ok=True)
 
 
 def module_files(module, folder: Path, **changed) -> None:
@@ -138,11 +139,11 @@ def write_credits(preset: Preset, path: Path) -> None:
 
 
 def export(preset: Preset, target: Path | None = None) -> None:
-    """Build the folder beside the old one and swap them; the card and its picture stay.
+    """Build the folder beside the old one and swap them; the card stays.
 
-    By itself the 64 px model goes into `data/tiny-sd`; others into their working folder, to be looked at first.
+    By itself the bundled model goes into `data/tiny-sd`; others into their working folder, to be looked at first.
     """
-    target = target or (TARGET if preset.name == "cpu" else preset.folder / "tiny-sd")
+    target = target or (TARGET if preset.name == presets.BUNDLED else preset.folder / "tiny-sd")
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(preset.folder / "tokenizer", part / "tokenizer")
@@ -178,9 +179,8 @@ def export(preset: Preset, target: Path | None = None) -> None:
     }
     write_json(part / "model_index.json", index)
     write_credits(preset, part / "CREDITS.md")
-    for kept in ("README.md", "samples.png"):
-        if (target / kept).exists():
-            shutil.copy(target / kept, part / kept)
+    if (target / "README.md").exists():
+        shutil.copy(target / "README.md", part / "README.md")
     shutil.rmtree(target, ignore_errors=True)
     os.replace(part, target)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

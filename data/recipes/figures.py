@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from . import places, pool, train_vae, world
-from .presets import PRESETS
+from .presets import BUNDLED, PRESETS
 
 COUNT = 256
 TIMES = (200, 400, 600, 800)
@@ -68,7 +68,7 @@ def main() -> None:
     from diffusers import StableDiffusionPipeline
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--preset", choices=PRESETS, default=BUNDLED)
     parser.add_argument("--model", type=Path, default=Path("data/tiny-sd"))
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()

@@ -20,7 +20,7 @@ from PIL import Image
 from tiutils import concept, evaluator
 
 from . import compose, places, train_evaluator
-from .presets import PRESETS, Preset
+from .presets import BUNDLED, PRESETS, Preset
 
 COUNT, NOUNS = 200, 50
 PLACES = list(places.PLACES)
@@ -162,7 +162,7 @@ def table(scores: dict[str, np.ndarray], rows: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--preset", choices=PRESETS, default=BUNDLED)
     parser.add_argument("--model", type=Path, default=Path("data/tiny-sd"))
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

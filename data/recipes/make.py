@@ -1,6 +1,6 @@
 """From public packages to `data/tiny-sd`; README.md beside this says what each stage does.
 
-python -m data.recipes.make                                        # the 64 px model, on CPUs
+python -m data.recipes.make                                        # the bundled model, on CPUs
 python -m data.recipes.make --preset gpu --last tokenizer          # at home: what a GPU machine needs
 python -m data.recipes.make --preset gpu --first plan --minutes 9  # there, until it says `all done`
 """
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import torch
 
@@ -34,6 +35,7 @@ STAGES = (
     "export",
     "pictures",
 )
+FOR_A_BASE = tuple(s for s in STAGES[: STAGES.index("unet") + 1] if s not in ("plan", "evaluator"))
 TRAININGS = ("vae", "text", "evaluator", "unet")
 _composing: subprocess.Popen | None = None  # the rest of the pool, beside the VAE's training
 
@@ -139,9 +141,17 @@ def stage(name: str, preset: presets.Preset, processes: int) -> training.Run | N
     return None
 
 
+def in_order(name: str, stages: Sequence[str]) -> list[tuple[str, str]]:
+    """Presets and stages to run; where all are asked for, first what the preset goes on from."""
+    base = presets.PRESETS[name].begins
+    whole = stages[0] == STAGES[0] and "unet" in stages
+    first = [(base, stage) for stage in FOR_A_BASE] if base and whole else []
+    return [*first, *((name, stage) for stage in stages)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", choices=presets.PRESETS, default="cpu")
+    parser.add_argument("--preset", choices=presets.PRESETS, default=presets.BUNDLED)
     parser.add_argument("--only", choices=STAGES, nargs="+", help="just these stages")
     parser.add_argument("--first", choices=STAGES, default=STAGES[0])
     parser.add_argument("--last", choices=STAGES, default="export")
@@ -162,13 +172,13 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     names = STAGES[STAGES.index(arguments.first) : STAGES.index(arguments.last) + 1]
     try:
-        for name in arguments.only or names:
+        for preset, name in in_order(arguments.preset, arguments.only or names):
             begun = time.monotonic()
-            print(f"== {name}", flush=True)
+            print(f"== {preset} {name}", flush=True)
             if begun > training.UNTIL:
-                raise training.OutOfTime(f"stopped before {name}")
-            stage(name, presets.get(arguments.preset), arguments.processes)
-            print(f"== {name}: {(time.monotonic() - begun) / 60:.1f} min", flush=True)
+                raise training.OutOfTime(f"stopped before {preset} {name}")
+            stage(name, presets.get(preset), arguments.processes)
+            print(f"== {preset} {name}: {(time.monotonic() - begun) / 60:.1f} min", flush=True)
         print("all done", flush=True)
     except training.OutOfTime as stop:
         print(f"{stop}; the same command goes on from here", flush=True)

@@ -160,7 +160,7 @@ def draw_all(preset: Preset, out: Path, model: Path | None = None, checkpoints: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", choices=presets.PRESETS, default="cpu")
+    parser.add_argument("--preset", choices=presets.PRESETS, default=presets.BUNDLED)
     parser.add_argument("--model", type=Path, help="a folder like data/tiny-sd")
     parser.add_argument("--checkpoints", type=Path, help="folder of unet-STEP.pt")
     parser.add_argument("--out", type=Path, default=Path("docs"))

@@ -136,6 +136,7 @@ GPU = Preset(
     minutes=(("vae", 4.0), ("text", 1.3), ("evaluator", 1.7), ("unet", 10.0)),
 )
 PRESETS = {"cpu": CPU, "wide": WIDE, "gpu": GPU}
+BUNDLED = "wide"  # the one that lies in data/tiny-sd
 
 
 def get(name: str) -> Preset:

@@ -38,7 +38,7 @@ PROMPTS = (
     "a tower at sunset",
     "a rocket in space",
     "a flower in a garden",
-    # the second half asks for what only the wide world knows well
+    # the second half asks for what only the wide world knows
     "a panda in the forest",
     "a castle in the mountains",
     "a fire truck on the street",
@@ -101,8 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("data/tiny-sd"))
     parser.add_argument("--out", type=Path, default=Path("data/recipes/work/sheet.png"))
-    parser.add_argument("--prompts", type=int, default=24, help="the first so many of 48")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--prompts", type=int, default=48, help="the first so many of 48")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--threads", type=int)

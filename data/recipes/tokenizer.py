@@ -118,7 +118,7 @@ def write(folder: Path, merges: list[tuple[str, str]]) -> None:
     assert len(vocab) == len(tokens), "two merges make the same token"
     plain = folder.with_name(folder.name + "-plain")
     plain.mkdir(exist_ok=True)
-    (plain / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
+    (plain / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False, separators=(",", ":")))
     (plain / "merges.txt").write_text(
         "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n"
     )
