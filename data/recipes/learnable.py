@@ -1,8 +1,8 @@
 """Can the model be taught a word? `python -m data.recipes.learnable`, after `python -m data.embeddings.make`.
 
-Each learned word and the noun it started from are drawn in the same places from the same noise. The evaluator says for
-how many of the learned word's pictures the concept's held-out photos are nearer than the noun's pictures are, and how
-many show the place that was asked for. Aim: 80 % and 70 %. Nothing is picked.
+Each learned word and the noun it started from are drawn in every place of the world from the same noise. The evaluator
+says for how many of the learned word's pictures the concept's held-out photos are nearer than the noun's pictures are,
+and how many show the place that was asked for, of all. Aim: 80 % and 70 %. Nothing is picked.
 """
 
 from __future__ import annotations
@@ -19,15 +19,20 @@ from tiutils import concept, evaluator, models
 from . import places
 
 ROOT = Path(__file__).parents[2]
-ASKED = ("on the beach", "in the snow", "on grass", "in a room", "on the street", "in the forest")
 PLACES = list(places.PLACES)
 
 
-def shares(clip: evaluator.Evaluator, learned, plain, photos, asked: list[int]) -> tuple:
-    """Of the learned word's pictures: the share nearer the photos than the noun, and in the place asked for."""
-    nearer = clip.similarities(learned, photos) > clip.similarities(learned, plain)
-    found = (clip.see(learned) @ clip.read(PLACES).T).argmax(dim=1)
-    return nearer.float().mean().item(), (found == torch.tensor(asked)).float().mean().item()
+def nearer(clip: evaluator.Evaluator, learned, plain, photos) -> float:
+    """The share of the learned word's pictures that are more like the photos than like the noun's pictures."""
+    closer = clip.similarities(learned, photos) > clip.similarities(learned, plain)
+    return closer.float().mean().item()
+
+
+def in_place(clip: evaluator.Evaluator, pictures) -> float:
+    """The share that the evaluator finds in the place asked for; as many pictures of each place, in order."""
+    found = (clip.see(pictures) @ clip.read(PLACES).T).argmax(dim=1)
+    asked = torch.arange(len(PLACES)).repeat_interleave(len(pictures) // len(PLACES))
+    return (found == asked).float().mean().item()
 
 
 def measure(model: models.Models, clip: evaluator.Evaluator, name: str, seeds: int) -> tuple:
@@ -38,25 +43,29 @@ def measure(model: models.Models, clip: evaluator.Evaluator, name: str, seeds: i
     words = about["placeholder_token"], about["initializer_token"]
     learned, plain = (
         tiutils.generate(
-            model, [f"a {word} {place}" for place in ASKED], num_images_per_prompt=seeds
+            model, [f"a {word} {place}" for place in PLACES], num_images_per_prompt=seeds
         )
         for word in words
     )
-    asked = [PLACES.index(place) for place in ASKED for _ in range(seeds)]
-    return *words, len(learned), *shares(clip, learned, plain, photos, asked)
+    shares = nearer(clip, learned, plain, photos), in_place(clip, learned), in_place(clip, plain)
+    return *words, len(learned), *shares
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=ROOT / "data" / "tiny-sd")
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args()
     model, clip = tiutils.load(arguments.model), evaluator.load(arguments.model / "evaluator")
-    print("| word | from | pictures | nearer the concept than the noun | in the place asked for |")
-    print("|---|---|--:|--:|--:|")
+    print(
+        "| word | from | pictures | nearer the concept than the noun | in the place asked for | the noun, too |"
+    )
+    print("|---|---|--:|--:|--:|--:|")
     for name in ("wood-toy", "rocking-horse", "teddy-bear"):
-        word, noun, count, near, placed = measure(model, clip, name, arguments.seeds)
-        print(f"| `{word}` | {noun} | {count} | {near:.0%} | {placed:.0%} |", flush=True)
+        word, noun, count, near, placed, plain = measure(model, clip, name, arguments.seeds)
+        print(
+            f"| `{word}` | {noun} | {count} | {near:.0%} | {placed:.0%} | {plain:.0%} |", flush=True
+        )
 
 
 if __name__ == "__main__":
