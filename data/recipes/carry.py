@@ -1,10 +1,11 @@
 """Take what was made on a borrowed machine home, in pieces small enough for its mailbox.
 
-    python -m data.recipes.carry --out DIR                # there: the finished model, or else how far it came
+    python -m data.recipes.carry --out DIR                # there
     python -m data.recipes.carry --put FOLDER             # at home, or on the next machine: put it in its place
 
-A finished model is its folder of fp16 weights. An unfinished one is the averaged weights of each training with their
-step, fp16; optimizer moments, pool and latents stay behind, because they are made anew in a few minutes.
+That is the averaged weights of each training with their step, fp16 as they will be shipped; optimizer moments, pool and
+latents stay behind, because they are made anew in a few minutes. A finished training is exported from them, one that
+was cut off goes on.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ PIECE = 15 * 2**20  # bytes
 
 
 def half(path: Path) -> bytes:
-    """A checkpoint's average, fp16, and its step."""
+    """A checkpoint's average, fp16, and how far it came."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     average = {k: v.half() if v.is_floating_point() else v for k, v in state["average"].items()}
     file = io.BytesIO()
-    torch.save({"average": average, "step": state["step"], "seconds": state["seconds"]}, file)
+    torch.save({"average": average, **{k: state[k] for k in ("step", "steps", "seconds")}}, file)
     return file.getvalue()
 
 
 def pack_up(preset: presets.Preset) -> bytes:
     """A tar file of what is worth carrying, its names relative to the preset's folder."""
-    whole, buffer = make.done("unet", preset) and preset.folder / "tiny-sd", io.BytesIO()
+    buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name in ("plan.json", "vae.png", "pictures", *(("tiny-sd",) if whole else ())):
+        for name in ("scaling.txt", "vae.png", "pictures"):
             if (preset.folder / name).exists():
                 tar.add(preset.folder / name, name)
-        for name in () if whole else make.TRAININGS:
+        for name in make.TRAININGS:
             if (preset.folder / f"{name}.pt").exists():
                 content = half(preset.folder / f"{name}.pt")
                 entry = tarfile.TarInfo(f"{name}.pt")
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the pieces here")
     parser.add_argument("--put", type=Path, help="the folder of pieces to unpack")
     arguments = parser.parse_args()
-    preset = presets.get(arguments.preset)
+    preset = presets.PRESETS[arguments.preset]
     if arguments.put:
         put(preset, arguments.put)
     if arguments.out:

@@ -2,10 +2,10 @@
 
 `scene(world, seed, index)` is a pure function, so that pools, tests and resumed runs agree without stored state.
 
-A calm world shows each thing in its usual pose: in the middle, of one size, mostly one and the same side of it. What
-the caption says then nearly settles the picture, and a denoiser learns in an hour what a thing looks like. In the
-restless world, where things lie anywhere, turned and mirrored, the mean of all those pictures is a blob, and a
-denoiser needs days to get beyond it.
+The world is calm. It shows each thing in its usual pose: upright, about in the middle, of about one size, mostly one
+and the same side of it. What the caption says then nearly settles the picture, and a denoiser soon learns what a
+thing looks like. Where things lie anywhere, turned and mirrored, the mean of all those pictures is a blob, and a small
+denoiser hardly gets beyond it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,26 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from . import pack, places, wide, world
+from . import pack, places, world
+from .names import NAMES
 
 EMPTY_CAPTIONS = 0.10
-COUNT_ODDS = (0.80, 0.13, 0.07)  # one, two, three
-CALM_COUNT_ODDS = (0.86, 0.09, 0.05)
-FLOATING = {"in space", "under water", "in the clouds"}
-NOT_RECOLOURED = {"rainbow", "moon", "sun", "fire", "snowman", "zebra", "globe", "skull", "ghost"}
-SINGLE = world.SINGLE | wide.SINGLE
-USUAL = 0.75  # of a calm noun's pictures show its first thing, and of that thing's one side
+COUNT_ODDS = (0.86, 0.09, 0.05)  # one, two, three
+NOT_RECOLOURED = {
+    "rainbow",
+    "moon",
+    "sun",
+    "fire",
+    "snowman",
+    "zebra",
+    "globe",
+    "skull",
+    "ghost",
+    *NAMES,
+}
+RECOLOURED = 0.2
+LOOSE = 0.06  # of its size is how much larger or smaller a thing may be, and how far from its spot
+USUAL = 0.75  # of a noun's pictures show its first thing, and of that thing's one side
 VARIED = {
     "toy",
     "doll",
@@ -44,41 +55,40 @@ class World:
     words: list[world.Noun]
     odds: np.ndarray
     held_out: bool = False
-    name: str = "small"
-    calm: bool = False
 
     @classmethod
-    def load(cls, held_out: bool = False, name: str = "small", calm: bool = False) -> World:
+    def load(cls, held_out: bool = False) -> World:
+        """What the pack has; with `held_out` the sides that training never sees, where a thing has one."""
         by_word: dict[str, list[pack.Thing]] = {}
-        for thing in pack.load(name):
-            if thing.held_out or calm if held_out else thing.sides:
+        for thing in pack.load():
+            if thing.sides or (held_out and thing.held_out):
                 for word in thing.words:
                     by_word.setdefault(word, []).append(thing)
-        words = [noun for noun in world.nouns(name) if noun.word in by_word]
+        words = [noun for noun in (*world.nouns(), *world.names()) if noun.word in by_word]
         odds = np.array([noun.weight for noun in words])
-        return cls(by_word, words, odds / odds.sum(), held_out, name, calm)
+        return cls(by_word, words, odds / odds.sum(), held_out)
 
     def draw(self, rng: np.random.Generator, word: str) -> pack.Thing:
-        """One of the things called `word`: any of them, in a calm world mostly the first."""
+        """One of the things called `word`, mostly the first, but where they are meant to vary."""
         group = self.by_word[word]
-        if self.calm and word not in VARIED and rng.random() < USUAL:
+        if word not in VARIED and rng.random() < USUAL:
             return group[0]
         return group[rng.integers(len(group))]
 
     def side(self, rng: np.random.Generator, thing: pack.Thing) -> Image.Image:
-        """One of its sides: any of them, in a calm world mostly the one that shows most of it."""
+        """One of its sides, mostly the one that shows most of it; a toy shows any."""
         sides = (self.held_out and thing.held_out) or thing.sides
-        if self.calm and rng.random() < USUAL:
+        if not thing.name.startswith("toy:") and rng.random() < USUAL:
             return max(sides, key=lambda side: side.width * side.height)
         return sides[rng.integers(len(sides))]
 
     def without(self, word: str) -> str:
-        """The place in which this noun must not be shown."""
-        return place_never_seen(word) if self.name == "wide" and not self.held_out else ""
+        """The place in which training must not show this noun."""
+        return "" if self.held_out else place_never_seen(word)
 
 
 def place_never_seen(word: str) -> str:
-    """In the wide world each noun has one place in which training never shows it: 1 of 18 pairs is left to ask for."""
+    """Each noun has one place in which training never shows it: 1 of 18 pairs is left to ask for."""
     return list(places.PLACES)[zlib.crc32(word.encode()) % len(places.PLACES)]
 
 
@@ -94,24 +104,11 @@ def recolour(cut: Image.Image, rng: np.random.Generator, name: str) -> Image.Ima
     return Image.fromarray((array * 255).astype(np.uint8))
 
 
-def turn(
-    cut: Image.Image, rng: np.random.Generator, size: float, limit: float, degrees: float
-) -> Image.Image:
-    """Scale to about `size` pixels, mirror half of the time, tilt a little (not at all with 0 degrees).
-
-    Long thin things may be longer than `size`, up to `limit`: else they would be slivers.
-    """
+def scale(cut: Image.Image, size: float, limit: float) -> Image.Image:
+    """To about `size` pixels. Long thin things may be longer, up to `limit`: else they would be slivers."""
     slim = max(cut.size) / min(cut.size)
     factor = min(size * slim**0.35, max(size, limit)) / max(cut.size)
-    cut = cut.resize([max(2, round(side * factor)) for side in cut.size], Image.LANCZOS)
-    if not degrees:
-        return cut
-    if rng.random() < 0.5:
-        cut = cut.transpose(Image.FLIP_LEFT_RIGHT)
-    angle = rng.normal() * degrees
-    if abs(angle) > 1:
-        cut = cut.convert("RGBa").rotate(angle, Image.BICUBIC, expand=True).convert("RGBA")
-    return cut
+    return cut.resize([max(2, round(side * factor)) for side in cut.size], Image.LANCZOS)
 
 
 def paste(
@@ -185,21 +182,8 @@ def wording(
     return caption, template
 
 
-def size_of(rng: np.random.Generator, template: str, count: int) -> float:
-    """The object's longest side as a part of the frame; words such as `small` and `close-up` mean something."""
-    if count > 1:
-        return rng.uniform(0.40, 0.54) if count == 2 else rng.uniform(0.32, 0.42)
-    if "close-up" in template or "cropped" in template:
-        return rng.uniform(0.85, 1.15)
-    if "small" in template:
-        return rng.uniform(0.32, 0.48)
-    if "large" in template:
-        return rng.uniform(0.80, 0.98)
-    return rng.uniform(0.50, 0.88)
-
-
-def calm_size(template: str, count: int) -> float:
-    """As `size_of`, with one answer for each sort of template."""
+def size_of(template: str, count: int) -> float:
+    """The thing's longest side as a part of the frame; words such as `small` and `close-up` mean something."""
     if count > 1:
         return 0.47 if count == 2 else 0.33
     if "close-up" in template or "cropped" in template:
@@ -207,16 +191,10 @@ def calm_size(template: str, count: int) -> float:
     return 0.45 if "small" in template else 0.92 if "large" in template else 0.8
 
 
-def calm_foot(height: int, n: int, floor: float | None) -> float:
+def foot_of(height: int, n: int, floor: float | None) -> float:
     """Where a thing of this height stands (pixels): its middle a little below the picture's, but on the floor."""
     foot = 0.54 * n + height / 2
     return min(max(foot, (floor + 0.12) * n) if floor else foot, max(0.96 * n, height / 2 + n / 2))
-
-
-def centres(rng: np.random.Generator, count: int, calm: bool) -> np.ndarray:
-    """Where things stand from left to right, as parts of the picture's width."""
-    spread = 0.0 if calm else 0.12 if count == 1 else 0.04
-    return (np.arange(count) + 0.5) / count + rng.uniform(-spread, spread, count)
 
 
 def finish(rng: np.random.Generator, canvas: Image.Image, template: str) -> np.ndarray:
@@ -245,33 +223,26 @@ def stand(
 ) -> np.ndarray:
     """The empty place `picture` with `count` of the thing in it: (n, n, 3) uint8."""
     canvas, n = Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8)), len(picture)
-    size = calm_size(template, count) if things.calm else size_of(rng, template, count)
-    low = rng.uniform(max(0.72, floor + 0.12 * (count == 1)) if floor else 0.75, 0.97)
-    tilt = 0 if things.calm else 5 if floor else 14
+    size = size_of(template, count) * rng.uniform(1 - LOOSE, 1 + LOOSE)
     painter = int(rng.integers(2**31))
-    for centre in centres(rng, count, things.calm):
+    for number in range(count):
         cut = things.side(rng, thing)
         if colour:
             cut = recolour(cut, np.random.default_rng(painter), colour)
-        cut = turn(cut, rng, size * n, 0.92 * n / max(1, 0.75 * count), tilt)
-        if things.calm:
-            foot = calm_foot(cut.height, n, floor)
-        else:
-            foot = max((low + rng.uniform(-0.04, 0.04) * (count > 1)) * n, cut.height + 1)
-            foot = min(foot, 0.97 * n) if floor else foot - rng.uniform(0, foot - cut.height - 1)
-        paste(canvas, cut, centre * n, foot, 0.55 if floor else 0)
+        cut = scale(cut, size * n, 0.92 * n / max(1, 0.75 * count))
+        centre = (number + 0.5) / count + rng.uniform(-LOOSE, LOOSE) / (2 * count)
+        paste(canvas, cut, centre * n, foot_of(cut.height, n, floor), 0.55 if floor else 0)
     return finish(rng, canvas, template)
 
 
-def scene(things: World, seed: int, index: int, n: int = 64) -> tuple[np.ndarray, str]:
+def scene(things: World, seed: int, index: int, n: int) -> tuple[np.ndarray, str]:
     """Picture `index` of the world with this seed: (n, n, 3) uint8 and its caption."""
     rng = np.random.default_rng([seed, index])
     noun = things.words[rng.choice(len(things.words), p=things.odds)]
     thing = things.draw(rng, noun.word)
-    odds = CALM_COUNT_ODDS if things.calm else COUNT_ODDS
-    count = 1 if noun.word in SINGLE else 1 + rng.choice(3, p=odds)
+    count = 1 if noun.word in world.SINGLE else 1 + rng.choice(3, p=COUNT_ODDS)
     colour = ""
-    if noun.word not in NOT_RECOLOURED and rng.random() < (0.2 if things.calm else 0.3):
+    if noun.word not in NOT_RECOLOURED and rng.random() < RECOLOURED:
         colour = list(world.COLOURS)[rng.integers(len(world.COLOURS))]
     place, picture, floor = backdrop(rng, n, things.without(noun.word))
     caption, template = wording(rng, noun, colour, count, place)
@@ -279,7 +250,7 @@ def scene(things: World, seed: int, index: int, n: int = 64) -> tuple[np.ndarray
     return shown, "" if rng.random() < EMPTY_CAPTIONS else caption
 
 
-def asked_scene(things: World, seed: int, word: str, place: str, n: int = 64) -> np.ndarray:
+def asked_scene(things: World, seed: int, word: str, place: str, n: int) -> np.ndarray:
     """One thing called `word` in `place`, in its own colours: (n, n, 3) uint8, the same for the same seed."""
     rng = np.random.default_rng([seed, zlib.crc32(f"{word} {place}".encode())])
     picture, floor = places.place(rng, n, place)

@@ -13,8 +13,6 @@ from safetensors.torch import save_file
 from . import latents, pack, presets, train_evaluator, train_text, train_unet
 from .presets import Preset
 
-TARGET = Path(__file__).parents[1] / "tiny-sd"
-
 
 def write_json(path: Path, content: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +118,7 @@ def module_files(module, folder: Path, **changed) -> None:
     save_half(module.state_dict(), folder / "diffusion_pytorch_model.safetensors")
 
 
-def write_credits(preset: Preset, path: Path) -> None:
+def write_credits(path: Path) -> None:
     """Who made the pictures that the model was trained on."""
     lines = [
         "# Whose models the training pictures show",
@@ -128,7 +126,7 @@ def write_credits(preset: Preset, path: Path) -> None:
         "Changes: rendered, cropped, recoloured, composed.",
     ]
     heading, author = None, None
-    for licence, library, maker, title in pack.credits(preset.world):
+    for licence, library, maker, title in pack.credits():
         if (licence, library) != heading:
             heading, author = (licence, library), None
             lines += ["", f"## {library} ({licence})", ""]
@@ -141,9 +139,9 @@ def write_credits(preset: Preset, path: Path) -> None:
 def export(preset: Preset, target: Path | None = None) -> None:
     """Build the folder beside the old one and swap them; the card stays.
 
-    By itself the bundled model goes into `data/tiny-sd`; others into their working folder, to be looked at first.
+    It lies in the preset's working folder, to be looked at before it is copied over `data/tiny-sd`.
     """
-    target = target or (TARGET if preset.name == presets.BUNDLED else preset.folder / "tiny-sd")
+    target = target or preset.folder / "tiny-sd"
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(preset.folder / "tokenizer", part / "tokenizer")
@@ -151,10 +149,11 @@ def export(preset: Preset, target: Path | None = None) -> None:
     module_files(
         latents.load_vae(preset),
         part / "vae",
-        scaling_factor=round(latents.scaling_factor(preset), 5),
+        scaling_factor=latents.scaling_factor(preset),
     )
     module_files(train_unet.load_unet(preset), part / "unet")
-    evaluator_files(preset, part / "evaluator")
+    if (preset.folder / "evaluator.pt").exists():  # it may be trained later, and elsewhere
+        evaluator_files(preset, part / "evaluator")
     scheduler = {
         "_class_name": "PNDMScheduler",
         "_diffusers_version": "0.39.0",
@@ -178,7 +177,7 @@ def export(preset: Preset, target: Path | None = None) -> None:
         "vae": ["diffusers", "AutoencoderKL"],
     }
     write_json(part / "model_index.json", index)
-    write_credits(preset, part / "CREDITS.md")
+    write_credits(part / "CREDITS.md")
     if (target / "README.md").exists():
         shutil.copy(target / "README.md", part / "README.md")
     shutil.rmtree(target, ignore_errors=True)

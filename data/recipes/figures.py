@@ -38,12 +38,10 @@ def hidden_states(pipeline, captions: list[str]) -> torch.Tensor:
     return pipeline.text_encoder(ids.input_ids)[0]
 
 
-def noise_errors(
-    pipeline, pictures: np.ndarray, captions: list[str], name: str
-) -> dict[str, list[float]]:
+def noise_errors(pipeline, pictures: np.ndarray, captions: list[str]) -> dict[str, list[float]]:
     """Mean squared error of the predicted noise at each of TIMES, under each kind of caption."""
     rng = np.random.default_rng(3)
-    nouns = [noun.word for noun in world.nouns(name)]
+    nouns = [noun.word for noun in world.nouns()]
     kinds = {
         "right caption": captions,
         "another noun": [swap(rng, caption, nouns) for caption in captions],
@@ -82,7 +80,7 @@ def main() -> None:
         both = [i for i, caption in enumerate(captions) if any(p in caption for p in places.PLACES)]
         print("noise error at timestep", *TIMES, sep="\t")
         for kind, row in noise_errors(
-            pipeline, pictures[both], [captions[i] for i in both], preset.world
+            pipeline, pictures[both], [captions[i] for i in both]
         ).items():
             print(f"{kind:<16}", *(f"{error:.4f}" for error in row), sep="\t")
 

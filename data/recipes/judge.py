@@ -20,6 +20,7 @@ from PIL import Image
 from tiutils import concept, evaluator
 
 from . import compose, places, train_evaluator
+from .names import NAMES
 from .presets import BUNDLED, PRESETS, Preset
 
 COUNT, NOUNS = 200, 50
@@ -36,8 +37,9 @@ class Questions:
     places: np.ndarray  # (COUNT,) numbers in PLACES
 
     @classmethod
-    def of(cls, preset: Preset) -> Questions:
-        known = [noun.word for noun in compose.World.load(True, preset.world, preset.calm).words]
+    def of(cls) -> Questions:
+        """About nouns of the world, not the toys' names."""
+        known = [n.word for n in compose.World.load(held_out=True).words if n.word not in NAMES]
         nouns = np.random.default_rng(50).choice(known, COUNT, replace=False)
         kept_apart = [PLACES.index(compose.place_never_seen(noun)) for noun in nouns]
         return cls(nouns.tolist(), np.array(kept_apart))
@@ -57,7 +59,7 @@ def held_out(preset: Preset, questions: Questions) -> tuple[np.ndarray, np.ndarr
     """Composed pictures (..., side, side, 3) uint8: one for each question, (COUNT, ...);
     and others, each noun in each place, (COUNT, places, ...).
     """
-    things = compose.World.load(True, preset.world, preset.calm)
+    things = compose.World.load(held_out=True)
     asked = zip(questions.nouns, questions.places, strict=True)
     real = [compose.asked_scene(things, 501, n, PLACES[p], preset.size) for n, p in asked]
     gallery = [
@@ -168,7 +170,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     preset, clip = PRESETS[arguments.preset], evaluator.load(arguments.model / "evaluator")
-    questions = Questions.of(preset)
+    questions = Questions.of()
     real, gallery = held_out(preset, questions)
     scores = {}
     for name, pictures in (("composed", real), ("drawn", draw(questions, arguments.model))):

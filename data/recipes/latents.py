@@ -55,16 +55,19 @@ def build(preset: Preset) -> None:
 
 
 def scaling_factor(preset: Preset) -> float:
-    """What makes the latents' deviation one (Stable Diffusion's is 0.18215)."""
-    first = np.load(preset.folder / "latents" / "000.npy").astype(np.float32)
-    return float(1 / first.std())
+    """What makes the latents' deviation one (Stable Diffusion's is 0.18215); kept in a file, that it can be carried."""
+    path = preset.folder / "scaling.txt"
+    if not path.exists():
+        first = np.load(preset.folder / "latents" / "000.npy").astype(np.float32)
+        path.write_text(f"{1 / first.std():.5f}\n")
+    return float(path.read_text())
 
 
 def load(preset: Preset) -> torch.Tensor:
     """All latents, scaled, float16 (count, 4, side, side)."""
     factor = scaling_factor(preset)
-    chunks = [np.load(file).astype(np.float32) for file in chunk_files(preset)]
-    return torch.cat([torch.from_numpy((chunk * factor).astype(np.float16)) for chunk in chunks])
+    chunks = [torch.from_numpy(np.load(file)) for file in chunk_files(preset)]
+    return torch.cat([(chunk.float() * factor).half() for chunk in chunks])
 
 
 def chunk_files(preset: Preset) -> list[Path]:

@@ -1,19 +1,17 @@
 """From public packages to `data/tiny-sd`; README.md beside this says what each stage does.
 
-python -m data.recipes.make                                        # the bundled model, on CPUs
-python -m data.recipes.make --preset gpu --last tokenizer          # at home: what a GPU machine needs
-python -m data.recipes.make --preset gpu --first plan --minutes 9  # there, until it says `all done`
+python -m data.recipes.make --preset cpu                           # everything, on CPUs
+python -m data.recipes.make --last tokenizer                       # at home: what a GPU machine needs
+python -m data.recipes.make --first pool --minutes 9               # there, until it says `all done`
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 
 import torch
 
@@ -25,19 +23,18 @@ STAGES = (
     "toys",
     "pack",
     "tokenizer",
-    "plan",
     "pool",
     "vae",
     "text",
     "latents",
-    "evaluator",
     "unet",
+    "evaluator",
     "export",
     "pictures",
 )
-FOR_A_BASE = tuple(s for s in STAGES[: STAGES.index("unet") + 1] if s not in ("plan", "evaluator"))
-TRAININGS = ("vae", "text", "evaluator", "unet")
-_composing: subprocess.Popen | None = None  # the rest of the pool, beside the VAE's training
+TRAININGS = ("vae", "text", "unet", "evaluator")
+FIRST_CHUNKS = 24  # of the pool, before the VAE's training begins on a GPU
+_composing: subprocess.Popen | None = None  # the pool, beside the trainings
 
 
 def done(name: str, preset: presets.Preset) -> bool:
@@ -48,37 +45,39 @@ def done(name: str, preset: presets.Preset) -> bool:
     if name not in TRAININGS or not path.exists():
         return False
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return state["step"] >= getattr(preset, f"{name}_steps")
+    return state["step"] >= state["steps"]
 
 
 def compose_pool(preset: presets.Preset) -> None:
-    """What the VAE learns from; the rest of the pool in a process beside what follows."""
+    """All of the pool; beside a GPU, which would wait, the rest of it in a process beside what follows."""
     from . import pool
 
     global _composing
-    pool.build(preset, preset.vae_pool)
-    if preset.vae_pool:
-        command = [sys.executable, "-m", "data.recipes.pool", "--preset", preset.name]
-        _composing = subprocess.Popen(command)
+    if not training.on_gpu():
+        return pool.build(preset)
+    command = [sys.executable, "-m", "data.recipes.pool", "--preset", preset.name]
+    _composing = subprocess.Popen(command)
+    while len(pool.files(preset)) < min(FIRST_CHUNKS, preset.pool // pool.CHUNK):
+        if _composing.poll():
+            raise RuntimeError("composing failed; what it printed stands above")
+        time.sleep(0.5)
 
 
-def whole_pool(preset: presets.Preset) -> None:
+def whole_pool() -> None:
     """Wait for all of the pool."""
-    from . import pool
-
-    if _composing:
-        patience = training.UNTIL - time.monotonic()
-        try:
-            _composing.wait(timeout=None if patience == math.inf else max(0, patience))
-        except subprocess.TimeoutExpired:
-            raise training.OutOfTime("stopped while pictures were composed") from None
-    pool.build(preset)
+    if _composing is None:
+        return
+    patience = training.UNTIL - time.monotonic()
+    try:
+        _composing.wait(timeout=None if patience == math.inf else max(0, patience))
+    except subprocess.TimeoutExpired:
+        raise training.OutOfTime("stopped while pictures were composed") from None
 
 
-def stage(name: str, preset: presets.Preset, processes: int) -> training.Run | None:
+def stage(name: str, preset: presets.Preset, processes: int) -> None:
     """Run one stage; each goes on where it was killed, and does nothing when it is done."""
     if done(name, preset):
-        return None
+        return
     if name == "collect":
         from . import collect
 
@@ -86,7 +85,7 @@ def stage(name: str, preset: presets.Preset, processes: int) -> training.Run | N
     elif name == "render":
         from . import render
 
-        render.render_all(preset.world)
+        render.render_all()
     elif name == "toys":
         from . import toys
 
@@ -94,19 +93,13 @@ def stage(name: str, preset: presets.Preset, processes: int) -> training.Run | N
     elif name == "pack":
         from . import pack
 
-        pack.build(preset.world)
-    elif name == "plan" and preset.minutes:
-        from . import plan
-
-        plan.measure(preset)
+        pack.build()
     elif name == "pool":
         compose_pool(preset)
-    elif name == "vae" and preset.base:
-        shutil.copy(preset.base.folder / "vae.pt", preset.folder / "vae.pt")
     elif name == "vae":
         from . import train_vae
 
-        return training.run_parallel(train_vae.train, processes, preset)
+        training.run_parallel(train_vae.train, processes, preset)
     elif name == "tokenizer":
         from . import tokenizer
 
@@ -114,22 +107,22 @@ def stage(name: str, preset: presets.Preset, processes: int) -> training.Run | N
     elif name == "text":
         from . import train_text
 
-        whole_pool(preset)
-        return train_text.train(preset)
+        train_text.train(preset)
     elif name == "latents":
         from . import latents
 
+        whole_pool()
         training.run_parallel(latents.build, processes, preset)
     elif name == "evaluator":
         from . import train_evaluator
 
-        return train_evaluator.train(preset)
+        train_evaluator.train(preset)
     elif name == "unet":
         from . import train_unet
 
         if processes > 1:
             train_unet.HiddenStates(preset)  # once, before the processes part
-        return training.run_parallel(train_unet.train, processes, preset)
+        training.run_parallel(train_unet.train, processes, preset)
     elif name == "export":
         from . import export
 
@@ -138,15 +131,6 @@ def stage(name: str, preset: presets.Preset, processes: int) -> training.Run | N
         from . import pictures
 
         pictures.draw_all(preset, preset.folder / "pictures")
-    return None
-
-
-def in_order(name: str, stages: Sequence[str]) -> list[tuple[str, str]]:
-    """Presets and stages to run; where all are asked for, first what the preset goes on from."""
-    base = presets.PRESETS[name].begins
-    whole = stages[0] == STAGES[0] and "unet" in stages
-    first = [(base, stage) for stage in FOR_A_BASE] if base and whole else []
-    return [*first, *((name, stage) for stage in stages)]
 
 
 def main() -> None:
@@ -172,13 +156,13 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     names = STAGES[STAGES.index(arguments.first) : STAGES.index(arguments.last) + 1]
     try:
-        for preset, name in in_order(arguments.preset, arguments.only or names):
+        for name in arguments.only or names:
             begun = time.monotonic()
-            print(f"== {preset} {name}", flush=True)
+            print(f"== {name}", flush=True)
             if begun > training.UNTIL:
-                raise training.OutOfTime(f"stopped before {preset} {name}")
-            stage(name, presets.get(preset), arguments.processes)
-            print(f"== {preset} {name}: {(time.monotonic() - begun) / 60:.1f} min", flush=True)
+                raise training.OutOfTime(f"stopped before {name}")
+            stage(name, presets.PRESETS[arguments.preset], arguments.processes)
+            print(f"== {name}: {(time.monotonic() - begun) / 60:.1f} min", flush=True)
         print("all done", flush=True)
     except training.OutOfTime as stop:
         print(f"{stop}; the same command goes on from here", flush=True)

@@ -19,22 +19,26 @@ COEFFICIENTS = (
 )  # of the quintic iteration that drives singular values to 0.7..1.2
 
 
-def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
-    """The nearest (about) semi-orthogonal matrix to (rows, columns), by five Newton-Schulz iterations in bfloat16."""
+def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
+    """The nearest (about) semi-orthogonal matrices to (..., rows, columns), by Newton-Schulz iterations in bfloat16."""
     a, b, c = COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x.reshape(-1, *x.shape[-2:])
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
-    return (x.T if tall else x).float()
+        square = x @ x.mT
+        x = torch.baddbmm(
+            x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a
+        )  # a x + (b x x' + c (x x')²) x
+    return (x.mT if tall else x).float().reshape(matrices.shape)
 
 
 class Muon(torch.optim.Optimizer):
     """For parameters of two or more dimensions; kernels count as matrices (out, in x height x width).
 
-    Where several processes train together each orthogonalises its share of the matrices and they exchange the results.
+    Matrices of one shape are orthogonalised together, which keeps a GPU busy. Where several processes train together
+    each takes its share of the matrices and they exchange the results.
     """
 
     def __init__(self, parameters, lr: float, weight_decay: float = 0.01):
@@ -44,28 +48,34 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure=None) -> None:
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            for parameter, update in zip(parameters, self._updates(parameters), strict=True):
-                scale = 0.2 * max(len(parameter), parameter[0].numel()) ** 0.5
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update.view_as(parameter), alpha=-group["lr"] * scale)
+            updates = self._updates(parameters)
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 
     def _updates(self, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
+        gradients = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        updates = []
-        for number, parameter in enumerate(parameters):
-            state = self.state[parameter]
-            momentum = state.setdefault("momentum", torch.zeros_like(parameter))
-            momentum.lerp_(parameter.grad, 1 - MOMENTUM)
-            ahead = parameter.grad.lerp(momentum, MOMENTUM)
-            mine = number % world == rank
-            updates.append(
-                orthogonalise(ahead.flatten(1)).flatten() if mine else torch.zeros(ahead.numel())
-            )
+        updates = [torch.zeros_like(one) for one in ahead] if world > 1 else list(ahead)
+        shapes: dict[tuple[int, int], list[int]] = {}
+        for number in range(rank, len(ahead), world):
+            shapes.setdefault(ahead[number].flatten(1).shape, []).append(number)
+        for (rows, columns), numbers in shapes.items():
+            together = orthogonalise(torch.stack([ahead[n].flatten(1) for n in numbers]))
+            together *= 0.2 * max(rows, columns) ** 0.5
+            for number, update in zip(numbers, together, strict=True):
+                updates[number] = update.view_as(ahead[number])
         if world == 1:
             return updates
-        flat = torch.cat(updates)
+        flat = torch.cat([update.flatten() for update in updates])
         dist.all_reduce(flat)
-        return list(flat.split([update.numel() for update in updates]))
+        parts = flat.split([update.numel() for update in updates])
+        return [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
 
 
 class Both:

@@ -1,9 +1,8 @@
 """Gather all cut-outs in one file, small enough to keep in memory, with the words each may be called by.
 
 One `.npz` without pickles: the cut-outs end to end, a table (offset, height, width, thing, side) and a JSON header with
-each thing's words, source, author and licence. The last side of every render is kept out of training. The small world
-keeps plain pixels, the wide one WebP: a fifth of the bytes, so that the file can travel to a machine without network.
-The same pictures give the same file, byte for byte.
+each thing's words, source, author and licence. The last side of every render is kept out of training. Pictures are
+WebP, so that the file can travel to a machine without network. The same pictures give the same file, byte for byte.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from PIL import Image
 
 from . import collect, render, toys, world
 
-PACKS = {"small": collect.WORK / "pack.npz", "wide": collect.WORK / "wide.npz"}
-LONGEST = {"small": 96, "wide": 128}  # pixels: things fill half to nine tenths of 64 and of 128
-QUALITY = 70  # of the wide world's WebP
+PACK = collect.WORK / "pack.npz"
+LONGEST = 128  # pixels, as the pictures' sides: things fill most of them
+QUALITY = 70  # of WebP
 BROADSIDE = 0.3  # of the largest side's area: less is a door seen edge-on
 MIN_SHADES = 7.0  # levels of 255, one standard deviation: less is a model whose materials were lost
 MIN_COVER = 0.12  # of the crop's area: thinner renders are wires and broken meshes
@@ -68,17 +67,15 @@ def encode(cut: np.ndarray) -> np.ndarray:
 
 
 def decode(stored: np.ndarray, height: int, width: int) -> Image.Image:
-    """What `build` stored: plain pixels when there are as many bytes as pixels need, else WebP."""
-    if stored.size == height * width * 4:
-        return Image.fromarray(stored.reshape(height, width, 4))
+    """What `encode` stored, of the size that the table says."""
     picture = Image.open(io.BytesIO(stored.tobytes())).convert("RGBA")
     if picture.size != (width, height):
         raise ValueError(f"a cut-out of {picture.size} where the table says {(width, height)}")
     return picture
 
 
-def sources(name: str) -> list[tuple[list[str], dict, list[Path]]]:
-    """(words, card, pictures) of every thing of the world `name`."""
+def sources() -> list[tuple[list[str], dict, list[Path]]]:
+    """(words, card, pictures) of every thing of the world."""
     emoji, models = collect.emoji_files(), collect.catalogue()
     found: dict[str, tuple[list[str], dict, list[Path]]] = {}
 
@@ -91,7 +88,7 @@ def sources(name: str) -> list[tuple[list[str], dict, list[Path]]]:
         return sorted(folder.glob("*.png"), key=lambda path: int(path.stem))
 
     microsoft = {"author": "Microsoft (Fluent Emoji)", "licence": "MIT"}
-    for noun in world.nouns(name):
+    for noun in world.nouns():
         for label in noun.emoji:
             add(f"emoji:{label}", noun.word, microsoft, [emoji[label]])
         for model in noun.models:
@@ -110,7 +107,7 @@ def sources(name: str) -> list[tuple[list[str], dict, list[Path]]]:
                 )
     own = {"author": "this course", "licence": "the repository's"}
     for folder in sorted(toys.TOYS.glob("*-*")):
-        for word in toys.WORDS[folder.name.split("-")[0]]:
+        for word in (*toys.WORDS[folder.name.split("-")[0]], toys.name_of(folder.name)):
             add(f"toy:{folder.name}", word, own, sides(folder))
     return [
         (w, {**card, "title": card.get("name", key), "name": key}, f)
@@ -118,13 +115,13 @@ def sources(name: str) -> list[tuple[list[str], dict, list[Path]]]:
     ]
 
 
-def build(name: str = "small") -> None:
-    """Write the pack of a world (via a temporary file, so that a kill leaves none that is half)."""
+def build() -> None:
+    """Write the pack (via a temporary file, so that a kill leaves none that is half)."""
     stored, table, things, offset = [], [], [], 0
-    for words, card, files in sources(name):
-        shrunk = [shrink(file, LONGEST[name]) for file in files]
+    for words, card, files in sources():
+        shrunk = [shrink(file, LONGEST) for file in files]
         cuts = [(side, cut) for side, cut in enumerate(shrunk) if cut is not None]
-        if name == "wide" and len(cuts) > 1:
+        if len(cuts) > 1:
             kept = telling([cut for _, cut in cuts])
             cuts = [pair for pair, keep in zip(cuts, kept, strict=True) if keep]
         if not cuts:
@@ -132,25 +129,24 @@ def build(name: str = "small") -> None:
             continue
         for side, cut in cuts:
             table.append((offset, cut.shape[0], cut.shape[1], len(things), side))
-            stored.append(encode(cut) if name == "wide" else cut.ravel())
+            stored.append(encode(cut))
             offset += stored[-1].size
         card.pop("path", None)
         things.append({"words": words, **card})
-    path = PACKS[name]
-    temporary = path.with_suffix(".part.npz")
+    temporary = PACK.with_suffix(".part.npz")
     np.savez(
         temporary,
         pixels=np.concatenate(stored),
         table=np.array(table),
         things=np.array(json.dumps(things)),
     )
-    os.replace(temporary, path)
+    os.replace(temporary, PACK)
     print(f"{len(things)} things, {len(table)} cut-outs, {offset / 2**20:.0f} MiB", flush=True)
 
 
-def load(name: str = "small") -> list[Thing]:
-    """The pack of a world in memory."""
-    with np.load(PACKS[name]) as data:
+def load() -> list[Thing]:
+    """The pack in memory."""
+    with np.load(PACK) as data:
         pixels, table, cards = data["pixels"], data["table"], json.loads(str(data["things"]))
     things = [
         Thing(
@@ -168,9 +164,9 @@ def load(name: str = "small") -> list[Thing]:
     return things
 
 
-def credits(name: str = "small") -> list[tuple[str, str, str, str]]:
+def credits() -> list[tuple[str, str, str, str]]:
     """(licence, library, author, title) of every 3-D model in the pack, once each, in order."""
-    with np.load(PACKS[name]) as data:
+    with np.load(PACK) as data:
         cards = json.loads(str(data["things"]))
     models = [card for card in cards if "library" in card]
     return sorted({(c["licence"], c["library"], c["author"], c["title"]) for c in models})

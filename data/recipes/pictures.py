@@ -65,7 +65,7 @@ def save(figure, path: Path) -> None:
 
 def world_picture(preset: Preset, path: Path) -> None:
     """The first compositions with their captions."""
-    things = compose.World.load(name=preset.world, calm=preset.calm)
+    things = compose.World.load()
     scenes = [compose.scene(things, pool.SEED, index, preset.size) for index in range(3 * SEEN)]
     rows = [[picture for picture, _ in scenes[i : i + SEEN]] for i in range(0, 3 * SEEN, SEEN)]
     tiles(rows, [caption or "(no caption)" for _, caption in scenes], [], path)
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, help="folder of unet-STEP.pt")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
-    preset = presets.get(arguments.preset)
+    preset = presets.PRESETS[arguments.preset]
     draw_all(preset, arguments.out, arguments.model, arguments.checkpoints)
 
 

@@ -20,13 +20,14 @@ SEED = 1
 _world: compose.World | None = None
 
 
-def _start(name: str, calm: bool) -> None:
+def start() -> None:
+    """Load the world, once in each process that composes."""
     global _world
-    _world = compose.World.load(name=name, calm=calm)
+    _world = compose.World.load()
 
 
 def write_chunk(folder: Path, number: int, seed: int, size: int) -> None:
-    """Scenes number * CHUNK onwards: pictures as uint8 (CHUNK, size, size, 3), captions as JSON."""
+    """Scenes number * CHUNK onwards: pictures as uint8 (CHUNK, size, size, 3), captions as JSON, first."""
     scenes = [compose.scene(_world, seed, number * CHUNK + i, size) for i in range(CHUNK)]
     captions = folder / f"captions-{number:03d}.json"
     captions.write_text(json.dumps([caption for _, caption in scenes]))
@@ -35,34 +36,38 @@ def write_chunk(folder: Path, number: int, seed: int, size: int) -> None:
     os.replace(part, folder / f"pictures-{number:03d}.npy")
 
 
-def build(preset: Preset, count: int | None = None) -> None:
-    """Compose the first `count` pictures (all of `preset.pool` by itself), on every core."""
+def files(preset: Preset) -> list[Path]:
+    """The chunks that are there, from the first on, without a gap: a training may begin before the last is made."""
+    folder, found = preset.folder / "pool", []
+    while (file := folder / f"pictures-{len(found):03d}.npy").exists():
+        found.append(file)
+    return found
+
+
+def build(preset: Preset) -> None:
+    """Compose what is missing, on every core."""
     folder = preset.folder / "pool"
     folder.mkdir(parents=True, exist_ok=True)
-    todo = [
-        k
-        for k in range((count or preset.pool) // CHUNK)
-        if not (folder / f"pictures-{k:03d}.npy").exists()
-    ]
+    numbers = range(preset.pool // CHUNK)
+    todo = [k for k in numbers if not (folder / f"pictures-{k:03d}.npy").exists()]
     apart = multiprocessing.get_context("spawn")  # a process that uses a GPU must not be forked
-    with ProcessPoolExecutor(os.cpu_count(), apart, _start, (preset.world, preset.calm)) as workers:
+    with ProcessPoolExecutor(os.cpu_count(), apart, start) as workers:
         jobs = [workers.submit(write_chunk, folder, number, SEED, preset.size) for number in todo]
         for done, job in enumerate(jobs, 1):
             job.result()
-            print(f"pool: {done}/{len(jobs)} chunks of {CHUNK}", flush=True)
+            if done % 10 == 0 or done == len(jobs):
+                print(f"pool: {done}/{len(jobs)} chunks of {CHUNK}", flush=True)
 
 
 class Pictures:
-    """The pool, or its first `count`, as one sequence of (size, size, 3) uint8: mapped from disk, or on the GPU."""
+    """The pool, so far as it is there, as one sequence of (size, size, 3) uint8: mapped from disk, or on the GPU."""
 
-    def __init__(self, preset: Preset, count: int | None = None):
-        files = sorted((preset.folder / "pool").glob("pictures-*.npy"))
-        self.files = files[: count // CHUNK] if count else files
-        self.chunks = [np.load(file, mmap_mode="r") for file in self.files]
+    def __init__(self, preset: Preset):
+        self.chunks = [np.load(file, mmap_mode="r") for file in files(preset)]
         self.near: torch.Tensor | None = None
-        if training.on_gpu():  # 300,000 of 128 px are 15 GB: they fit, and no step waits for them
-            whole = [torch.from_numpy(np.load(file)) for file in self.files]
-            self.near = torch.cat([chunk.to(training.device()) for chunk in whole])
+        if training.on_gpu():  # 240,000 of 128 px are 12 GB: they fit, and no step waits for them
+            device = training.device()
+            self.near = torch.cat([torch.from_numpy(np.array(c)).to(device) for c in self.chunks])
 
     def __len__(self) -> int:
         return CHUNK * len(self.chunks)
@@ -73,14 +78,16 @@ class Pictures:
         return np.stack([self.chunks[i // CHUNK][i % CHUNK] for i in indices])
 
 
-def captions(preset: Preset) -> list[str]:
-    files = sorted((preset.folder / "pool").glob("captions-*.json"))
-    return [caption for file in files for caption in json.loads(file.read_text())]
+def captions(preset: Preset, count: int) -> list[str]:
+    """Of the first `count` pictures of the pool."""
+    folder = preset.folder / "pool"
+    parts = [folder / f"captions-{number:03d}.json" for number in range(-(-count // CHUNK))]
+    return [caption for part in parts for caption in json.loads(part.read_text())][:count]
 
 
 def held_out(preset: Preset, count: int, seed: int = 99) -> tuple[np.ndarray, list[str]]:
     """Compositions of sides that training never sees."""
-    things = compose.World.load(True, preset.world, preset.calm)
+    things = compose.World.load(held_out=True)
     scenes = [compose.scene(things, seed, i, preset.size) for i in range(count)]
     return np.stack([picture for picture, _ in scenes]), [caption for _, caption in scenes]
 

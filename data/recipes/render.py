@@ -156,9 +156,9 @@ def render_apart(job: tuple[str, str | None]) -> str:
     return f"{name} {material or ''}: {verdict}"
 
 
-def jobs(name: str) -> list[tuple[str, str | None]]:
-    """Every (model, material) that the world `name` asks for."""
-    models = dict.fromkeys(model for noun in world.nouns(name) for model in noun.models)
+def jobs() -> list[tuple[str, str | None]]:
+    """Every (model, material) that the world asks for."""
+    models = dict.fromkeys(model for noun in world.nouns() for model in noun.models)
     plain = [(model, None) for model in models]
     materials = list(world.STATUE_MATERIALS) + list(world.FIGURE_MATERIALS)
     return plain + [(model, material) for model in world.MANNEQUINS for material in materials]
@@ -168,7 +168,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--one", help="render this model here, e.g. sc:cat")
     parser.add_argument("--material")
-    parser.add_argument("--world", default="small", help="small or wide")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     if arguments.one:
@@ -176,12 +175,12 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
         render_model(arguments.one, out, arguments.material)
         return
-    render_all(arguments.world, arguments.workers)
+    render_all(arguments.workers)
 
 
-def render_all(name: str, workers: int | None = None) -> None:
-    """Every model of the world `name`, several at a time."""
-    todo = jobs(name)
+def render_all(workers: int | None = None) -> None:
+    """Every model of the world, several at a time."""
+    todo = jobs()
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         for number, line in enumerate(pool.map(render_apart, todo), 1):
             if line:

@@ -51,8 +51,8 @@ def merges_of(word: str, rank: dict[tuple[str, str], int]) -> list[tuple[str, st
     return used
 
 
-def caption_words(name: str) -> list[str]:
-    """Every word that captions of the world `name` can contain."""
+def caption_words() -> list[str]:
+    """Every word that the world's captions can contain."""
     phrases = [
         *world.TEMPLATES,
         *world.PLAIN_TEMPLATES,
@@ -60,7 +60,8 @@ def caption_words(name: str) -> list[str]:
         *places.PLACES,
         *world.COUNTS.values(),
     ]
-    phrases += [form for noun in world.nouns(name) for form in (noun.word, noun.plural)]
+    nouns = [*world.nouns(), *world.names()]
+    phrases += [form for noun in nouns for form in (noun.word, noun.plural)]
     words = " ".join(phrases).replace("{}", "").replace("-", " ").split()
     return list(dict.fromkeys([*words, "background"]))
 
@@ -85,7 +86,7 @@ def choose(words: list[str], vocabulary: int | None = None) -> list[tuple[str, s
 
 def build(preset: Preset) -> None:
     """The pipeline's tokenizer, of `preset.vocabulary` tokens, and the evaluator's, of captions' words alone."""
-    spoken = caption_words(preset.world)
+    spoken = caption_words()
     words = list(dict.fromkeys(spoken + MORE_WORDS))
     for name, merges in (
         ("tokenizer", choose(words, preset.vocabulary)),

@@ -1,7 +1,9 @@
-"""Toys, dolls, robots and bears built from turned parts, because the furniture libraries hold only a handful.
+"""Toys, dolls, robots, bears and horses built from turned parts: the furniture libraries hold only a handful.
 
-Textual Inversion starts from words such as `toy` and `bear`. A word that was only ever seen with three objects means
-those three objects; these kits give it a hundred more. None imitates a held-out concept.
+Textual Inversion starts from words such as `toy`, `bear` and `horse`, and looks for a new one between the words that a
+model knows. So there must be many near by: a word that was only ever seen with three objects means those three. These
+kits give it three hundred, and each of them has a name of its own besides, a word that means one thing from every
+side, as a learned word will. None imitates a held-out concept.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from . import collect, render
+from .names import NAMES
 
 TOYS = collect.WORK / "toys"
-SIDES = 8
+# Azimuths, degrees: what a child sees who holds it. The last is kept out of training.
+AZIMUTHS = (10, -20, 40, -50, 70, -80, 25)
+SIDES = len(AZIMUTHS)
 WOODS = ((0.87, 0.72, 0.50), (0.72, 0.52, 0.30), (0.55, 0.36, 0.20), (0.93, 0.86, 0.70))
 FURS = (
     (0.45, 0.28, 0.14),
@@ -22,6 +27,11 @@ FURS = (
     (0.30, 0.20, 0.13),
     (0.92, 0.90, 0.86),
     (0.35, 0.34, 0.36),
+    (0.76, 0.55, 0.28),
+    (0.82, 0.68, 0.47),
+    (0.55, 0.42, 0.26),
+    (0.86, 0.55, 0.58),
+    (0.48, 0.58, 0.72),
 )
 
 
@@ -94,9 +104,10 @@ class Kit:
 
 
 def figure(kit: Kit, rng: np.random.Generator) -> None:
-    """A turned wooden figure: foot, body, head, hat."""
+    """A turned figure: foot, body, head, hat; painted, or of bare wood in two tones."""
     width, tall = rng.uniform(0.45, 0.75), rng.uniform(1.0, 1.8)
-    body, trim, skin = paint(rng), paint(rng), WOODS[rng.choice([0, 3])]
+    bare = 1.0 if rng.random() < 0.4 else 0.2
+    body, trim, skin = paint(rng, bare), paint(rng, bare), WOODS[rng.choice([0, 3])]
     waist = rng.uniform(0.4, 1.0)
     kit.turned([(0, 0), (width * 1.15, 0), (width * 1.15, 0.15), (width, 0.2)], trim)
     kit.turned(
@@ -131,6 +142,9 @@ def figure(kit: Kit, rng: np.random.Generator) -> None:
         )
     elif hat == 2:
         kit.ball((0, top, 0), (head * 0.95, head * 0.5, head * 0.95), body)
+    else:
+        tall_hat = top + rng.uniform(0.3, 0.6)
+        kit.turned([(head * 0.95, top - 0.1), (head * 0.8, tall_hat), (0, tall_hat)], trim)
     if rng.random() < 0.5:
         for side in (-1, 1):
             kit.rod(
@@ -245,30 +259,77 @@ def robot(kit: Kit, rng: np.random.Generator) -> None:
 
 
 def bear(kit: Kit, rng: np.random.Generator) -> None:
-    """A bear on its four legs or standing up: the emoji alone would make `bear` a face without a body."""
+    """A bear on its four legs, standing up, or sitting: the emoji alone would make `bear` a face without a body."""
     fur = FURS[rng.integers(len(FURS))]
-    light = tuple(np.clip(np.array(fur) * 1.45, 0, 1))
-    up = rng.random() < 0.5
-    if up:
-        kit.ball((0, 1.2, 0), (0.72, 0.95, 0.6), fur)
-        kit.ball((0, 1.1, 0.2), (0.5, 0.65, 0.45), light)
-        head = (0, 2.45, 0.1)
-        for side in (-1, 1):
-            kit.ball((side * 0.42, 0.3, 0.1), (0.28, 0.45, 0.35), fur)
-            kit.ball((side * 0.78, 1.5, 0.2), (0.2, 0.55, 0.22), fur)
-    else:
-        kit.ball((0, 1.15, -0.2), (0.7, 0.68, 1.2), fur)
+    light = tuple(np.clip(np.array(fur) * rng.uniform(1.0, 1.45), 0, 1))
+    plump = rng.uniform(0.85, 1.15)
+    pose = rng.integers(3)
+    if pose == 0:
+        kit.ball((0, 1.15, -0.2), (0.7 * plump, 0.68, 1.2), fur)
         head = (0, 1.65, 1.15)
         for x in (-0.4, 0.4):
             for z in (-0.95, 0.6):
                 kit.ball((x, 0.45, z), (0.26, 0.55, 0.28), fur)
+    else:
+        base = 0.35 * (pose == 1)
+        kit.ball((0, 0.85 + base, 0), (0.72 * plump, 0.95, 0.6 * plump), fur)
+        kit.ball((0, 0.75 + base, 0.2), (0.5, 0.65, 0.45 * plump), light)
+        head = (0, 2.1 + base, 0.1)
+        lift = rng.uniform(-0.3, 0.5)  # of the arms
+        for side in (-1, 1):
+            kit.ball((side * 0.82, 1.15 + base, 0.2), (0.3, 0.5, 0.22), fur)
+            kit.ball((side * 1.0, 0.95 + base + lift, 0.3), 0.22, fur)
+            if pose == 1:
+                kit.ball((side * 0.42, 0.3, 0.1), (0.28, 0.45, 0.35), fur)
+            else:  # legs forward, the soles to be seen
+                kit.ball((side * 0.5, 0.28, 0.6), (0.3, 0.28, 0.65), fur)
+                kit.ball((side * 0.55, 0.38, 1.2), (0.3, 0.36, 0.14), fur)
+                kit.ball((side * 0.55, 0.38, 1.3), (0.2, 0.25, 0.08), light)
     x, y, z = head
-    kit.ball(head, 0.58, fur)
-    kit.ball((x, y - 0.15, z + 0.45), (0.28, 0.24, 0.3), light)
-    kit.ball((x, y - 0.05, z + 0.73), 0.1, (0.05, 0.04, 0.04))
+    size = rng.uniform(0.52, 0.72)
+    kit.ball(head, size, fur)
+    kit.ball((x, y - 0.15, z + 0.8 * size), (0.28, 0.24, 0.3), light)
+    kit.ball((x, y - 0.05, z + 0.8 * size + 0.28), 0.1, (0.05, 0.04, 0.04))
     for side in (-1, 1):
-        kit.ball((side * 0.45, y + 0.48, z - 0.05), 0.2, fur)
-        kit.ball((side * 0.22, y + 0.15, z + 0.52), 0.08, (0.04, 0.03, 0.03))
+        kit.ball((side * 0.78 * size, y + 0.85 * size, z - 0.05), 0.34 * size, fur)
+        kit.ball((side * 0.38 * size, y + 0.3 * size, z + 0.88 * size), 0.09, (0.04, 0.03, 0.03))
+
+
+def horse(kit: Kit, rng: np.random.Generator) -> None:
+    """A toy horse seen from its side, alone or on a board with wheels: one turned of balls and rods, or of boards."""
+    coat, mane, trim = paint(rng, 0.5), paint(rng, 0.4), paint(rng)
+    long, tall, lean = rng.uniform(0.75, 1.05), rng.uniform(0.8, 1.15), rng.uniform(0.55, 0.95)
+    flat = rng.random() < 0.4  # cut from boards
+    belly, neck = tall + 0.35, (long * 0.8, tall + 0.85)
+    if flat:
+        kit.box((0, belly, 0), (2 * long, 0.55, 0.3), coat)
+    else:
+        kit.ball((0, belly, 0), (long * 1.1, 0.42, 0.4), coat)
+    for x in (-0.75 * long, 0.75 * long):
+        for z in (-0.22, 0.22):
+            if flat:
+                kit.box((x, tall / 2, z), (0.26, tall + 0.2, 0.12), coat)
+            else:
+                kit.rod((x, tall / 2, z), (0.12 * np.sign(x), 1, 0), 0.13, tall + 0.3, coat)
+            kit.ball((x + 0.05 * np.sign(x), 0.06, z), (0.18, 0.12, 0.14), trim)
+    kit.rod((*neck, 0), (lean, 1, 0), 0.24, 0.95, coat)
+    head = (neck[0] + 0.4 * lean + 0.3, neck[1] + 0.4)
+    kit.ball((*head, 0), (0.5, 0.25, 0.24), coat)
+    kit.ball((head[0] + 0.36, head[1] - 0.08, 0), (0.2, 0.2, 0.2), coat)
+    for z in (-0.14, 0.14):
+        kit.ball((head[0] - 0.25, head[1] + 0.28, z), (0.08, 0.2, 0.07), coat)
+        kit.ball((head[0] + 0.1, head[1] + 0.1, 1.5 * z), 0.07, (0.05, 0.05, 0.05))
+    for part in range(5):  # down the neck
+        along = 0.5 - 0.25 * part
+        kit.ball((neck[0] + lean * along - 0.27, neck[1] + along, 0), (0.2, 0.2, 0.13), mane)
+    kit.ball((-long * 1.12, belly - 0.1, 0), (0.16, 0.5, 0.13), mane)
+    if rng.random() < 0.6:
+        kit.ball((-0.05, belly + 0.3, 0), (0.38, 0.16, 0.42), trim)
+    if rng.random() < 0.5:
+        kit.box((0, -0.12, 0), (2.6 * long, 0.14, 0.8), paint(rng, 0.5))
+        for x in (-long, long):
+            for z in (-0.45, 0.45):
+                kit.rod((x, -0.25, z), (0, 0, 1), 0.3, 0.15, trim)
 
 
 BUILDERS = {
@@ -279,6 +340,7 @@ BUILDERS = {
     "wheeled": wheeled,
     "robot": robot,
     "bear": bear,
+    "horse": horse,
 }
 # which words of the world each kit stands for, the first being the surest
 WORDS = {
@@ -289,16 +351,25 @@ WORDS = {
     "wheeled": ("toy",),
     "robot": ("robot", "toy"),
     "bear": ("bear",),
+    "horse": ("horse", "toy"),
 }
 COUNTS = {
-    "figure": 36,
-    "doll": 16,
-    "stacker": 8,
-    "blocks": 8,
-    "wheeled": 14,
-    "robot": 18,
-    "bear": 18,
+    "figure": 80,
+    "doll": 30,
+    "stacker": 10,
+    "blocks": 10,
+    "wheeled": 24,
+    "robot": 36,
+    "bear": 55,
+    "horse": 55,
 }
+
+
+def name_of(folder: str) -> str:
+    """The name of the toy in `figure-07`, say: kits in the order of the table, then by number."""
+    kind, number = folder.split("-")
+    before = list(COUNTS).index(kind)
+    return NAMES[sum(list(COUNTS.values())[:before]) + int(number)]
 
 
 def build(kind: str, number: int, out: Path) -> None:
@@ -310,7 +381,8 @@ def build(kind: str, number: int, out: Path) -> None:
     plotter.add_light(pv.Light(light_type="headlight", intensity=0.3))
     BUILDERS[kind](Kit(plotter), rng)
     out.mkdir(parents=True, exist_ok=True)
-    for side, (azimuth, elevation) in enumerate(render.views(SIDES)):
+    for side, azimuth in enumerate(AZIMUTHS):
+        elevation = 20 if side % 2 else 8
         cut = render.crop_to_alpha(render.shoot(plotter, azimuth, elevation), 192)
         if cut is not None:
             cut.save(out / f"{side}.png")

@@ -19,25 +19,26 @@ from .presets import Preset
 from .train_text import contrast
 from .train_vae import to_tensor
 
+RATE = 1e-3
 LENGTH = 24  # tokens; captions are shorter
 BACKGROUNDS = [f"on {'an' if c[0] == 'o' else 'a'} {c} background" for c in world.COLOURS]
 PLACES = [*places.PLACES, *BACKGROUNDS]
 
 
 @functools.cache
-def nouns(name: str) -> tuple[list[str], dict[str, int]]:
-    """The nouns of the world `name`, and the number of each by its forms."""
-    rows = world.nouns(name)
+def nouns() -> tuple[list[str], dict[str, int]]:
+    """The nouns and names of the world, and the number of each by its forms."""
+    rows = [*world.nouns(), *world.names()]
     forms = {form: n for n, noun in enumerate(rows) for form in (noun.plural, noun.word)}
     return [noun.word for noun in rows], forms
 
 
-def parts_of(caption: str, name: str = "small") -> tuple[int, int]:
+def parts_of(caption: str) -> tuple[int, int]:
     """Numbers of the noun and of the place in PLACES that a caption names; -1 for none."""
     place = next((p for p in PLACES if caption.endswith(" " + p)), "")
     words = caption.removesuffix(place).split()  # every template ends with the thing itself
     ends = (" ".join(words[-count:]) for count in (4, 3, 2, 1))
-    noun = next((number for end in ends if (number := nouns(name)[1].get(end)) is not None), -1)
+    noun = next((number for end in ends if (number := nouns()[1].get(end)) is not None), -1)
     return noun, PLACES.index(place) if place else -1
 
 
@@ -85,7 +86,7 @@ class Words:
 
     def __init__(self, preset: Preset):
         self.tokenizer = tokenizer.load(preset, "evaluator-tokenizer")
-        names, _ = nouns(preset.world)
+        names, _ = nouns()
         self.nouns = [self.ids([s.format(named(n)) for n in names]) for s in self.ASKED]
         self.places = [self.ids([s.format(p) for p in PLACES]) for s in ("{}", "a photo {}")]
 
@@ -102,20 +103,21 @@ def named(noun: str) -> str:
 
 def train(preset: Preset) -> training.Run:
     device = training.device()
-    pictures, captions = pool.Pictures(preset), pool.captions(preset)
+    pictures = pool.Pictures(preset)
+    captions = pool.captions(preset, len(pictures))
     spoken = np.array([number for number, caption in enumerate(captions) if caption])
     words, labels = (
         Words(preset),
-        torch.tensor([parts_of(c, preset.world) for c in captions]).to(device),
+        torch.tensor([parts_of(c) for c in captions]).to(device),
     )
     ids = words.ids(captions)
     test, test_captions = pool.held_out(preset, 600)
-    asked = torch.tensor([parts_of(caption, preset.world) for caption in test_captions])
+    asked = torch.tensor([parts_of(caption) for caption in test_captions])
 
     torch.manual_seed(7)
     clip = presets.evaluator(preset, len(words.tokenizer)).to(device)
     print(f"evaluator: {sum(p.numel() for p in clip.parameters()) / 1e6:.2f} M parameters")
-    run = training.Run(clip, preset.folder / "evaluator.pt", rate=preset.evaluator_rate)
+    run = training.Run(clip, preset.folder / "evaluator.pt", preset.evaluator_steps, RATE)
 
     def step(number: int) -> torch.Tensor:
         rng = training.generator(14, number)
@@ -158,10 +160,15 @@ def train(preset: Preset) -> training.Run:
             flush=True,
         )
 
-    rate = lambda number: training.cosine(  # noqa: E731
-        number, preset.evaluator_steps, preset.evaluator_rate
+    training.loop(
+        run,
+        step,
+        lambda number, steps: training.cosine(number, steps, RATE),
+        keep=0.99,
+        minutes=dict(preset.minutes).get("evaluator"),
+        save_every=100,
+        watch=watch,
     )
-    training.loop(run, preset.evaluator_steps, step, rate, keep=0.99, save_every=100, watch=watch)
     return run
 
 

@@ -15,6 +15,7 @@ from . import pool, presets, tokenizer, training
 from .presets import Preset
 from .train_vae import to_tensor
 
+RATE = 7e-4
 LENGTH = 20  # captions are shorter; the text model is causal, so that padding behind the end changes nothing
 
 
@@ -81,20 +82,10 @@ def top_one(pair: Pair, ids: torch.Tensor, pictures: torch.Tensor, choices: int 
     return float(np.mean([bool((ids[found[i]] == ids[i]).all()) for i in range(len(found))]))
 
 
-def begin_with(preset: Preset, base: Preset, pair: Pair) -> dict[str, torch.Tensor]:
-    """The weights trained for `base`, each token's row at its number in this vocabulary; new tokens as drawn."""
-    weights = training.load_average(base.folder / "text.pt")
-    before, now = tokenizer.load(base).get_vocab(), tokenizer.load(preset).get_vocab()
-    key = next(name for name in weights if name.endswith("token_embedding.weight"))
-    rows = pair.state_dict()[key].clone()
-    both = sorted(before.keys() & now.keys())
-    rows[[now[token] for token in both]] = weights[key][[before[token] for token in both]]
-    return {**weights, key: rows}
-
-
 def train(preset: Preset) -> training.Run:
     device = training.device()
-    pictures, captions = pool.Pictures(preset), pool.captions(preset)
+    pictures = pool.Pictures(preset)
+    captions = pool.captions(preset, len(pictures))
     spoken = np.array([number for number, caption in enumerate(captions) if caption])
     ids = token_ids(preset, captions, LENGTH).to(device)
     test, test_captions = pool.held_out(preset, 260)
@@ -104,9 +95,7 @@ def train(preset: Preset) -> training.Run:
 
     torch.manual_seed(5)
     pair = Pair(preset).to(device)
-    if preset.base:
-        pair.load_state_dict(begin_with(preset, preset.base, pair))
-    run = training.Run(pair, preset.folder / "text.pt", rate=7e-4)
+    run = training.Run(pair, preset.folder / "text.pt", preset.text_steps, RATE)
 
     def step(number: int) -> torch.Tensor:
         rng = training.generator(12, number)
@@ -127,8 +116,14 @@ def train(preset: Preset) -> training.Run:
             flush=True,
         )
 
-    rate = lambda number: training.cosine(number, preset.text_steps, 7e-4)  # noqa: E731
-    training.loop(run, preset.text_steps, step, rate, keep=0.99, save_every=200, watch=watch)
+    training.loop(
+        run,
+        step,
+        lambda number, steps: training.cosine(number, steps, RATE),
+        keep=0.99,
+        minutes=dict(preset.minutes).get("text"),
+        watch=watch,
+    )
     return run
 
 

@@ -12,13 +12,21 @@ from diffusers.models.attention_processor import AttnProcessor
 from . import latents, pool, presets, train_text, training, world
 from .presets import Preset
 
+RATE = 2e-3
 MIN_SNR = 5.0
-CORE_FROM = 0.3  # from this part of training on, a share of pictures shows core words
+CORE = 0.25  # of the pictures show core words, from this part of training on:
+CORE_FROM = 0.3
+OUTER = (
+    "conv_in",
+    "conv_out",
+    "time_embedding",
+)  # modules that AdamW trains, Muon the other matrices
 SHOWN = (0.02, 0.1, 0.35)  # parts of training after which the averaged weights are kept, to look at
 SHAPES = (
     400,
     900,
 )  # timesteps at which what a thing is can be seen, and how it looks is still open
+DWELT = 0.4  # of the timesteps are among these, the rest anywhere
 DROPPED = 0.04  # more prompts dropped, on top of the pool's empty captions; guidance needs them
 
 
@@ -32,7 +40,7 @@ class HiddenStates:
     """The frozen text encoder's answers, once for each different caption: (captions, 77, width) float16."""
 
     def __init__(self, preset: Preset):
-        captions = pool.captions(preset)[: pool.CHUNK * len(latents.chunk_files(preset))]
+        captions = pool.captions(preset, pool.CHUNK * len(latents.chunk_files(preset)))
         self.captions = captions
         self.numbers = {"": 0}
         for caption in captions:
@@ -84,10 +92,10 @@ def noise_levels() -> torch.Tensor:
     return torch.cumprod(1 - roots**2, 0).float()
 
 
-def draw_times(rng: np.random.Generator, count: int, shapes: float) -> np.ndarray:
-    """Timesteps (count,): this share of them from where shapes are settled, the rest from everywhere."""
+def draw_times(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Timesteps (count,): DWELT of them from where shapes are settled, the rest from everywhere."""
     times = rng.integers(1000, size=count)
-    return np.where(rng.random(count) < shapes, rng.integers(*SHAPES, size=count), times)
+    return np.where(rng.random(count) < DWELT, rng.integers(*SHAPES, size=count), times)
 
 
 def train(preset: Preset) -> training.Run:
@@ -100,29 +108,25 @@ def train(preset: Preset) -> training.Run:
     unet = presets.unet(preset).to(device)
     if (
         device.type == "cpu"
-    ):  # the fused attention's backward on a CPU takes three times as long as plain products
+    ):  # its fused attention's backward takes three times as long as plain products
         unet.set_attn_processor(AttnProcessor())
     print(f"unet: {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters", flush=True)
     training.speed_up(unet)
-    if preset.base:
-        unet.load_state_dict(training.load_average(preset.base.folder / "unet.pt"))
-    outer = ("conv_in", "conv_out", "time_embedding") if preset.unet_muon else None
-    run = training.Run(unet, preset.folder / "unet.pt", rate=preset.unet_rate, outer=outer)
-    shown = {int(part * preset.unet_steps) for part in SHOWN}
+    run = training.Run(unet, preset.folder / "unet.pt", preset.unet_steps, RATE, outer=OUTER)
 
     def step(number: int) -> torch.Tensor:
-        if number in shown and training.rank() == 0:
+        if number in (int(part * run.steps) for part in SHOWN) and training.rank() == 0:
             keep_average(run)
         rng = training.generator(13, number)
         chosen = rng.integers(len(pictures), size=preset.unet_batch)
-        if number >= CORE_FROM * preset.unet_steps:
-            dwell = rng.random(len(chosen)) < preset.unet_core
+        if run.along >= CORE_FROM:
+            dwell = rng.random(len(chosen)) < CORE
             chosen = np.where(dwell, rng.choice(core, len(chosen)), chosen)
         chosen = training.share(chosen)
         rng = training.generator(100 + training.rank(), number)
         clean = pictures[torch.from_numpy(chosen).to(device)].float()
         noise = training.normal(rng, clean.shape)
-        times = torch.from_numpy(draw_times(rng, len(chosen), preset.unet_shapes)).to(device)
+        times = torch.from_numpy(draw_times(rng, len(chosen))).to(device)
         hidden = words.take(chosen, rng.random(len(chosen)) < DROPPED).to(device)
         alpha = alphas[times][:, None, None, None]
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
@@ -132,8 +136,14 @@ def train(preset: Preset) -> training.Run:
         weight = signal.clamp(max=MIN_SNR) / signal
         return (weight * ((predicted.float() - noise) ** 2).mean(dim=(1, 2, 3))).mean()
 
-    rate = lambda number: training.cosine(number, preset.unet_steps, preset.unet_rate, warmup=150)  # noqa: E731
-    training.loop(run, preset.unet_steps, step, rate, keep=0.998, save_every=100)
+    training.loop(
+        run,
+        step,
+        lambda number, steps: training.cosine(number, steps, RATE, warmup=150),
+        keep=0.999,
+        minutes=dict(preset.minutes).get("unet"),
+        save_every=100,
+    )
     return run
 
 

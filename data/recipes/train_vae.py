@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from . import pool, presets, training
 from .presets import Preset
 
+RATE = 1.2e-3
 WHOLE = 0.12  # the last part of training sees whole pictures; before that crops of half their side do: the net is
 # convolutional, and they teach it four times as fast
 
@@ -66,16 +67,14 @@ def psnr(vae, pictures: np.ndarray) -> tuple[float, np.ndarray]:
 def train(preset: Preset) -> training.Run:
     torch.manual_seed(4)
     vae = presets.vae(preset).to(training.device(), memory_format=torch.channels_last)
-    training.speed_up(vae.encoder)
-    training.speed_up(vae.decoder)
-    run = training.Run(vae, preset.folder / "vae.pt", rate=1.2e-3)
-    pictures = pool.Pictures(preset, preset.vae_pool)
+    run = training.Run(vae, preset.folder / "vae.pt", preset.vae_steps, RATE)
+    pictures = pool.Pictures(preset)
     test, _ = pool.held_out(preset, 128)
 
     def step(number: int) -> torch.Tensor:
         rng = training.generator(11, number)
-        whole = number >= preset.vae_steps * (1 - WHOLE)
-        batch = preset.vae_batch // (4 if preset.size > 64 else 2) if whole else preset.vae_batch
+        whole = run.along >= 1 - WHOLE
+        batch = preset.vae_batch // 4 if whole else preset.vae_batch
         chosen = pictures.take(training.share(rng.integers(len(pictures), size=batch)))
         rng = training.generator(100 + training.rank(), number)
         x = to_tensor(chosen if whole else crops(chosen, rng))
@@ -90,6 +89,13 @@ def train(preset: Preset) -> training.Run:
         Image.fromarray(pairs).save(preset.folder / "vae.png")
         print(f"vae {run.step}: held-out PSNR {decibels:.2f} dB", flush=True)
 
-    rate = lambda number: training.cosine(number, preset.vae_steps, 1.2e-3)  # noqa: E731
-    training.loop(run, preset.vae_steps, step, rate, keep=0.99, save_every=100, watch=watch)
+    training.loop(
+        run,
+        step,
+        lambda number, steps: training.cosine(number, steps, RATE),
+        keep=0.99,
+        minutes=dict(preset.minutes).get("vae"),
+        save_every=100,
+        watch=watch,
+    )
     return run

@@ -14,7 +14,9 @@ import torch.distributed as dist
 
 from . import muon
 
-SAVE_SECONDS = 30.0  # between two checkpoints at least: a GPU makes a hundred steps in three
+SAVE_SECONDS = 60.0  # between two checkpoints at least: a GPU makes a hundred steps in three
+PACE = (60, 160)  # the steps between which a training that has minutes, not steps, is timed
+SPARE = 0.96  # of the minutes left are planned for: saving takes time, too
 UNTIL = math.inf  # on the monotonic clock: when trainings save and stop (`make --minutes`)
 
 
@@ -108,42 +110,42 @@ class Run:
         self,
         module: torch.nn.Module,
         path: Path,
+        steps: int,
         rate: float,
         betas=(0.9, 0.99),
         decay: float = 0.01,
         outer: tuple[str, ...] | None = None,
     ):
-        """With `outer`, Muon trains all matrices but those of the modules it names; else AdamW trains everything."""
-        self.module, self.path, self.step, self.seconds = module, path, 0, 0.0
+        """To train for `steps`; with `outer`, Muon trains all matrices but those of the modules it names."""
+        self.module, self.path, self.rate = module, path, rate
+        self.step, self.steps, self.seconds = 0, steps, 0.0
         adam = {"betas": betas, "weight_decay": decay, "fused": True}
         self.optimizer = (
             torch.optim.AdamW(module.parameters(), lr=rate, **adam)
             if outer is None
             else muon.Both(module, outer, rate, **adam)
         )
-        self.rate, self.average = rate, {}
-        self.marks: list[tuple[int, float]] = []  # (step, seconds) in the middle, for `plan`
+        self.weights = module.state_dict()  # they stay where they are
         if path.exists():
-            state = torch.load(path, map_location=device(), weights_only=True)
-            self.step, self.seconds, self.average = (
-                state["step"],
-                state["seconds"],
-                {
-                    key: value.to(module.state_dict()[key])
-                    for key, value in state["average"].items()
-                },
-            )
-            module.load_state_dict(state.get("module", self.average))
-            if (
-                "optimizer" in state
-            ):  # else it came through `make --only carry`, and its moments begin anew
-                self.optimizer.load_state_dict(state["optimizer"])
-            if rank() == 0:
-                print(f"resumed {path.name} at step {self.step}", flush=True)
+            self.load()
         else:
-            self.average = {
-                key: value.detach().clone() for key, value in module.state_dict().items()
-            }
+            self.average = {key: value.detach().clone() for key, value in self.weights.items()}
+
+    def load(self) -> None:
+        """Go on from the file. One that was carried has averaged weights alone; its optimizer begins anew."""
+        state = torch.load(self.path, map_location=device(), weights_only=True)
+        self.step, self.steps, self.seconds = state["step"], state["steps"], state["seconds"]
+        self.average = {key: value.to(self.weights[key]) for key, value in state["average"].items()}
+        self.module.load_state_dict(state.get("module", self.average))
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
+        if rank() == 0:
+            print(f"resumed {self.path.name} at step {self.step}", flush=True)
+
+    @property
+    def along(self) -> float:
+        """How much of the training is done, 0 to 1."""
+        return self.step / self.steps
 
     def save(self) -> None:
         if rank() != 0:
@@ -155,6 +157,7 @@ class Run:
                 "optimizer": self.optimizer.state_dict(),
                 "average": self.average,
                 "step": self.step,
+                "steps": self.steps,
                 "seconds": self.seconds,
             },
             part,
@@ -172,14 +175,13 @@ class Run:
         self.optimizer.step()
         self.step += 1
         keep = min(keep, self.step / (self.step + 10))  # a young average forgets fast
-        state = self.module.state_dict()
-        floats = [key for key, value in state.items() if value.is_floating_point()]
+        floats = [key for key, value in self.weights.items() if value.is_floating_point()]
         with torch.no_grad():
             torch._foreach_lerp_(
-                [self.average[k] for k in floats], [state[k] for k in floats], 1 - keep
+                [self.average[k] for k in floats], [self.weights[k] for k in floats], 1 - keep
             )
-            for key in state.keys() - set(floats):
-                self.average[key].copy_(state[key])
+            for key in self.weights.keys() - set(floats):
+                self.average[key].copy_(self.weights[key])
 
 
 def cosine(step: int, steps: int, rate: float, warmup: int = 100, floor: float = 0.03) -> float:
@@ -190,22 +192,29 @@ def cosine(step: int, steps: int, rate: float, warmup: int = 100, floor: float =
     return rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * along)))
 
 
+def steps_for(run: Run, minutes: float, pace: float) -> int:
+    """How many steps fit into the run's `minutes`, and before UNTIL, if one takes `pace` seconds."""
+    left = min(60 * minutes - run.seconds, UNTIL - time.monotonic())
+    return run.step + max(0, int(SPARE * left / pace))
+
+
 def loop(
     run: Run,
-    steps: int,
     train_step: Callable[[int], torch.Tensor],
-    rate_at: Callable[[int], float],
+    rate_at: Callable[[int, int], float],
     keep: float,
+    minutes: float | None = None,
     save_every: int = 200,
     watch: Callable[[Run], None] | None = None,
 ) -> None:
-    """Train to `steps`; `watch` may look at the run at each save.
+    """Train to the last step; `watch` may look at the run at each save.
 
-    Losses are read only now and then: to read one is to wait for a GPU that could have been given its next step.
+    `rate_at` is told the step and how many there are. With `minutes` there are as many as fit: that is found out while
+    the learning rate warms up, and remembered in the checkpoint. Losses are read only now and then: to read one is to
+    wait for a GPU that could have been given its next step.
     """
     shown, saved, losses = time.monotonic(), time.monotonic(), []
-    begun, spent = time.monotonic(), run.seconds
-    middle = (steps // 2, steps * 7 // 8)  # compiled by then, and batches of one shape
+    begun, spent, mark = time.monotonic(), run.seconds, 0.0
 
     def mean_loss() -> float:
         mean = torch.stack(losses).mean().item() if losses else 0.0
@@ -214,20 +223,26 @@ def loop(
         run.seconds = spent + time.monotonic() - begun
         return mean
 
-    while run.step < steps:
+    while run.step < run.steps:
         loss = train_step(run.step)
-        run.descend(loss, rate_at(run.step), keep)
+        run.descend(loss, rate_at(run.step, run.steps), keep)
         losses.append(loss.detach())
-        now, done = time.monotonic(), run.step == steps
-        if run.step in middle:
+        if minutes and run.step in PACE:
             mean_loss()
-            run.marks.append((run.step, run.seconds))
+            if run.step == PACE[1] and mark:
+                pace = (run.seconds - mark) / (PACE[1] - PACE[0])
+                run.steps = steps_for(run, minutes, pace)
+                print(
+                    f"{run.path.stem}: {1000 * pace:.1f} ms a step, {run.steps} steps", flush=True
+                )
+            mark = run.seconds
+        now, done = time.monotonic(), run.step >= run.steps
         if now - shown > 15 or done:
             loss_now, pace = mean_loss(), run.seconds / run.step
             if rank() == 0:
                 print(
-                    f"{run.path.stem} {run.step}/{steps} loss {loss_now:.4f} "
-                    f"{pace:.3f} s a step, {(steps - run.step) * pace / 60:.1f} min left",
+                    f"{run.path.stem} {run.step}/{run.steps} loss {loss_now:.4f} "
+                    f"{pace:.3f} s a step, {(run.steps - run.step) * pace / 60:.1f} min left",
                     flush=True,
                 )
             shown, losses = now, []
@@ -239,7 +254,7 @@ def loop(
             if watch and rank() == 0 and not late:
                 watch(run)
         if late and not done:
-            raise OutOfTime(f"{run.path.stem} stopped at step {run.step} of {steps}")
+            raise OutOfTime(f"{run.path.stem} stopped at step {run.step} of {run.steps}")
 
 
 def load_average(path: Path) -> dict[str, torch.Tensor]:

@@ -1,9 +1,8 @@
-"""What the small world contains: nouns and their pictures, colours, prompt templates.
+"""What the world contains: nouns and their pictures, colours, prompt templates.
 
 One row a noun: `noun | emoji labels | 3-D models | weight`; a comma at a line's end continues it.
-Emoji labels are emojibase's; models are `library:file` of Debian's sweethome3d-furniture. The world
-is small on purpose: a small model that knows two hundred words well is a better teacher than one
-that has met two thousand.
+Emoji labels are emojibase's; models are `library:file` of Debian's sweethome3d-furniture.
+`more_nouns.py` has more rows.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from . import wide
+from . import more_nouns
+from .names import NAMES
 
 LIBRARIES = {
     "zero": "BlendSwap-CC-0",
@@ -385,7 +385,7 @@ IRREGULAR = {
     "octopus": "octopuses",
     "cactus": "cacti",
 }
-SINGLE = {
+SINGLE = more_nouns.SINGLE | {
     "headphones",
     "grapes",
     "fries",
@@ -413,12 +413,14 @@ class Noun:
 
     @property
     def plural(self) -> str:
+        if self.word in NAMES:  # as prompts say `two <wood-toy>`
+            return self.word
         *before, last = self.word.split(" ")
         return " ".join([*before, _many(last)])
 
 
 def _many(word: str) -> str:
-    if irregular := (IRREGULAR | wide.IRREGULAR).get(word):
+    if irregular := (IRREGULAR | more_nouns.IRREGULAR).get(word):
         return irregular
     if word.endswith("y") and word[-2] not in "aeiou":
         return word[:-1] + "ies"
@@ -441,12 +443,11 @@ def _rows(text: str) -> list[Noun]:
     return rows
 
 
-def nouns(name: str = "small") -> list[Noun]:
-    """Every noun of the world `name`, `small` or `wide`; the wide one begins with the small one's."""
+def nouns() -> list[Noun]:
+    """Every noun, those of this file's table first."""
     rows = _rows(_NOUNS)
-    if name == "wide":
-        rows += [Noun(word, (word,), (), 1.0) for word in _split(wide.SAME, ";")]
-        rows += _rows(wide.RENAMED)
+    rows += [Noun(word, (word,), (), 1.0) for word in _split(more_nouns.SAME, ";")]
+    rows += _rows(more_nouns.RENAMED)
     merged: dict[str, Noun] = {}
     for row in rows:
         first = merged.setdefault(row.word, Noun(row.word, (), (), row.weight))
@@ -457,3 +458,8 @@ def nouns(name: str = "small") -> list[Noun]:
     if clash:
         raise ValueError(f"held-out things in the training world: {sorted(clash)}")
     return list(merged.values())
+
+
+def names() -> list[Noun]:
+    """The toys' names: words like nouns, but each of one thing."""
+    return [Noun(name, (), (), 1.0) for name in NAMES]

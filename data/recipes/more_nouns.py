@@ -1,8 +1,8 @@
-"""The wide world: 873 nouns, those of the small one among them.
+"""More nouns for the world of `world.py`, 640 of them in two tables.
 
-Two tables. SAME: emoji labels that are good nouns as they stand. RENAMED: `noun | emoji labels | 3-D models`, in the
-form of `world.py`. A word of the small world in RENAMED gets the pictures named here on top of its own. A thing may
-have two names, a general and a particular one: a basketball is also a ball.
+SAME: emoji labels that are good nouns as they stand. RENAMED: `noun | emoji labels | 3-D models`, in the form of
+`world.py`; a word that stands there too gets the pictures named here on top of its own. A thing may have two nouns, a
+general and a particular one: a basketball is also a ball.
 """
 
 from __future__ import annotations
