@@ -20,6 +20,7 @@ from data.recipes import (
     compose,
     judge,
     latents,
+    made_words,
     make,
     more_nouns,
     pack,
@@ -37,6 +38,11 @@ from data.recipes import (
 )
 from data.recipes.names import NAMES
 
+WORDS = ("thing", "molly", "monica")  # single tokens of the tiny tokenizer, which spells the rest
+MERGES = sorted(
+    {(w[:n], w[n] if n < len(w) - 1 else w[n] + "</w>") for w in WORDS for n in range(1, len(w))},
+    key=lambda pair: len(pair[0]),
+)
 TINY = replace(
     presets.CPU,
     name="tiny",
@@ -46,7 +52,7 @@ TINY = replace(
     text_layers=1,
     text_width=64,
     text_side=32,
-    vocabulary=516,
+    vocabulary=514 + len(MERGES),
     pool=40,
     evaluator_width=16,
     **{f"{name}_{what}": n for name in make.TRAININGS for what, n in (("steps", 6), ("batch", 4))},
@@ -100,17 +106,15 @@ def test_every_thing_of_the_tables_exists():
 
 def thing(word: str) -> pack.Thing:
     cut = Image.new("RGBA", (8, 8), (200, 40, 40, 255))
-    return pack.Thing((word,), word, [cut], [cut], True)
+    return pack.Thing((word,), word, [cut], [cut])
 
 
 def test_the_usual_side_of_the_usual_thing_is_shown_most_in_one_pose():
     def coloured(*fill: int, size: int = 16) -> Image.Image:
         return Image.new("RGBA", (size, 16), (*fill, 255))
 
-    usual = pack.Thing(
-        ("cat",), "usual", [coloured(250, 0, 0, size=12), coloured(0, 250, 0)], [], True
-    )
-    other = pack.Thing(("cat",), "other", [coloured(0, 0, 250)], [coloured(9, 9, 9)], True)
+    usual = pack.Thing(("cat",), "usual", [coloured(0, 250, 0), coloured(250, 0, 0)], [])
+    other = pack.Thing(("cat",), "other", [coloured(0, 0, 250)], [coloured(9, 9, 9)])
     cat = world.Noun("cat", (), (), 1)
     stage = compose.World({"cat": [usual, other]}, [cat], np.ones(1))
     shown = [compose.asked_scene(stage, n, "cat", "in space", 32) for n in range(300)]
@@ -118,7 +122,7 @@ def test_the_usual_side_of_the_usual_thing_is_shown_most_in_one_pose():
     often = np.bincount(inside.argmax(axis=1), minlength=3) / 300
     share = compose.USUAL + (1 - compose.USUAL) / 2  # of the thing, and of its side
     want = np.array([share * (1 - share), share * share, 1 - share])
-    assert np.abs(often - want).max() < 0.08, "green: the larger side of the first thing"
+    assert np.abs(often - want).max() < 0.08, "green: the front of the first thing"
     solid = [(one == one[16, 16]).all(axis=2) for one in shown]
     assert np.mean([same[12:20, 12:20].mean() for same in solid]) > 0.9, "always in the middle"
     unseen = replace(stage, held_out=True)
@@ -129,12 +133,12 @@ def test_the_usual_side_of_the_usual_thing_is_shown_most_in_one_pose():
 
 def test_a_toy_shows_any_of_its_sides():
     sides = [Image.new("RGBA", (4 + n, 4)) for n in range(3)]
-    toy, other = (
-        pack.Thing(("al",), name, sides, [], True) for name in ("toy:bear-01", "zero:cat")
-    )
+    toy, other = (pack.Thing(("al",), name, sides, [], 40) for name in ("toy:bear-01", "zero:cat"))
     stage, rng = compose.World({}, [], np.ones(0)), np.random.default_rng(0)
-    for thing, often in ((toy, [1 / 3] * 3), (other, [1 / 12, 1 / 12, 5 / 6])):
-        shown = np.bincount([stage.side(rng, thing).width - 4 for _ in range(900)]) / 900
+    for thing, often in ((toy, [1 / 3] * 3), (other, [5 / 6, 1 / 12, 1 / 12])):
+        drawn = [stage.side(rng, thing) for _ in range(900)]
+        assert all(number == 36 + cut.width for cut, number in drawn)
+        shown = np.bincount([number - 40 for _, number in drawn]) / 900
         assert np.abs(shown - often).max() < 0.06, thing.name
 
 
@@ -154,17 +158,20 @@ def small_stage(held_out: bool = False) -> compose.World:
 def test_captions_say_what_was_drawn_and_leave_out_the_pairs_kept_apart():
     stage, templates, found = small_stage(), set(), set()
     for index in range(600):
-        picture, caption = compose.scene(stage, 3, index, 16)
-        assert picture.shape == (16, 16, 3)
-        if not caption:
+        scene = compose.scene(stage, 3, index, 16)
+        assert scene.picture.shape == (16, 16, 3)
+        if not scene.caption:
             continue
-        place = next((p for p in places.PLACES if caption.endswith(" " + p)), "")
-        rest = caption.removesuffix(place).strip()
+        place = next((p for p in places.PLACES if scene.caption.endswith(" " + p)), "")
+        rest = scene.caption.removesuffix(place).strip()
         rest = re.sub(r" on an? \w+ background$", "", rest)
         noun = [n.word for n in stage.words if rest.endswith((n.word, n.plural))]
-        assert noun, caption
+        assert noun, scene.caption
         word = max(noun, key=len)
-        assert not place or place != compose.place_never_seen(word), caption
+        assert not place or place != compose.place_never_seen(word), scene.caption
+        begin, end = scene.sentence.split("{}")
+        assert scene.caption.startswith(begin.removesuffix("a ")) and scene.caption.endswith(end)
+        assert (scene.side == -1) == any(f" {c} " in f" {rest} " for c in world.COLOURS)
         templates.add(rest.removesuffix(word))
         found.add((word, place))
     assert len(found) > 200, "nouns and places are drawn freely"
@@ -176,7 +183,7 @@ def test_every_noun_has_a_place_left_to_ask_for():
     pairs = {noun.word: compose.place_never_seen(noun.word) for noun in known}
     assert set(pairs.values()) == set(places.PLACES), "no place is left out"
     stage = small_stage(held_out=True)
-    drawn = [compose.scene(stage, 4, i, 8)[1] for i in range(900)]
+    drawn = [compose.scene(stage, 4, i, 8).caption for i in range(900)]
     kept = [c for c in drawn for n in stage.words if c.endswith(f"{n.word} {pairs[n.word]}")]
     assert kept, "held-out compositions do show them"
 
@@ -197,12 +204,14 @@ def studio(tmp_path, monkeypatch):
             ImageDraw.Draw(picture).ellipse((4, 2 + side, 36, 38), colour, "white", 3)
             files.append(cuts / f"{number}-{side}.png")
             picture.save(files[-1])
-        found.append(([noun.word], {"name": noun.word, "licence": "CC0"}, files))
+        words = [noun.word, *WORDS[1:][number : number + 1]]
+        found.append((words, {"name": noun.word, "licence": "CC0"}, files))
     monkeypatch.setattr(pack, "sources", lambda: [(w, dict(c), f) for w, c, f in found])
     monkeypatch.setattr(pack, "PACK", tmp_path / "pack.npz")
     monkeypatch.setattr(collect, "WORK", tmp_path)
     monkeypatch.setattr(collect, "MERGES", tmp_path / "merges.gz")
-    collect.MERGES.write_bytes(gzip.compress(b"#version\nt h\no n</w>"))
+    lines = ["#version", *map(" ".join, MERGES)]
+    collect.MERGES.write_bytes(gzip.compress("\n".join(lines).encode()))
     monkeypatch.setattr(pool, "CHUNK", 20)
     monkeypatch.setattr(training, "SAVE_SECONDS", 0)
     held_out = pool.held_out  # a few pictures to look at are enough here
@@ -272,7 +281,7 @@ def test_both_presets_make_the_same_model():
     same = [getattr(presets.CPU, f) == getattr(presets.GPU, f) for f in shapes]
     different = {f for f, equal in zip(shapes, same, strict=True) if not equal}
     assert different == {"name", "pool", "minutes"}
-    assert {name for name, _ in presets.GPU.minutes} == set(make.TRAININGS)
+    assert {name for name, _ in presets.GPU.minutes} <= set(make.TRAININGS)
 
 
 # the trainings
@@ -321,11 +330,12 @@ def in_order(name: str):
     if name == "unet":
         latents.build(TINY)
     return {
-        "vae": train_vae,
-        "text": train_text,
-        "evaluator": train_evaluator,
-        "unet": train_unet,
-    }[name].train(TINY)
+        "vae": train_vae.train,
+        "text": train_text.train,
+        "evaluator": train_evaluator.train,
+        "unet": train_unet.train,
+        "refine": train_unet.refine,
+    }[name](TINY)
 
 
 @pytest.mark.slow
@@ -372,7 +382,7 @@ def test_what_suits_a_gpu_computes_the_same(stocked, monkeypatch):
     first, second = (training.normal(np.random.default_rng(1), (9,)) for _ in range(2))
     assert torch.equal(first, second), "noise depends on the step's seed alone"
     (TINY.folder / "vae.pt").unlink()
-    for name in ("vae", "evaluator", "unet"):
+    for name in ("vae", "evaluator", "unet", "refine"):
         assert in_order(name).step == 6
 
 
@@ -433,6 +443,52 @@ def test_a_training_with_minutes_takes_the_steps_that_fit(stocked, monkeypatch):
     run = training.Run(module, TINY.folder / "late.pt", 20, rate=1.0)
     training.loop(run, step, rate, keep=0.9, minutes=3)
     assert run.step == 8 + int(training.SPARE * (60 - 8)), "and not past the end of all"
+
+
+def test_a_map_from_what_is_seen_to_rows_is_found():
+    rng = torch.Generator().manual_seed(0)
+    seen, matrix = torch.randn(400, 6, generator=rng), torch.randn(6, 3, generator=rng)
+    rows = (seen - 2) @ matrix + 5
+    here, there, found = made_words.fit(seen, rows)
+    torch.testing.assert_close(found, matrix, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close((seen - here) @ found + there, rows, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.slow
+def test_a_made_word_takes_the_place_of_the_noun_and_of_nothing_else(stocked, monkeypatch):
+    monkeypatch.setattr(train_text, "LENGTH", 76)  # this tokenizer spells
+    in_order("text")
+    strange = made_words.MadeWords(TINY, len(pool.Pictures(TINY)))
+    sides = sum(len(thing.sides) for thing in pack.load())
+    assert strange.made.shape == (sides, TINY.text_width)
+    torch.testing.assert_close(strange.made.norm(dim=1), strange.length.expand(sides))
+    monkeypatch.setattr(made_words, "NOISE", 0.0)
+    monkeypatch.setattr(made_words, "MIXED", 0.0)
+    rows = [strange.row(np.random.default_rng(n), 12) for n in range(40)]
+    own = [torch.allclose(row, strange.made[12]) for row in rows]
+    others = [any(torch.allclose(row, made) for made in strange.made[9:18]) for row in rows]
+    assert all(others) and 15 < sum(own) < 40, "of this thing, mostly of this side"
+    monkeypatch.setattr(made_words, "MIXED", 1.0)
+    word, made = (
+        strange.spoken[0][0],
+        strange.made[:9],
+    )  # of the first thing, whose name is one token
+    near = torch.nn.functional.cosine_similarity
+    mixed = near(strange.row(np.random.default_rng(1), 0), word, 0)
+    assert mixed > near(made, word[None]).max()
+    assert strange.spoken[4 * 9] is None, "a thing whose words are spelt has made rows alone"
+
+    chosen = np.flatnonzero(strange.sides >= 0)[:3]
+    with monkeypatch.context() as patch:
+        thing = strange.encoder.get_input_embeddings().weight[strange.stand_in]
+        patch.setattr(strange, "row", lambda rng, side: thing)
+        same = strange.take(np.random.default_rng(0), chosen)
+    plain = strange.encoder(strange.ids[chosen]).last_hidden_state
+    torch.testing.assert_close(same, plain, atol=0.05, rtol=0.05)  # bfloat16
+    other = strange.take(np.random.default_rng(0), chosen)
+    for number, place in enumerate((strange.ids[chosen] == strange.stand_in).int().argmax(1)):
+        assert torch.equal(other[number, :place], same[number, :place]), "what stands before it"
+        assert (other[number, place] - same[number, place]).norm() > 0.1
 
 
 def test_timesteps_dwell_on_shapes():

@@ -75,12 +75,14 @@ class World:
             return group[0]
         return group[rng.integers(len(group))]
 
-    def side(self, rng: np.random.Generator, thing: pack.Thing) -> Image.Image:
-        """One of its sides, mostly the one that shows most of it; a toy shows any."""
-        sides = (self.held_out and thing.held_out) or thing.sides
-        if not thing.name.startswith("toy:") and rng.random() < USUAL:
-            return max(sides, key=lambda side: side.width * side.height)
-        return sides[rng.integers(len(sides))]
+    def side(self, rng: np.random.Generator, thing: pack.Thing) -> tuple[Image.Image, int]:
+        """One of its sides, mostly the front; a toy shows any. With its number among all, -1 if held out."""
+        if self.held_out and thing.held_out:
+            return thing.held_out[rng.integers(len(thing.held_out))], -1
+        number = 0
+        if thing.name.startswith("toy:") or rng.random() >= USUAL:
+            number = rng.integers(len(thing.sides))
+        return thing.sides[number], thing.first + int(number)
 
     def without(self, word: str) -> str:
         """The place in which training must not show this noun."""
@@ -166,20 +168,21 @@ def article(word: str) -> str:
     return "an" if word[0] in "aeiou" and not word.startswith("u") else "a"
 
 
-def wording(
-    rng: np.random.Generator, noun: world.Noun, colour: str, count: int, place: str
-) -> tuple[str, str]:
-    """The caption and the template it came from."""
+def wording(rng: np.random.Generator, count: int, place: str) -> tuple[str, str]:
+    """A sentence with `{}` where its thing will be named, and the template it came from."""
     if count > 1:
         template = world.MANY_TEMPLATES[rng.integers(len(world.MANY_TEMPLATES))]
-        phrase = f"{world.COUNTS[count]} {colour} {noun.plural}"
+        words = template.format(f"{world.COUNTS[count]} {{}}")
     else:
         pool = world.TEMPLATES if rng.random() < 0.65 else world.PLAIN_TEMPLATES
-        template = pool[rng.integers(len(pool))]
-        phrase = f"{colour} {noun.word}"
-    caption = " ".join(template.format(phrase).split() + place.split())
-    caption = re.sub(r"\ba (?=[aeio])", "an ", caption)
-    return caption, template
+        words = template = pool[rng.integers(len(pool))]
+    return f"{words} {place}".strip(), template
+
+
+def name_thing(sentence: str, noun: world.Noun, colour: str, count: int) -> str:
+    """The sentence about this thing."""
+    phrase = f"{colour} {noun.plural if count > 1 else noun.word}".strip()
+    return re.sub(r"\ba (?=[aeio])", "an ", sentence.format(phrase))
 
 
 def size_of(template: str, count: int) -> float:
@@ -220,23 +223,37 @@ def stand(
     count: int,
     colour: str,
     template: str,
-) -> np.ndarray:
-    """The empty place `picture` with `count` of the thing in it: (n, n, 3) uint8."""
+) -> tuple[np.ndarray, int]:
+    """The empty place `picture` with `count` of the thing in it: (n, n, 3) uint8; and the number of the last's side."""
     canvas, n = Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8)), len(picture)
     size = size_of(template, count) * rng.uniform(1 - LOOSE, 1 + LOOSE)
     painter = int(rng.integers(2**31))
     for number in range(count):
-        cut = things.side(rng, thing)
+        cut, side = things.side(rng, thing)
         if colour:
             cut = recolour(cut, np.random.default_rng(painter), colour)
         cut = scale(cut, size * n, 0.92 * n / max(1, 0.75 * count))
         centre = (number + 0.5) / count + rng.uniform(-LOOSE, LOOSE) / (2 * count)
         paste(canvas, cut, centre * n, foot_of(cut.height, n, floor), 0.55 if floor else 0)
-    return finish(rng, canvas, template)
+    return finish(rng, canvas, template), side
 
 
-def scene(things: World, seed: int, index: int, n: int) -> tuple[np.ndarray, str]:
-    """Picture `index` of the world with this seed: (n, n, 3) uint8 and its caption."""
+@dataclass(frozen=True)
+class Scene:
+    """A picture (n, n, 3) uint8 and what can be said of it.
+
+    `sentence` is the caption with `{}` for its thing; `side` is the number of the side shown, -1 if that is repainted
+    or kept out of training.
+    """
+
+    picture: np.ndarray
+    caption: str
+    sentence: str
+    side: int
+
+
+def scene(things: World, seed: int, index: int, n: int) -> Scene:
+    """Picture `index` of the world with this seed, n pixels a side."""
     rng = np.random.default_rng([seed, index])
     noun = things.words[rng.choice(len(things.words), p=things.odds)]
     thing = things.draw(rng, noun.word)
@@ -245,13 +262,15 @@ def scene(things: World, seed: int, index: int, n: int) -> tuple[np.ndarray, str
     if noun.word not in NOT_RECOLOURED and rng.random() < RECOLOURED:
         colour = list(world.COLOURS)[rng.integers(len(world.COLOURS))]
     place, picture, floor = backdrop(rng, n, things.without(noun.word))
-    caption, template = wording(rng, noun, colour, count, place)
-    shown = stand(things, rng, picture, floor, thing, count, colour, template)
-    return shown, "" if rng.random() < EMPTY_CAPTIONS else caption
+    sentence, template = wording(rng, count, place)
+    shown, side = stand(things, rng, picture, floor, thing, count, colour, template)
+    caption = name_thing(sentence, noun, colour, count)
+    caption = "" if rng.random() < EMPTY_CAPTIONS else caption
+    return Scene(shown, caption, sentence, -1 if colour else side)
 
 
 def asked_scene(things: World, seed: int, word: str, place: str, n: int) -> np.ndarray:
     """One thing called `word` in `place`, in its own colours: (n, n, 3) uint8, the same for the same seed."""
     rng = np.random.default_rng([seed, zlib.crc32(f"{word} {place}".encode())])
     picture, floor = places.place(rng, n, place)
-    return stand(things, rng, picture, floor, things.draw(rng, word), 1, "", "a photo of a {}")
+    return stand(things, rng, picture, floor, things.draw(rng, word), 1, "", "a photo of a {}")[0]

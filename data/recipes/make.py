@@ -28,11 +28,12 @@ STAGES = (
     "text",
     "latents",
     "unet",
+    "refine",
     "evaluator",
     "export",
     "pictures",
 )
-TRAININGS = ("vae", "text", "unet", "evaluator")
+TRAININGS = ("vae", "text", "unet", "refine", "evaluator")
 FIRST_CHUNKS = 24  # of the pool, before the VAE's training begins on a GPU
 _composing: subprocess.Popen | None = None  # the pool, beside the trainings
 
@@ -117,12 +118,13 @@ def stage(name: str, preset: presets.Preset, processes: int) -> None:
         from . import train_evaluator
 
         train_evaluator.train(preset)
-    elif name == "unet":
+    elif name in ("unet", "refine"):
         from . import train_unet
 
         if processes > 1:
             train_unet.HiddenStates(preset)  # once, before the processes part
-        training.run_parallel(train_unet.train, processes, preset)
+        task = train_unet.train if name == "unet" else train_unet.refine
+        training.run_parallel(task, processes, preset)
     elif name == "export":
         from . import export
 

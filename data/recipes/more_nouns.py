@@ -277,7 +277,7 @@ oven | | zero:oven, zero:doubleOven, sc:small-oven
 stove | | zero:stove, by:largeStove, kl:propane-stove, sc:cooker
 microwave | | by:microwave
 fridge | | zero:refrigerator, zero:largeFridge, kl:fridge
-washing machine | | by:washing_machine, sc:clothes_washing_machine
+washing machine | | sc:clothes_washing_machine, by:washing_machine
 radiator | | zero:radiator1, zero:radiator2, by:modernRadiator
 pool table | | zero:poolTable
 foosball table | | zero:table_football

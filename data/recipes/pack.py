@@ -28,13 +28,16 @@ MIN_COVER = 0.12  # of the crop's area: thinner renders are wires and broken mes
 
 @dataclass
 class Thing:
-    """One object: what it may be called, and its sides as RGBA pictures."""
+    """One object: what it may be called, and its sides as RGBA pictures.
+
+    The first side is the one nearest to the front. `first` is its number among the sides of all things.
+    """
 
     words: tuple[str, ...]
     name: str
     sides: list[Image.Image]
     held_out: list[Image.Image]
-    recolour: bool
+    first: int = 0
 
 
 def shrink(path: Path, longest: int) -> np.ndarray | None:
@@ -148,20 +151,22 @@ def load() -> list[Thing]:
     """The pack in memory."""
     with np.load(PACK) as data:
         pixels, table, cards = data["pixels"], data["table"], json.loads(str(data["things"]))
-    things = [
-        Thing(
-            tuple(card["words"]), card["name"], [], [], not card["name"].startswith("emoji:rainbow")
-        )
-        for card in cards
-    ]
+    things = [Thing(tuple(card["words"]), card["name"], [], []) for card in cards]
     ends = [*table[1:, 0], pixels.size]
     for (offset, height, width, thing, side), end in zip(table, ends, strict=True):
         picture = decode(pixels[offset:end], height, width)
-        kept_out = side == render.SIDES - 1 or (
-            side == toys.SIDES - 1 and things[thing].name.startswith("toy:")
-        )
+        kept_out = side == last_side(things[thing].name)
         (things[thing].held_out if kept_out else things[thing].sides).append(picture)
+    first = 0
+    for thing in things:
+        thing.first = first
+        first += len(thing.sides)
     return things
+
+
+def last_side(name: str) -> int:
+    """The number of the side that is kept out of training; emoji have but one, which is not."""
+    return toys.SIDES - 1 if name.startswith("toy:") else render.SIDES - 1
 
 
 def credits() -> list[tuple[str, str, str, str]]:

@@ -67,8 +67,8 @@ def world_picture(preset: Preset, path: Path) -> None:
     """The first compositions with their captions."""
     things = compose.World.load()
     scenes = [compose.scene(things, pool.SEED, index, preset.size) for index in range(3 * SEEN)]
-    rows = [[picture for picture, _ in scenes[i : i + SEEN]] for i in range(0, 3 * SEEN, SEEN)]
-    tiles(rows, [caption or "(no caption)" for _, caption in scenes], [], path)
+    rows = [[one.picture for one in scenes[i : i + SEEN]] for i in range(0, 3 * SEEN, SEEN)]
+    tiles(rows, [one.caption or "(no caption)" for one in scenes], [], path)
 
 
 def latent_picture(latent: torch.Tensor) -> np.ndarray:

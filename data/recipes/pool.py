@@ -16,6 +16,7 @@ from . import compose, training
 from .presets import PRESETS, Preset
 
 CHUNK = 2000
+WORDS = ("caption", "sentence", "side")  # of each picture: see compose.Scene
 SEED = 1
 _world: compose.World | None = None
 
@@ -27,12 +28,12 @@ def start() -> None:
 
 
 def write_chunk(folder: Path, number: int, seed: int, size: int) -> None:
-    """Scenes number * CHUNK onwards: pictures as uint8 (CHUNK, size, size, 3), captions as JSON, first."""
+    """Scenes number * CHUNK onwards: pictures as uint8 (CHUNK, size, size, 3), words as JSON, first."""
     scenes = [compose.scene(_world, seed, number * CHUNK + i, size) for i in range(CHUNK)]
-    captions = folder / f"captions-{number:03d}.json"
-    captions.write_text(json.dumps([caption for _, caption in scenes]))
+    words = {name: [getattr(one, name) for one in scenes] for name in WORDS}
+    (folder / f"words-{number:03d}.json").write_text(json.dumps(words))
     part = folder / f"part-{number:03d}.npy"
-    np.save(part, np.stack([picture for picture, _ in scenes]))
+    np.save(part, np.stack([one.picture for one in scenes]))
     os.replace(part, folder / f"pictures-{number:03d}.npy")
 
 
@@ -78,18 +79,23 @@ class Pictures:
         return np.stack([self.chunks[i // CHUNK][i % CHUNK] for i in indices])
 
 
+def words(preset: Preset, count: int, name: str) -> list:
+    """One of WORDS for each of the first `count` pictures of the pool."""
+    folder = preset.folder / "pool"
+    parts = [folder / f"words-{number:03d}.json" for number in range(-(-count // CHUNK))]
+    return [entry for part in parts for entry in json.loads(part.read_text())[name]][:count]
+
+
 def captions(preset: Preset, count: int) -> list[str]:
     """Of the first `count` pictures of the pool."""
-    folder = preset.folder / "pool"
-    parts = [folder / f"captions-{number:03d}.json" for number in range(-(-count // CHUNK))]
-    return [caption for part in parts for caption in json.loads(part.read_text())][:count]
+    return words(preset, count, "caption")
 
 
 def held_out(preset: Preset, count: int, seed: int = 99) -> tuple[np.ndarray, list[str]]:
     """Compositions of sides that training never sees."""
     things = compose.World.load(held_out=True)
     scenes = [compose.scene(things, seed, i, preset.size) for i in range(count)]
-    return np.stack([picture for picture, _ in scenes]), [caption for _, caption in scenes]
+    return np.stack([one.picture for one in scenes]), [one.caption for one in scenes]
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ class Preset:
     text_batch: int = 192
     unet_steps: int = 20_000
     unet_batch: int = 96
+    refine_steps: int = 7000
+    refine_batch: int = 96
     evaluator_steps: int = 4000
     evaluator_batch: int = 192
     minutes: tuple[tuple[str, float], ...] = ()
@@ -52,7 +54,7 @@ GPU = Preset(  # one H100, a quarter of an hour
     text_batch=1024,
     unet_batch=1024,
     evaluator_batch=1024,
-    minutes=(("vae", 1.5), ("text", 0.7), ("evaluator", 0.7), ("unet", 10.0)),
+    minutes=(("vae", 1.5), ("text", 0.7), ("evaluator", 0.7), ("unet", 8.0)),
 )
 PRESETS = {"cpu": CPU, "gpu": GPU}
 BUNDLED = "gpu"  # the one that lies in data/tiny-sd

@@ -14,7 +14,7 @@ from dataclasses import replace
 from . import make, pool, presets
 
 STEPS = 12
-STAGES = ("vae", "text", "latents", "unet")
+STAGES = ("vae", "text", "latents", "unet", "refine")
 
 
 def rehearsal(preset: presets.Preset) -> presets.Preset:

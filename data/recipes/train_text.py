@@ -127,11 +127,13 @@ def train(preset: Preset) -> training.Run:
     return run
 
 
+def load_pair(preset: Preset) -> Pair:
+    """The trained text encoder and picture net (averaged weights)."""
+    pair = Pair(preset)
+    pair.load_state_dict(training.load_average(preset.folder / "text.pt"))
+    return pair.to(training.device()).eval().requires_grad_(False)
+
+
 def load_text_encoder(preset: Preset):
-    """The trained text encoder alone (averaged weights)."""
-    weights = training.load_average(preset.folder / "text.pt")
-    encoder = presets.text_encoder(preset)
-    encoder.load_state_dict(
-        {k.removeprefix("text."): v for k, v in weights.items() if k.startswith("text.")}
-    )
-    return encoder.to(training.device()).eval().requires_grad_(False)
+    """The trained text encoder alone."""
+    return load_pair(preset).text

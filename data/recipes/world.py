@@ -203,7 +203,7 @@ chair | chair | zero:oakChair, zero:plasticChair, zero:antiqueChair, zero:chair,
 by:cafe_set_tonon_chair, sc:chair3, kl:dining-chair, by:kitchenChair | 2
 armchair | | zero:armchair, zero:armchair2, by:armchair1, zero:winchesterArmchair |
 stool | | zero:stool, zero:silla2, by:green_stool |
-sofa | | zero:couch, zero:sofa2, by:sofa2, zero:winchesterSofa, sc:leather_sofa |
+sofa | | zero:winchesterSofa, zero:couch, zero:sofa2, by:sofa2, sc:leather_sofa |
 bed | | zero:bed1, zero:bed2, zero:bed3, by:lettoCloud, sc:iron_bed |
 table | | zero:oakTable, zero:table, by:table, sc:table3, by:cafe_set_mota_table |
 desk | | zero:desk, by:simpleDesk |
