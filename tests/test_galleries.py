@@ -105,8 +105,8 @@ def test_every_control_of_the_playground_changes_the_picture(small_model, monkey
     )
     parts = models.load(small_model)
     *controls, page = widgets.playground(parts, "a toy").children
-    for control, value in zip(controls, ("a <b>", "sand", 7, 2.5), strict=True):
+    for control, value in zip(controls, ("a <b>", "sand", 7, 3.5), strict=True):
         control.value = value
     assert said[0] == ("a toy", "", 1, parts.guidance_scale)
-    assert said[-1] == ("a <b>", "sand", 7, 2.5) and len(said) == 5
+    assert said[-1] == ("a <b>", "sand", 7, 3.5) and len(said) == 5
     assert "a &lt;b&gt;”, away from “sand”, drawn from seed 7 with guidance 2.5." in page.value

@@ -454,41 +454,56 @@ def test_a_map_from_what_is_seen_to_rows_is_found():
     torch.testing.assert_close((seen - here) @ found + there, rows, atol=1e-2, rtol=1e-2)
 
 
+@pytest.fixture
+def made(stocked, monkeypatch):
+    """The pool's sentences said with made words; this tokenizer spells."""
+    monkeypatch.setattr(train_text, "LENGTH", 76)
+    train_text.train(TINY)
+    return made_words.Sentences(TINY, len(pool.Pictures(TINY)))
+
+
 @pytest.mark.slow
-def test_a_made_word_takes_the_place_of_the_noun_and_of_nothing_else(stocked, monkeypatch):
-    monkeypatch.setattr(train_text, "LENGTH", 76)  # this tokenizer spells
-    in_order("text")
-    strange = made_words.MadeWords(TINY, len(pool.Pictures(TINY)))
-    sides = sum(len(thing.sides) for thing in pack.load())
-    assert strange.made.shape == (sides, TINY.text_width)
-    torch.testing.assert_close(strange.made.norm(dim=1), strange.length.expand(sides))
+def test_made_rows_lie_where_the_words_do(made, monkeypatch):
+    words = made.words
+    sides = sum(len(thing.sides) for thing in words.things)
+    assert words.made.shape == (sides, TINY.text_width) and len(words.thing_of) == sides
+    assert words.rows.shape == words.seen.shape == (2, TINY.text_width), "two are single tokens"
+    torch.testing.assert_close(words.made.norm(dim=1), words.length.expand(sides))
     monkeypatch.setattr(made_words, "NOISE", 0.0)
     monkeypatch.setattr(made_words, "MIXED", 0.0)
-    rows = [strange.row(np.random.default_rng(n), 12) for n in range(40)]
-    own = [torch.allclose(row, strange.made[12]) for row in rows]
-    others = [any(torch.allclose(row, made) for made in strange.made[9:18]) for row in rows]
+    rows = [words.row(np.random.default_rng(n), 12) for n in range(40)]
+    own = [torch.allclose(row, words.made[12]) for row in rows]
+    others = [any(torch.allclose(row, made) for made in words.made[9:18]) for row in rows]
     assert all(others) and 15 < sum(own) < 40, "of this thing, mostly of this side"
     monkeypatch.setattr(made_words, "MIXED", 1.0)
-    word, made = (
-        strange.spoken[0][0],
-        strange.made[:9],
-    )  # of the first thing, whose name is one token
     near = torch.nn.functional.cosine_similarity
-    mixed = near(strange.row(np.random.default_rng(1), 0), word, 0)
-    assert mixed > near(made, word[None]).max()
-    assert strange.spoken[4 * 9] is None, "a thing whose words are spelt has made rows alone"
+    mixed = near(words.row(np.random.default_rng(1), 0), words.own[0][0], 0)
+    assert mixed > near(words.made[:9], words.own[0][0][None]).max()
+    assert words.own[4] == [], "a thing whose words are spelt has made rows alone"
 
-    chosen = np.flatnonzero(strange.sides >= 0)[:3]
-    with monkeypatch.context() as patch:
-        thing = strange.encoder.get_input_embeddings().weight[strange.stand_in]
-        patch.setattr(strange, "row", lambda rng, side: thing)
-        same = strange.take(np.random.default_rng(0), chosen)
-    plain = strange.encoder(strange.ids[chosen]).last_hidden_state
+
+@pytest.mark.slow
+def test_a_made_word_takes_the_place_of_the_noun_and_of_nothing_else(made):
+    words, ids = made.words, made.ids[np.flatnonzero(made.sides >= 0)[:3]]
+    rows = words.encoder.get_input_embeddings().weight[made.stand_in].expand(3, -1)
+    plain = words.encoder(ids).last_hidden_state
+    same = words.say(ids, made.stand_in, rows)
     torch.testing.assert_close(same, plain, atol=0.05, rtol=0.05)  # bfloat16
-    other = strange.take(np.random.default_rng(0), chosen)
-    for number, place in enumerate((strange.ids[chosen] == strange.stand_in).int().argmax(1)):
+    other = words.say(ids, made.stand_in, words.made[:3])
+    for number, place in enumerate((ids == made.stand_in).int().argmax(1)):
         assert torch.equal(other[number, :place], same[number, :place]), "what stands before it"
         assert (other[number, place] - same[number, place]).norm() > 0.1
+    assert torch.equal(words.encoder(ids).last_hidden_state, plain), "and nothing is left behind"
+
+
+def test_the_share_explained_is_that_of_words_left_out():
+    rng = torch.Generator().manual_seed(0)
+    seen, noise = torch.randn(500, 5, generator=rng), torch.randn(500, 4, generator=rng)
+    rows = seen @ torch.randn(5, 4, generator=rng)
+    assert made_words.explained(seen, rows) > 0.99
+    assert abs(made_words.explained(seen, noise)) < 0.1
+    noise *= rows.std() / noise.std()
+    assert made_words.explained(seen, rows + noise) == pytest.approx(0.5, abs=0.1)
 
 
 def test_timesteps_dwell_on_shapes():

@@ -32,7 +32,7 @@ def vae_factor(vae_config: Any) -> int:
 
 def guidance_scale(resolution: int) -> float:
     """How strongly to follow prompts unless told: Stable Diffusion's 7.5, which over-saturates a small model."""
-    return 7.5 if resolution >= 256 else 4.0
+    return 7.5 if resolution >= 256 else 2.5
 
 
 def default_model(*, accelerated: bool) -> str:

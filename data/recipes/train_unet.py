@@ -11,7 +11,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 from . import latents, pool, presets, train_text, training, world
-from .made_words import MadeWords
+from .made_words import Sentences
 from .presets import Preset
 
 RATE, REFINE_RATE = 2e-3, 6e-4
@@ -136,7 +136,7 @@ def descend(
     device, batch = training.device(), getattr(preset, f"{name}_batch")
     pictures = latents.load(preset).to(device)
     words = HiddenStates(preset)
-    strange = MadeWords(preset, len(pictures)) if made else None
+    strange = Sentences(preset, len(pictures)) if made else None
     core = core_pictures(words.captions)
     alphas = noise_levels().to(device)
 
