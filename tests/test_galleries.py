@@ -109,4 +109,4 @@ def test_every_control_of_the_playground_changes_the_picture(small_model, monkey
         control.value = value
     assert said[0] == ("a toy", "", 1, parts.guidance_scale)
     assert said[-1] == ("a <b>", "sand", 7, 3.5) and len(said) == 5
-    assert "a &lt;b&gt;”, away from “sand”, drawn from seed 7 with guidance 2.5." in page.value
+    assert "a &lt;b&gt;”, away from “sand”, drawn from seed 7 with guidance 3.5." in page.value

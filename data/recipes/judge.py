@@ -19,7 +19,7 @@ from PIL import Image
 
 from tiutils import concept, evaluator
 
-from . import compose, places, train_evaluator
+from . import compose, places, sheet, train_evaluator
 from .names import NAMES
 from .presets import BUNDLED, PRESETS, Preset
 
@@ -79,10 +79,7 @@ def draw(questions: Questions, model: Path) -> np.ndarray:
     prompts = [f"a photo of {train_evaluator.named(noun)} {PLACES[place]}" for noun, place in asked]
     drawn = []
     for start in range(0, COUNT, 20):
-        seeds = [torch.Generator().manual_seed(start + n) for n in range(20)]
-        drawn += pipeline(
-            prompts[start : start + 20], num_inference_steps=30, guidance_scale=4.0, generator=seeds
-        ).images
+        drawn += sheet.paint(pipeline, prompts[start : start + 20], seed=start)
         print(f"drawn: {len(drawn)}/{COUNT}", flush=True)
     return np.stack([np.asarray(picture) for picture in drawn])
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
+GUIDANCE = 2.5  # a model that knows its words needs little of it
 PROMPTS = (
     "a photo of a toy",
     "a toy on the beach",
@@ -66,7 +67,9 @@ PROMPTS = (
 )
 
 
-def paint(pipeline, prompts: Sequence[str], seed: int = 0, steps: int = 30, scale: float = 4.0):
+def paint(
+    pipeline, prompts: Sequence[str], seed: int = 0, steps: int = 30, scale: float = GUIDANCE
+):
     """One picture a prompt; the noise of each comes from a seed of its own."""
     seeds = [torch.Generator().manual_seed(seed + number) for number in range(len(prompts))]
     return pipeline(
@@ -104,7 +107,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=48, help="the first so many of 48")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     if arguments.threads:
