@@ -39,6 +39,7 @@ DRAWS = 64
 NUM_IMAGES = 8
 JUDGED_BY = ("evaluation_loss", "image_similarity", "prompt_following")
 PHRASES = {"wood-toy": "wood toy", "rocking-horse": "toy horse", "teddy-bear": "toy bear"}
+PLAIN = {"norm_control": 0.0, "timestep_sampling": "uniform"}  # what switches are compared with
 ALONE: dict[str, dict[str, Any]] = {
     "no weight decay": {"adam_weight_decay": 0.0},
     "norm control": {"norm_control": 0.1},
@@ -91,6 +92,7 @@ def measure(name: str, variant: str, flags: dict[str, Any]) -> Iterator[dict[str
             losses = evaluation.evaluation_losses(parts, held_out, word, "object", DRAWS)
             found[progress.step] = {"evaluation_loss": losses}
 
+    flags = {**PLAIN, **flags}
     parts = teach(name, folder, [look], max_train_steps=LOOKS[-1], **flags).models
     found[LOOKS[-1]] = scores.measure(
         parts,

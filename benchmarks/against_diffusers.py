@@ -29,6 +29,7 @@ from benchmarks.quality import write_between_markers
 ROOT = programs.ROOT
 WORK = ROOT / "build" / "benchmark-diffusers"
 PROGRAMS = {"ours": "tiutils", "theirs": "diffusers' script"}
+AS_THE_SCRIPT = ("--norm_control=0", "--timestep_sampling=uniform")  # it knows neither
 CUTS = {"1x4": (1, 4), "4x1": (4, 1)}
 # the share of their step that ours may take: device, theirs, ours
 GOALS = {
@@ -81,7 +82,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def command(who: str, cut: str, steps: int, options: argparse.Namespace) -> list[str]:
     """The command that trains `steps` steps and writes one checkpoint, after the last."""
     if options.model == "bundled":
-        model, resolution = ROOT / "data" / "tiny-sd", 64
+        model, resolution = ROOT / "data" / "tiny-sd", 128
     else:
         model = flax.make_model(options.model)
         resolution = flax.SHAPES[options.model]["vae"]["sample_size"]
@@ -96,7 +97,7 @@ def command(who: str, cut: str, steps: int, options: argparse.Namespace) -> list
     }  # fmt: skip
     start = [sys.executable, "-m", "benchmarks.diffusers_script", options.diffusers]
     if who == "ours":
-        start = [sys.executable, "-m", "tiutils", "train"]
+        start = [sys.executable, "-m", "tiutils", "train", *AS_THE_SCRIPT]
     return [*start, *(str(word) for flag in flags.items() for word in flax.dashed(flag))]
 
 

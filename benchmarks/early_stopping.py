@@ -105,7 +105,7 @@ def teach_theirs(name: str, checkout: str) -> None:
         "pretrained_model_name_or_path": BUNDLED_MODEL, "train_data_dir": folder / "photos",
         "placeholder_token": words["placeholder_token"],
         "initializer_token": words["initializer_token"], "learnable_property": "object",
-        "resolution": 64, "train_batch_size": 1, "gradient_accumulation_steps": 4,
+        "resolution": 128, "train_batch_size": 1, "gradient_accumulation_steps": 4,
         "max_train_steps": THEIR_STEPS, "learning_rate": 5e-4, "lr_scheduler": "constant",
         "lr_warmup_steps": 0, "seed": 0, "report_to": "all", "save_steps": 250,
         "checkpointing_steps": 250, "checkpoints_total_limit": 1,

@@ -80,7 +80,7 @@ def numbers(device: str) -> list[int]:
 def run(number: int, share: int, options: argparse.Namespace) -> dict[str, Any]:
     """Train in so many processes, each with its share; what the first one says of its steps."""
     shutil.rmtree(WORK, ignore_errors=True)
-    model, resolution = ROOT / "data" / "tiny-sd", 64
+    model, resolution = ROOT / "data" / "tiny-sd", 128
     if options.device == "gpu":
         model, resolution = flax.make_model("sd15"), flax.SHAPES["sd15"]["vae"]["sample_size"]
     settings = {

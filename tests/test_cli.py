@@ -73,7 +73,7 @@ OURS = {
     "initializer_phrase": (str, None), "cross_initialization": (bool, False),
     "captions": (bool, False), "pick_initializer": (bool, False),
     "masked_loss": (bool, False), "max_grad_norm": (float, None),
-    "norm_control": (float, 0.0), "snr_gamma": (float, None), "timestep_sampling": (str, "uniform"),
+    "norm_control": (float, 0.2), "snr_gamma": (float, None), "timestep_sampling": (str, "noisy"),
 }  # fmt: skip
 CHOICES = {
     "learnable_property": ("object", "style"),
@@ -130,7 +130,8 @@ def test_every_flag_with_its_type(name):
     if kind is bool:
         value, flags = True, [f"--{name}"]
     else:
-        value = CHOICES[name][-1] if name in CHOICES else kind(text)
+        others = [c for c in CHOICES.get(name, ()) if c != FIELDS[name].default]
+        value = others[0] if others else kind(text)
         flags = [f"--{name}", str(value)]
     config = parsed(*MUST, *flags)
     assert getattr(config, name) == value and type(getattr(config, name)) is kind

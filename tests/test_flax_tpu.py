@@ -156,7 +156,7 @@ def test_the_stored_losses_are_of_the_notebooks_run():
     stored = json.loads((ROOT / "data" / "twin-losses.json").read_text())
     twin = CELLS["material"]
     assert f"max_train_steps={len(stored['losses'])}" in twin
-    for flag in ("train_batch_size", "learning_rate"):
+    for flag in ("train_batch_size", "learning_rate", "norm_control"):
         value = stored["command"].split(f"--{flag} ")[1].split()[0]
         assert f"{flag}={value}" in twin, flag
 

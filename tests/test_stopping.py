@@ -80,7 +80,7 @@ def test_the_callback_keeps_the_rows_with_the_lowest_loss(run):
 def test_the_fixed_loss_is_the_training_loss_of_the_fixed_batch(run, photos):
     watch, result, _, folder = run
     batch = stopping.fixed_batch(diffusion.prepare_material(
-        result.models, concept.load(photos), "<t>", batch_size=2
+        result.models, concept.load(photos), "<t>", batch_size=2, timestep_sampling="noisy"
     ), 4)  # fmt: skip
     assert batch.plan.seed == stopping.SEED and batch.plan.batch_size == 4
     with torch.no_grad():

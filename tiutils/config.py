@@ -106,16 +106,18 @@ class TrainingConfig:
     adam_epsilon: float = option(1e-8, "AdamW's epsilon")
     max_grad_norm: float | None = option(None, "shorten gradients longer than this")
     norm_control: float = option(
-        0.0,
+        0.2,
         "share by which each step pulls a row's length to the vocabulary's median; 1 keeps it there",
+        script="none",
     )
     snr_gamma: float | None = option(
         None, "weigh losses by min(SNR, this) / SNR, 5 in the paper [Min-SNR, arXiv 2303.09556]"
     )
     timestep_sampling: str = option(
-        "uniform",
+        "noisy",
         "which noise levels; 'noisy': more of the high ones",
         choices=("uniform", "noisy"),
+        script="uniform",
     )
     use_8bit_adam: bool = option(
         False, "AdamW with 8-bit states, from bitsandbytes; acts on 4096 values and more"
