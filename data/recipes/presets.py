@@ -30,7 +30,7 @@ class Preset:
     text_batch: int = 192
     unet_steps: int = 20_000
     unet_batch: int = 96
-    refine_steps: int = 7000
+    refine_steps: int = 5400
     refine_batch: int = 96
     evaluator_steps: int = 4000
     evaluator_batch: int = 192
