@@ -3,11 +3,13 @@
 Writes `NAME.safetensors` for each concept, `steps/wood-toy-STEPS.safetensors` of one run that goes
 on far too long, and the card. Words belong to the model they were learned with: after a change of
 `data/tiny-sd`, run it again (minutes; a killed run goes on). Needs the repository's root as working
-directory.
+directory. `--plain` teaches the three with the settings of diffusers' script, into
+`runs/embeddings/plain`, to see what the settings of `tiutils train` are worth.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from pathlib import Path
@@ -21,6 +23,7 @@ ROOT = HERE.parent.parent
 CONCEPTS = HERE.parent / "concepts"
 NAMES = ("wood-toy", "rocking-horse", "teddy-bear")
 STEPS = 300
+PLAIN = {"norm_control": 0.0, "timestep_sampling": "uniform"}  # as diffusers' script has it
 LONG_RUN, LONG_RUN_STEPS = "wood-toy", (50, 100, 200, 300, 600, 1200)
 
 CARD = """# Learned words
@@ -33,8 +36,8 @@ not wait for a training. `python -m data.embeddings.make` makes them anew, and t
 {rows}
 
 All were learned with `data/tiny-sd` (weights {digest}), seed 0, and the settings of `tiutils train`. The files in
-`steps/` are of one run that went on to {last} steps, so that one can see what too many do. A word means nothing to any
-other model. Licence: CC0 1.0, as the photos.
+`steps/` are of one run that went on to {last} steps with rows of any length (`--norm_control 0
+--timestep_sampling uniform`), so that one can see what too many do. A word means nothing to any other model. Licence: CC0 1.0, as the photos.
 
 ```python
 import tiutils
@@ -55,10 +58,11 @@ def model_digest(model: Path = BUNDLED_MODEL) -> str:
     return digest.hexdigest()[:16]
 
 
-def teach(name: str, steps: int, save_steps: int, digest: str) -> Path:
+def teach(name: str, steps: int, save_steps: int, digest: str, **flags) -> Path:
     """Train one concept's word; returns the run's folder. Goes on where an earlier call was killed."""
     about = json.loads((CONCEPTS / name / "concept.json").read_text())
-    folder = ROOT / "runs" / "embeddings" / digest / f"{name}-{steps}"
+    settings = "".join(f"-{flag}-{value}" for flag, value in flags.items())
+    folder = ROOT / "runs" / "embeddings" / digest / f"{name}-{steps}{settings}"
     if not (folder / "learned_embeds.safetensors").exists():
         config = tiutils.TrainingConfig(
             pretrained_model_name_or_path=str(BUNDLED_MODEL),
@@ -71,6 +75,7 @@ def teach(name: str, steps: int, save_steps: int, digest: str) -> Path:
             checkpoints_total_limit=1,
             resume_from_checkpoint="latest",
             output_dir=str(folder),
+            **flags,
         )
         tiutils.train(config)
     return folder
@@ -98,21 +103,28 @@ def card(digest: str) -> str:
     return CARD.format(rows="\n".join(rows), digest=digest, last=max(stages))
 
 
+def teach_plainly() -> None:
+    """The three words with the script's settings, for comparison."""
+    for name in NAMES:
+        run = teach(name, STEPS, STEPS, model_digest(), **PLAIN)
+        target = ROOT / "runs" / "embeddings" / "plain" / f"{name}.safetensors"
+        ship(run / "learned_embeds.safetensors", target, model_digest())
+
+
 def main() -> None:
     """Train what is missing, copy all words here and write the card."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--plain", action="store_true", help="as diffusers' script, for comparison")
+    if parser.parse_args().plain:
+        return teach_plainly()
     digest = model_digest()
-    run = teach(LONG_RUN, LONG_RUN_STEPS[-1], LONG_RUN_STEPS[0], digest)
-    for (
-        steps
-    ) in LONG_RUN_STEPS:  # batches depend on seed and step alone: a shorter run is a part of it
+    for name in NAMES:
+        run = teach(name, STEPS, STEPS, digest)
+        ship(run / "learned_embeds.safetensors", HERE / f"{name}.safetensors", digest)
+    run = teach(LONG_RUN, LONG_RUN_STEPS[-1], LONG_RUN_STEPS[0], digest, **PLAIN)
+    for steps in LONG_RUN_STEPS:
         file = run / f"learned_embeds-steps-{steps}.safetensors"
         ship(file, HERE / "steps" / f"{LONG_RUN}-{steps}.safetensors", digest)
-    for name in NAMES:
-        if name == LONG_RUN:
-            file = run / f"learned_embeds-steps-{STEPS}.safetensors"
-        else:
-            file = teach(name, STEPS, STEPS, digest) / "learned_embeds.safetensors"
-        ship(file, HERE / f"{name}.safetensors", digest)
     (HERE / "README.md").write_text(card(digest), encoding="utf-8")
 
 

@@ -35,25 +35,28 @@ def in_place(clip: evaluator.Evaluator, pictures) -> float:
     return (found == asked).float().mean().item()
 
 
-def measure(model: models.Models, clip: evaluator.Evaluator, name: str, seeds: int) -> tuple:
-    """Teach `model` the concept's word from `data/embeddings`, draw, and judge."""
+def measure(
+    model: models.Models, clip: evaluator.Evaluator, name: str, words: Path, seeds: int
+) -> tuple:
+    """Teach `model` the concept's word from the folder `words`, draw, and judge."""
     about = json.loads((ROOT / "data" / "concepts" / name / "concept.json").read_text())
-    tiutils.load_embedding(model, ROOT / "data" / "embeddings" / f"{name}.safetensors")
+    tiutils.load_embedding(model, words / f"{name}.safetensors")
     photos = [p.image for p in concept.load(ROOT / "data/concepts" / name / "held_out").photos]
-    words = about["placeholder_token"], about["initializer_token"]
+    both = about["placeholder_token"], about["initializer_token"]
     learned, plain = (
         tiutils.generate(
             model, [f"a {word} {place}" for place in PLACES], num_images_per_prompt=seeds
         )
-        for word in words
+        for word in both
     )
     shares = nearer(clip, learned, plain, photos), in_place(clip, learned), in_place(clip, plain)
-    return *words, len(learned), *shares
+    return *both, len(learned), *shares
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=ROOT / "data" / "tiny-sd")
+    parser.add_argument("--words", type=Path, default=ROOT / "data" / "embeddings")
     parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args()
     model, clip = tiutils.load(arguments.model), evaluator.load(arguments.model / "evaluator")
@@ -62,7 +65,9 @@ def main() -> None:
     )
     print("|---|---|--:|--:|--:|--:|")
     for name in ("wood-toy", "rocking-horse", "teddy-bear"):
-        word, noun, count, near, placed, plain = measure(model, clip, name, arguments.seeds)
+        word, noun, count, near, placed, plain = measure(
+            model, clip, name, arguments.words, arguments.seeds
+        )
         print(
             f"| `{word}` | {noun} | {count} | {near:.0%} | {placed:.0%} | {plain:.0%} |", flush=True
         )
