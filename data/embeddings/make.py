@@ -37,7 +37,8 @@ not wait for a training. `python -m data.embeddings.make` makes them anew, and t
 
 All were learned with `data/tiny-sd` (weights {digest}), seed 0, and the settings of `tiutils train`. The files in
 `steps/` are of one run that went on to {last} steps with rows of any length (`--norm_control 0
---timestep_sampling uniform`), so that one can see what too many do. A word means nothing to any other model. Licence: CC0 1.0, as the photos.
+--timestep_sampling uniform`), so that one can see what too many do. A word means nothing to any other model.
+Licence: CC0 1.0, as the photos.
 
 ```python
 import tiutils
