@@ -32,7 +32,7 @@ class Preset:
     unet_batch: int = 96
     refine_steps: int = 5400
     refine_batch: int = 96
-    evaluator_steps: int = 4000
+    evaluator_steps: int = 2000
     evaluator_batch: int = 192
     minutes: tuple[tuple[str, float], ...] = ()
     # A training named here takes as many steps as fit, whatever its count above says.
