@@ -47,6 +47,7 @@ def page(small_model, photos):
     config = tiutils.TrainingConfig(
         placeholder_token="<w>", initializer_token="toy", num_vectors=2, max_train_steps=3,
         train_batch_size=2, learning_rate=1e-2, train_data_dir=str(photos),
+        norm_control=0.0, timestep_sampling="uniform",
     )  # fmt: skip
     thing = concept.load(photos)
     names = {

@@ -29,7 +29,8 @@ ids = pipe.tokenizer("a photo of a <wood-toy>").input_ids
 assert len(ids) == 7 and ids[-2] == len(pipe.tokenizer) - 1, ids  # start a photo of a <wood-toy> end
 for word, name in (("<wood-toy>", "learned"), ("toy", "plain")):
     images = pipe(
-        [f"a photo of a {word}"] * 8, num_inference_steps=25, generator=torch.manual_seed(0)
+        [f"a photo of a {word}"] * 8, num_inference_steps=25, guidance_scale=2.5,
+        generator=torch.manual_seed(0),
     ).images
     for number, image in enumerate(images):
         image.save(f"{folder}/{name}-{number}.png")
