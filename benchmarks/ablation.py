@@ -31,6 +31,7 @@ from benchmarks.quality import (
     write_between_markers,
 )
 from tiutils import evaluation, evaluator, figures, scores
+from tiutils.config import AS_THE_SCRIPT
 
 TABLE = ROOT / "benchmarks" / "ablation.csv"
 COLUMNS = ("concept", "variant", "steps", *scores.MEASURES)
@@ -39,7 +40,6 @@ DRAWS = 64
 NUM_IMAGES = 8
 JUDGED_BY = ("evaluation_loss", "image_similarity", "prompt_following")
 PHRASES = {"wood-toy": "wood toy", "rocking-horse": "toy horse", "teddy-bear": "toy bear"}
-PLAIN = {"norm_control": 0.0, "timestep_sampling": "uniform"}  # what switches are compared with
 ALONE: dict[str, dict[str, Any]] = {
     "no weight decay": {"adam_weight_decay": 0.0},
     "norm control": {"norm_control": 0.1},
@@ -92,7 +92,7 @@ def measure(name: str, variant: str, flags: dict[str, Any]) -> Iterator[dict[str
             losses = evaluation.evaluation_losses(parts, held_out, word, "object", DRAWS)
             found[progress.step] = {"evaluation_loss": losses}
 
-    flags = {**PLAIN, **flags}
+    flags = {**AS_THE_SCRIPT, **flags}
     parts = teach(name, folder, [look], max_train_steps=LOOKS[-1], **flags).models
     found[LOOKS[-1]] = scores.measure(
         parts,

@@ -29,7 +29,6 @@ from benchmarks.quality import write_between_markers
 ROOT = programs.ROOT
 WORK = ROOT / "build" / "benchmark-diffusers"
 PROGRAMS = {"ours": "tiutils", "theirs": "diffusers' script"}
-AS_THE_SCRIPT = ("--norm_control=0", "--timestep_sampling=uniform")  # it knows neither
 CUTS = {"1x4": (1, 4), "4x1": (4, 1)}
 # the share of their step that ours may take: device, theirs, ours
 GOALS = {
@@ -97,7 +96,7 @@ def command(who: str, cut: str, steps: int, options: argparse.Namespace) -> list
     }  # fmt: skip
     start = [sys.executable, "-m", "benchmarks.diffusers_script", options.diffusers]
     if who == "ours":
-        start = [sys.executable, "-m", "tiutils", "train", *AS_THE_SCRIPT]
+        start = [sys.executable, "-m", "tiutils", "train", *flax.plainly()]
     return [*start, *(str(word) for flag in flags.items() for word in flax.dashed(flag))]
 
 

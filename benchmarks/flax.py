@@ -30,6 +30,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tiutils.config import AS_THE_SCRIPT
+
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "benchmark-flax"
 NAMES = {
@@ -160,7 +162,7 @@ def random_parts(name: str, dtype: Any = None, vocabulary: int | None = None) ->
 
 def command(key: str, options: argparse.Namespace, model: Path, steps: int) -> list[str]:
     """The command that trains `steps` steps; empty where what it needs was not given."""
-    ours = [sys.executable, "-m", "tiutils", "train"]
+    ours = [sys.executable, "-m", "tiutils", "train", *plainly()]
     start = {
         "a": [*ours, "--framework", "flax"],
         "b": ours,
@@ -189,6 +191,11 @@ def command(key: str, options: argparse.Namespace, model: Path, steps: int) -> l
 def dashed(flag: tuple[str, Any]) -> tuple[str, Any]:
     """`--name`, value."""
     return f"--{flag[0]}", flag[1]
+
+
+def plainly() -> list[str]:
+    """Flags that leave out of our program what the scripts do not know."""
+    return [f"--{name}={value}" for name, value in AS_THE_SCRIPT.items()]
 
 
 def photos() -> Path:

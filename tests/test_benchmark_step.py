@@ -55,7 +55,7 @@ def test_both_programs_get_the_same_flags():
     options = against_diffusers.parse(["--diffusers", "CHECKOUT"])
     ours, theirs = (against_diffusers.command(who, "1x4", 7, options) for who in ("ours", "theirs"))
     assert ours[1:4] == ["-m", "tiutils", "train"] and theirs[3] == "CHECKOUT"
-    assert ours[4:6] == ["--norm_control=0", "--timestep_sampling=uniform"]
+    assert ours[4:6] == ["--norm_control=0.0", "--timestep_sampling=uniform"]
     assert ours[6:-1] == theirs[4:-1]  # all but the folder they write to
     pairs = dict(itertools.pairwise(ours))
     assert (pairs["--train_batch_size"], pairs["--gradient_accumulation_steps"]) == ("1", "4")

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+AS_THE_SCRIPT = {"norm_control": 0.0, "timestep_sampling": "uniform"}  # to compare like with like
 LR_SCHEDULERS = (
     "constant",
     "constant_with_warmup",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import tiutils
 from tiutils import embedding_files
+from tiutils.config import AS_THE_SCRIPT
 from tiutils.models import BUNDLED_MODEL
 
 HERE = Path(__file__).resolve().parent
@@ -23,7 +24,6 @@ ROOT = HERE.parent.parent
 CONCEPTS = HERE.parent / "concepts"
 NAMES = ("wood-toy", "rocking-horse", "teddy-bear")
 STEPS = 300
-PLAIN = {"norm_control": 0.0, "timestep_sampling": "uniform"}  # as diffusers' script has it
 LONG_RUN, LONG_RUN_STEPS = "wood-toy", (50, 100, 200, 300, 600, 1200)
 
 CARD = """# Learned words
@@ -104,25 +104,25 @@ def card(digest: str) -> str:
     return CARD.format(rows="\n".join(rows), digest=digest, last=max(stages))
 
 
-def teach_plainly() -> None:
+def teach_plainly(digest: str) -> None:
     """The three words with the script's settings, for comparison."""
     for name in NAMES:
-        run = teach(name, STEPS, STEPS, model_digest(), **PLAIN)
+        run = teach(name, STEPS, STEPS, digest, **AS_THE_SCRIPT)
         target = ROOT / "runs" / "embeddings" / "plain" / f"{name}.safetensors"
-        ship(run / "learned_embeds.safetensors", target, model_digest())
+        ship(run / "learned_embeds.safetensors", target, digest)
 
 
 def main() -> None:
     """Train what is missing, copy all words here and write the card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plain", action="store_true", help="as diffusers' script, for comparison")
-    if parser.parse_args().plain:
-        return teach_plainly()
     digest = model_digest()
+    if parser.parse_args().plain:
+        return teach_plainly(digest)
     for name in NAMES:
         run = teach(name, STEPS, STEPS, digest)
         ship(run / "learned_embeds.safetensors", HERE / f"{name}.safetensors", digest)
-    run = teach(LONG_RUN, LONG_RUN_STEPS[-1], LONG_RUN_STEPS[0], digest, **PLAIN)
+    run = teach(LONG_RUN, LONG_RUN_STEPS[-1], LONG_RUN_STEPS[0], digest, **AS_THE_SCRIPT)
     for steps in LONG_RUN_STEPS:
         file = run / f"learned_embeds-steps-{steps}.safetensors"
         ship(file, HERE / "steps" / f"{LONG_RUN}-{steps}.safetensors", digest)
