@@ -54,7 +54,9 @@ def test_commands(tmp_path):
     options = benchmark.parse(["--diffusers", "new", "--batch", "2"])
     a, b, c = (benchmark.command(key, options, tmp_path, 7) for key in "abc")
     assert benchmark.command("d", options, tmp_path, 7) is None  # nobody said where it is
-    assert a[3:6] == ["train", "--framework", "flax"] and "--framework" not in b
+    plain = ["train", "--norm_control=0.0", "--timestep_sampling=uniform"]  # as in (c) and (d)
+    assert a[3:8] == [*plain, "--framework", "flax"]
+    assert b[3:6] == plain and "--framework" not in b
     assert c[1:4] == ["-m", "benchmarks.diffusers_script", "new"]
     for words in (a, b, c):
         assert words[words.index("--max_train_steps") + 1] == "7"
