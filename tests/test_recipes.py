@@ -15,28 +15,31 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from data.recipes import (
-    carry,
     collect,
     compose,
     judge,
     latents,
-    made_words,
     make,
     more_nouns,
+    odd_things,
     pack,
     places,
     pool,
     presets,
+    raycast,
+    things,
     tokenizer,
     toys,
     train_evaluator,
     train_text,
     train_unet,
     train_vae,
+    train_words,
     training,
     world,
 )
 from data.recipes.names import NAMES
+from tiutils.word_encoder import WordEncoder
 
 WORDS = ("thing", "molly", "monica")  # single tokens of the tiny tokenizer, which spells the rest
 MERGES = sorted(
@@ -54,6 +57,7 @@ TINY = replace(
     text_side=32,
     vocabulary=514 + len(MERGES),
     pool=40,
+    things=8,
     evaluator_width=16,
     **{f"{name}_{what}": n for name in make.TRAININGS for what, n in (("steps", 6), ("batch", 4))},
 )
@@ -329,12 +333,14 @@ def in_order(name: str):
     """The training called `name`; what it needs has run."""
     if name == "unet":
         latents.build(TINY)
+    if name == "words":
+        things.build(TINY)
     return {
         "vae": train_vae.train,
         "text": train_text.train,
         "evaluator": train_evaluator.train,
         "unet": train_unet.train,
-        "refine": train_unet.refine,
+        "words": train_words.train,
     }[name](TINY)
 
 
@@ -382,29 +388,8 @@ def test_what_suits_a_gpu_computes_the_same(stocked, monkeypatch):
     first, second = (training.normal(np.random.default_rng(1), (9,)) for _ in range(2))
     assert torch.equal(first, second), "noise depends on the step's seed alone"
     (TINY.folder / "vae.pt").unlink()
-    for name in ("vae", "evaluator", "unet", "refine"):
+    for name in ("vae", "evaluator", "unet"):
         assert in_order(name).step == 6
-
-
-def test_what_is_carried_goes_on_from_its_step(stocked, monkeypatch, tmp_path):
-    with monkeypatch.context() as patch:
-        stop_after(patch, 3)
-        with pytest.raises(training.OutOfTime):
-            train_vae.train(TINY)
-    before = torch.load(TINY.folder / "vae.pt", weights_only=True)
-    monkeypatch.setattr(carry, "PIECE", 5000)
-    files = carry.split(carry.pack_up(TINY), tmp_path / "mail")
-    assert len(files) > 10, "ten pieces and more: their order is of numbers, not of letters"
-    assert max(file.stat().st_size for file in files) <= 5000
-    (TINY.folder / "vae.pt").unlink()
-    carry.put(TINY, tmp_path / "mail")
-    after = training.load_average(TINY.folder / "vae.pt")
-    for key, value in before["average"].items():
-        assert torch.equal(after[key], value.half().float())
-    run = train_vae.train(TINY)
-    assert run.step == 6
-    with pytest.raises(SystemExit, match="name the folder"):
-        carry.put(TINY, tmp_path / "nothing")
 
 
 def test_a_loss_that_is_not_a_number_is_never_saved(stocked):
@@ -445,65 +430,124 @@ def test_a_training_with_minutes_takes_the_steps_that_fit(stocked, monkeypatch):
     assert run.step == 8 + int(training.SPARE * (60 - 8)), "and not past the end of all"
 
 
-def test_a_map_from_what_is_seen_to_rows_is_found():
-    rng = torch.Generator().manual_seed(0)
-    seen, matrix = torch.randn(400, 6, generator=rng), torch.randn(6, 3, generator=rng)
-    rows = (seen - 2) @ matrix + 5
-    here, there, found = made_words.fit(seen, rows)
-    torch.testing.assert_close(found, matrix, atol=2e-3, rtol=2e-3)
-    torch.testing.assert_close((seen - here) @ found + there, rows, atol=1e-2, rtol=1e-2)
+def one_part(add) -> np.ndarray:
+    """Alpha and colors (100, 100, 4) of a thing of one or more parts, seen from the front."""
+    kit = raycast.Parts()
+    add(kit)
+    parts = {k: torch.from_numpy(v) for k, v in raycast.table([kit.parts]).items()}
+    zero, one = torch.zeros(1), torch.ones(1)
+    return raycast.draw(parts, zero, zero, one, 100)[0].numpy()
+
+
+def test_rays_meet_solids_where_geometry_says():
+    width = 100 / 1.06  # a thing fills the window but for a margin; the camera is far away
+    ball = one_part(lambda kit: kit.ball((3, 1, 2), 0.7, (1, 0, 0)))
+    assert (ball[..., 3] / 255).sum() == pytest.approx(math.pi * (width / 2) ** 2, rel=0.05)
+    box = one_part(lambda kit: kit.box((0, 0, 0), (2, 1, 0.01), (0, 1, 0)))
+    assert (box[..., 3] / 255).sum() == pytest.approx(width * width / 2, rel=0.03)
+    cone = one_part(lambda kit: kit.turned([(0.5, 0), (0, 1)], (0, 0, 1)))
+    assert (cone[..., 3] / 255).sum() == pytest.approx(width * width / 2, rel=0.08)
+    lying = raycast.axes_from((0, 0, 1))  # the hole faces the camera
+    ring = one_part(lambda kit: kit.ring(0, 1, 0.25, (1, 1, 0), axes=lying))
+    area = math.pi * (1.25**2 - 0.75**2) * (width / 2.5) ** 2
+    assert (ring[..., 3] / 255).sum() == pytest.approx(area, rel=0.06)
+    assert ring[50, 50, 3] == 0
+
+
+def test_what_is_nearer_hides_what_is_farther():
+    def two(kit: raycast.Parts) -> None:
+        kit.box((0, 0, 1), (1, 1, 0.1), (1, 0, 0))
+        kit.box((0, 0, -1), (1, 1, 0.1), (0, 0, 1))
+
+    red, _, blue, alpha = one_part(two)[50, 50]
+    assert red > 100 and blue < 80 and alpha == 255
+
+
+def test_odd_things_are_functions_of_their_number_and_do_not_repeat_named_toys():
+    for number in range(12):
+        kit, parts = odd_things.build(number)
+        again = odd_things.build(number)[1]
+        assert kit in odd_things.KITS and len(parts) >= 2
+        assert [(p.at, p.size, p.color) for p in parts] == [(p.at, p.size, p.color) for p in again]
+    assert max(toys.COUNTS.values()) < odd_things.FIRST
+
+
+def test_a_turned_hue_keeps_the_shape_and_the_grays():
+    cut = Image.new("RGBA", (2, 1), (200, 10, 10, 255))
+    cut.putpixel((1, 0), (90, 90, 90, 128))
+    red, gray = things.turn_hue(cut, 85).getdata()
+    assert red[1] > 190 and red[0] < 20 and gray == (90, 90, 90, 128)
 
 
 @pytest.fixture
-def made(stocked, monkeypatch):
-    """The pool's sentences said with made words; this tokenizer spells."""
+def sayings(stocked, monkeypatch):
+    """Plain and built pictures of TINY as latents; this tokenizer spells."""
     monkeypatch.setattr(train_text, "LENGTH", 76)
-    train_text.train(TINY)
-    return made_words.Sentences(TINY, len(pool.Pictures(TINY)))
+    train_vae.train(TINY)
+    things.build(TINY)
+    return train_words.Sayings(TINY, tokenizer.load(TINY).get_vocab())
+
+
+def road_for_tests(pixels: int = 16) -> train_words.Road:
+    torch.manual_seed(0)
+    words = WordEncoder(TINY.text_width, pixels, channels=(16, 32))
+    return train_words.Road(presets.unet(TINY), presets.text_encoder(TINY), words, 5)
 
 
 @pytest.mark.slow
-def test_made_rows_lie_where_the_words_do(made, monkeypatch):
-    words = made.words
-    sides = sum(len(thing.sides) for thing in words.things)
-    assert words.made.shape == (sides, TINY.text_width) and len(words.thing_of) == sides
-    assert words.rows.shape == words.seen.shape == (2, TINY.text_width), "two are single tokens"
-    torch.testing.assert_close(words.made.norm(dim=1), words.length.expand(sides))
-    monkeypatch.setattr(made_words, "NOISE", 0.0)
-    monkeypatch.setattr(made_words, "MIXED", 0.0)
-    rows = [words.row(np.random.default_rng(n), 12) for n in range(40)]
-    own = [torch.allclose(row, words.made[12]) for row in rows]
-    others = [any(torch.allclose(row, made) for made in words.made[9:18]) for row in rows]
-    assert all(others) and 15 < sum(own) < 40, "of this thing, mostly of this side"
-    monkeypatch.setattr(made_words, "MIXED", 1.0)
-    near = torch.nn.functional.cosine_similarity
-    mixed = near(words.row(np.random.default_rng(1), 0), words.own[0][0], 0)
-    assert mixed > near(words.made[:9], words.own[0][0][None]).max()
-    assert words.own[4] == [], "a thing whose words are spelt has made rows alone"
+def test_looks_show_the_thing_of_the_target_in_another_picture(sayings):
+    dice = train_words.Dice(1)
+    seen = {bytes(latent.numpy().tobytes()): n for n, latent in enumerate(sayings.built)}
+    place = lambda latents: [seen[bytes(one.numpy().tobytes())] for one in latents]  # noqa: E731
+    clean, looks, _, _, thing = sayings.built_batch(dice, 60)
+    numbers = [place(column) for column in (clean, *looks)]
+    for one, target, first, second in zip(thing.tolist(), *numbers, strict=True):
+        assert {n // things.SCENES for n in (target, first, second)} == {one}
+        assert target not in (first, second)
+    assert thing.max() < TINY.things - sayings.unseen, "the last things are kept for the test"
+    unseen = sayings.built_batch(dice, 60, unseen=True)[-1]
+    assert unseen.min() == TINY.things - sayings.unseen
+    again = train_words.Dice(1)
+    assert torch.equal(sayings.built_batch(again, 60)[0], clean), "a step's number decides it all"
 
 
-@pytest.mark.slow
-def test_a_made_word_takes_the_place_of_the_noun_and_of_nothing_else(made):
-    words, ids = made.words, made.ids[np.flatnonzero(made.sides >= 0)[:3]]
-    rows = words.encoder.get_input_embeddings().weight[made.stand_in].expand(3, -1)
-    plain = words.encoder(ids).last_hidden_state
-    same = words.say(ids, made.stand_in, rows)
-    torch.testing.assert_close(same, plain, atol=0.05, rtol=0.05)  # bfloat16
-    other = words.say(ids, made.stand_in, words.made[:3])
-    for number, place in enumerate((ids == made.stand_in).int().argmax(1)):
-        assert torch.equal(other[number, :place], same[number, :place]), "what stands before it"
-        assert (other[number, place] - same[number, place]).norm() > 0.1
-    assert torch.equal(words.encoder(ids).last_hidden_state, plain), "and nothing is left behind"
+def test_a_row_takes_the_place_of_the_stand_in_and_of_nothing_else():
+    road = road_for_tests()
+    ids = torch.tensor([[9, 3, 5, 4, 9]])
+    own = road.table.weight[5].detach()[None]
+    plain = road.read(ids, None)
+    assert torch.equal(road.read(ids, own), plain)
+    other = road.read(ids, -own)
+    assert torch.equal(other[:, :2], plain[:, :2]), "what stands before it"
+    assert (other[:, 2] - plain[:, 2]).norm() > 0.1
+    assert torch.equal(road.read(ids, None), plain), "and nothing is left behind"
 
 
-def test_the_share_explained_is_that_of_words_left_out():
-    rng = torch.Generator().manual_seed(0)
-    seen, noise = torch.randn(500, 5, generator=rng), torch.randn(500, 4, generator=rng)
-    rows = seen @ torch.randn(5, 4, generator=rng)
-    assert made_words.explained(seen, rows) > 0.99
-    assert abs(made_words.explained(seen, noise)) < 0.1
-    noise *= rows.std() / noise.std()
-    assert made_words.explained(seen, rows + noise) == pytest.approx(0.5, abs=0.1)
+def test_new_attention_begins_by_adding_nothing():
+    torch.manual_seed(0)
+    new = presets.unet(TINY)
+    config = dict(new.config) | {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "only_cross_attention": False,
+    }
+    old = type(new).from_config(config)
+    train_words.graft(new, old.state_dict())
+    asked = torch.randn(2, 4, 16, 16), torch.tensor([3, 700]), torch.randn(2, 77, TINY.text_width)
+    torch.testing.assert_close(new(*asked).sample, old(*asked).sample)
+    with pytest.raises(ValueError, match="do not fit"):
+        train_words.graft(new, {"strange": torch.zeros(1)})
+
+
+def test_made_rows_have_a_words_length_and_agreement_rewards_the_same_thing():
+    road, dice = road_for_tests(), train_words.Dice(0)
+    looks = torch.randn(6, 4, 16, 16), torch.randn(6, 4, 16, 16)
+    rows, one, two = train_words.make_rows(road, dice, looks, torch.tensor([3, 4, -1, 3, 4, -1]))
+    assert rows.shape == (6, TINY.text_width)
+    assert (rows.norm(dim=1) / road.length - 1).abs().max() < train_words.NOISE
+    torch.testing.assert_close(one.norm(dim=1), torch.ones(6))
+    thing = torch.arange(6)
+    assert train_words.agreement(one, one, thing) < train_words.agreement(one, two, thing)
 
 
 def test_timesteps_dwell_on_shapes():

@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from . import latents, pack, presets, train_evaluator, train_text, train_unet
+from tiutils.word_encoder import WordEncoder
+
+from . import latents, pack, presets, train_evaluator, train_words
 from .presets import Preset
 
 
@@ -29,13 +31,12 @@ def save_half(state: dict[str, torch.Tensor], path: Path) -> None:
     save_file(half, path, metadata={"format": "pt"})
 
 
-def text_encoder_files(preset: Preset, folder: Path) -> None:
+def text_encoder_files(encoder, folder: Path) -> None:
     """Keys carry `text_model.`: without it transformers 4 loads random weights and only warns.
 
     The config says float32 under both of its names: else transformers would give a half-precision text encoder
     beside diffusers' float32 U-Net, and the stock pipeline fails.
     """
-    encoder = train_text.load_text_encoder(preset)
     state = {
         "text_model." + k.removeprefix("text_model."): v for k, v in encoder.state_dict().items()
     }
@@ -118,6 +119,12 @@ def module_files(module, folder: Path, **changed) -> None:
     save_half(module.state_dict(), folder / "diffusion_pytorch_model.safetensors")
 
 
+def word_encoder_files(words: WordEncoder, folder: Path) -> None:
+    """The net that guesses a row from a photo's latents, with its sizes."""
+    write_json(folder / "config.json", words.sizes)
+    save_half(words.state_dict(), folder / "model.safetensors")
+
+
 def write_credits(path: Path) -> None:
     """Who made the pictures that the model was trained on."""
     lines = [
@@ -144,15 +151,19 @@ def export(preset: Preset, target: Path | None = None) -> None:
     target = target or preset.folder / "tiny-sd"
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(preset.folder / "tokenizer", part / "tokenizer")
-    text_encoder_files(preset, part / "text_encoder")
+    shutil.copytree(Path(preset.start or preset.folder) / "tokenizer", part / "tokenizer")
+    road = train_words.load_road(preset)
+    text_encoder_files(road.text, part / "text_encoder")
+    word_encoder_files(road.words, part / "word_encoder")
     module_files(
         latents.load_vae(preset),
         part / "vae",
         scaling_factor=latents.scaling_factor(preset),
     )
-    module_files(train_unet.load_unet(preset), part / "unet")
-    if (preset.folder / "evaluator.pt").exists():  # it may be trained later, and elsewhere
+    module_files(road.unet, part / "unet")
+    if preset.start:
+        shutil.copytree(Path(preset.start) / "evaluator", part / "evaluator")
+    elif (preset.folder / "evaluator.pt").exists():  # it may be trained later, and elsewhere
         evaluator_files(preset, part / "evaluator")
     scheduler = {
         "_class_name": "PNDMScheduler",

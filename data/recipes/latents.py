@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 
 from . import pool, presets, training
 from .presets import Preset
@@ -16,8 +17,11 @@ from .train_vae import to_tensor
 
 def load_vae(preset: Preset):
     """The trained autoencoder (averaged weights)."""
-    vae = presets.vae(preset)
-    vae.load_state_dict(training.load_average(preset.folder / "vae.pt"))
+    if preset.start:
+        vae = AutoencoderKL.from_pretrained(preset.start, subfolder="vae")
+    else:
+        vae = presets.vae(preset)
+        vae.load_state_dict(training.load_average(preset.folder / "vae.pt"))
     return vae.to(training.device(), memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
@@ -54,8 +58,25 @@ def build(preset: Preset) -> None:
         print(f"latents: {done}/{len(todo)} chunks, {left / 60:.1f} min left", flush=True)
 
 
+def cached(preset: Preset, vae, name: str, chunks: list[np.ndarray]) -> list[torch.Tensor]:
+    """Unscaled latents of chunks of pictures, float16; on a CPU kept beside them, for a GPU makes them in seconds."""
+    found, batch = [], 500 if training.on_gpu() else 50
+    for number, chunk in enumerate(chunks):
+        path = preset.folder / name / f"latents-{number:03d}.npy"
+        if path.exists():
+            found.append(torch.from_numpy(np.load(path)))
+            continue
+        found.append(encode(vae, np.array(chunk), batch).half())
+        if not training.on_gpu():
+            np.save(path, found[-1].numpy())
+            print(f"{name}: {number + 1} of {len(chunks)} chunks encoded", flush=True)
+    return found
+
+
 def scaling_factor(preset: Preset) -> float:
     """What makes the latents' deviation one (Stable Diffusion's is 0.18215); kept in a file, that it can be carried."""
+    if preset.start:
+        return AutoencoderKL.load_config(preset.start, subfolder="vae")["scaling_factor"]
     path = preset.folder / "scaling.txt"
     if not path.exists():
         first = np.load(preset.folder / "latents" / "000.npy").astype(np.float32)

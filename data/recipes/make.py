@@ -12,6 +12,7 @@ import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import torch
 
@@ -28,18 +29,29 @@ STAGES = (
     "text",
     "latents",
     "unet",
-    "refine",
+    "things",
+    "words",
     "evaluator",
     "export",
     "pictures",
 )
-TRAININGS = ("vae", "text", "unet", "refine", "evaluator")
+TRAININGS = ("vae", "text", "unet", "words", "evaluator")
+GIVEN = (
+    "tokenizer",
+    "vae",
+    "text",
+    "latents",
+    "unet",
+    "evaluator",
+)  # by the model that is gone on from
 FIRST_CHUNKS = 24  # of the pool, before the VAE's training begins on a GPU
-_composing: subprocess.Popen | None = None  # the pool, beside the trainings
+_beside: dict[str, subprocess.Popen] = {}  # pool and things, composed beside the trainings
 
 
 def done(name: str, preset: presets.Preset) -> bool:
     """Whether a training has reached its last step, or a tokenizer is there."""
+    if preset.start and name in GIVEN:
+        return True
     if name == "tokenizer":
         return (preset.folder / "evaluator-tokenizer").exists()
     path = preset.folder / f"{name}.pt"
@@ -53,26 +65,34 @@ def compose_pool(preset: presets.Preset) -> None:
     """All of the pool; beside a GPU, which would wait, the rest of it in a process beside what follows."""
     from . import pool
 
-    global _composing
     if not training.on_gpu():
         return pool.build(preset)
-    command = [sys.executable, "-m", "data.recipes.pool", "--preset", preset.name]
-    _composing = subprocess.Popen(command)
-    while len(pool.files(preset)) < min(FIRST_CHUNKS, preset.pool // pool.CHUNK):
-        if _composing.poll():
+    compose_beside("pool", preset)
+    first = 0 if preset.start else min(FIRST_CHUNKS, preset.pool // pool.CHUNK)
+    while len(pool.files(preset)) < first:
+        if _beside["pool"].poll():
             raise RuntimeError("composing failed; what it printed stands above")
         time.sleep(0.5)
 
 
-def whole_pool() -> None:
-    """Wait for all of the pool."""
-    if _composing is None:
-        return
-    patience = training.UNTIL - time.monotonic()
-    try:
-        _composing.wait(timeout=None if patience == math.inf else max(0, patience))
-    except subprocess.TimeoutExpired:
-        raise training.OutOfTime("stopped while pictures were composed") from None
+def compose_beside(name: str, preset: presets.Preset) -> None:
+    """Compose pool or things in a process of its own."""
+    command = [sys.executable, "-m", f"data.recipes.{name}", "--preset", preset.name]
+    _beside[name] = subprocess.Popen([*command, "--count", str(getattr(preset, name))])
+
+
+def wait_for(*names: str) -> None:
+    """Wait until all pictures of these kinds are composed."""
+    for name in names:
+        if name not in _beside:
+            continue
+        patience = training.UNTIL - time.monotonic()
+        try:
+            failed = _beside[name].wait(None if patience == math.inf else max(0, patience))
+        except subprocess.TimeoutExpired:
+            raise training.OutOfTime("stopped while pictures were composed") from None
+        if failed:
+            raise RuntimeError(f"composing {name} failed; what it printed stands above")
 
 
 def stage(name: str, preset: presets.Preset, processes: int) -> None:
@@ -112,19 +132,32 @@ def stage(name: str, preset: presets.Preset, processes: int) -> None:
     elif name == "latents":
         from . import latents
 
-        whole_pool()
+        wait_for("pool")
         training.run_parallel(latents.build, processes, preset)
     elif name == "evaluator":
         from . import train_evaluator
 
         train_evaluator.train(preset)
-    elif name in ("unet", "refine"):
+    elif name == "unet":
         from . import train_unet
 
         if processes > 1:
             train_unet.HiddenStates(preset)  # once, before the processes part
-        task = train_unet.train if name == "unet" else train_unet.refine
-        training.run_parallel(task, processes, preset)
+        training.run_parallel(train_unet.train, processes, preset)
+    elif name == "things":
+        from . import things
+
+        if training.on_gpu():
+            compose_beside("things", preset)
+        else:
+            things.build(preset)
+    elif name == "words":
+        from . import train_words
+
+        if processes > 1:
+            training.run_parallel(train_words.train, processes, preset)
+        else:
+            train_words.train(preset, lambda: wait_for("pool", "things"))
     elif name == "export":
         from . import export
 
@@ -148,6 +181,9 @@ def main() -> None:
         default=1,
         help="for the vae, latents and unet stages, one thread each",
     )
+    parser.add_argument("--start", default="", help="go on from this model folder")
+    parser.add_argument("--pool", type=int, help="composed pictures with names")
+    parser.add_argument("--things", type=int, help="things without names")
     parser.add_argument("--threads", type=int, help="torch threads (default: all cores)")
     arguments = parser.parse_args()
     if arguments.minutes and arguments.processes > 1:
@@ -156,6 +192,8 @@ def main() -> None:
         training.UNTIL = time.monotonic() + 60 * arguments.minutes
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    given = {k: v for k in ("start", "pool", "things") if (v := getattr(arguments, k))}
+    preset = replace(presets.PRESETS[arguments.preset], **given)
     names = STAGES[STAGES.index(arguments.first) : STAGES.index(arguments.last) + 1]
     try:
         for name in arguments.only or names:
@@ -163,14 +201,14 @@ def main() -> None:
             print(f"== {name}", flush=True)
             if begun > training.UNTIL:
                 raise training.OutOfTime(f"stopped before {name}")
-            stage(name, presets.PRESETS[arguments.preset], arguments.processes)
+            stage(name, preset, arguments.processes)
             print(f"== {name}: {(time.monotonic() - begun) / 60:.1f} min", flush=True)
         print("all done", flush=True)
     except training.OutOfTime as stop:
         print(f"{stop}; the same command goes on from here", flush=True)
     finally:
-        if _composing:
-            _composing.terminate()
+        for process in _beside.values():
+            process.terminate()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +61,16 @@ def build(preset: Preset) -> None:
                 print(f"pool: {done}/{len(jobs)} chunks of {CHUNK}", flush=True)
 
 
+def chunks(preset: Preset) -> list[np.ndarray]:
+    """Pictures of every chunk that is there, mapped from disk."""
+    return [np.load(file, mmap_mode="r") for file in files(preset)]
+
+
 class Pictures:
     """The pool, so far as it is there, as one sequence of (size, size, 3) uint8: mapped from disk, or on the GPU."""
 
     def __init__(self, preset: Preset):
-        self.chunks = [np.load(file, mmap_mode="r") for file in files(preset)]
+        self.chunks = chunks(preset)
         self.near: torch.Tensor | None = None
         if training.on_gpu():  # 240,000 of 128 px are 12 GB: they fit, and no step waits for them
             device = training.device()
@@ -101,6 +107,9 @@ def held_out(preset: Preset, count: int, seed: int = 99) -> tuple[np.ndarray, li
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Compose what is missing in the pool.")
     parser.add_argument("--preset", choices=PRESETS, required=True)
-    preset = PRESETS[parser.parse_args().preset]
+    parser.add_argument("--count", type=int, help="pictures in all")
+    arguments = parser.parse_args()
+    preset = PRESETS[arguments.preset]
+    preset = replace(preset, pool=arguments.count or preset.pool)
     os.nice(10)  # a training beside it goes first
     build(preset)

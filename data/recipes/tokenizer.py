@@ -138,4 +138,5 @@ def write(folder: Path, merges: list[tuple[str, str]]) -> None:
 def load(preset: Preset, name: str = "tokenizer"):
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer.from_pretrained(preset.folder / name)
+    folder = Path(preset.start) if preset.start else preset.folder
+    return CLIPTokenizer.from_pretrained(folder / name)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 
 from . import latents, pool, presets, train_text, training, world
-from .made_words import Sentences
 from .presets import Preset
 
-RATE, REFINE_RATE = 2e-3, 6e-4
-MADE = 0.4  # of the captions in the last training are said with made words
+RATE = 2e-3
 MIN_SNR = 5.0
 CORE = 0.25  # of the pictures show core words, from this part of training on:
 CORE_FROM = 0.3
@@ -103,57 +100,26 @@ def draw_times(rng: np.random.Generator, count: int) -> np.ndarray:
 
 def train(preset: Preset) -> training.Run:
     """From noise to a denoiser that knows every word."""
-    run = begin(preset, "unet", RATE)
-    return descend(preset, run, "unet", RATE, made=0.0)
-
-
-def refine(preset: Preset) -> training.Run:
-    """Go on from there more slowly, with made words among the captions."""
-    run = begin(preset, "refine", REFINE_RATE, weights=preset.folder / "unet.pt")
-    return descend(preset, run, "refine", REFINE_RATE, made=MADE)
-
-
-def begin(preset: Preset, name: str, rate: float, weights: Path | None = None) -> training.Run:
-    """The run called `name`, from the averaged weights of another, or from nothing."""
     torch.manual_seed(6)
     unet = presets.unet(preset).to(training.device())
-    if weights:
-        unet.load_state_dict(training.load_average(weights))
-    if (
-        not training.on_gpu()
-    ):  # a CPU's fused attention takes three times as long backward as plain products
+    if not training.on_gpu():
+        # A CPU's fused attention takes three times as long backward as plain products.
         unet.set_attn_processor(AttnProcessor())
-    print(f"{name}: {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters", flush=True)
+    print(f"unet: {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters", flush=True)
     training.speed_up(unet)
-    steps = getattr(preset, f"{name}_steps")
-    return training.Run(unet, preset.folder / f"{name}.pt", steps, rate, outer=OUTER)
-
-
-def descend(
-    preset: Preset, run: training.Run, name: str, top_rate: float, made: float
-) -> training.Run:
-    """Train to the end; `made` is the share of captions that are said with made words."""
-    device, batch = training.device(), getattr(preset, f"{name}_batch")
+    run = training.Run(unet, preset.folder / "unet.pt", preset.unet_steps, RATE, outer=OUTER)
+    device = training.device()
     pictures = latents.load(preset).to(device)
     words = HiddenStates(preset)
-    strange = Sentences(preset, len(pictures)) if made else None
     core = core_pictures(words.captions)
     alphas = noise_levels().to(device)
 
-    def hidden_states(rng: np.random.Generator, chosen: np.ndarray) -> torch.Tensor:
-        hidden = words.take(chosen, rng.random(len(chosen)) < DROPPED).to(device)
-        if strange is not None:
-            swapped = (rng.random(len(chosen)) < made) & (strange.sides[chosen] >= 0)
-            if swapped.any():
-                hidden[torch.from_numpy(swapped).to(device)] = strange.take(rng, chosen[swapped])
-        return hidden
-
     def step(number: int) -> torch.Tensor:
-        if name == "unet" and number in (int(part * run.steps) for part in SHOWN):
+        if number in (int(part * run.steps) for part in SHOWN):
             keep_average(run)
         rng = training.generator(13, number)
-        chosen = rng.integers(len(pictures), size=batch)
-        if made or run.along >= CORE_FROM:
+        chosen = rng.integers(len(pictures), size=preset.unet_batch)
+        if run.along >= CORE_FROM:
             dwell = rng.random(len(chosen)) < CORE
             chosen = np.where(dwell, rng.choice(core, len(chosen)), chosen)
         chosen = training.share(chosen)
@@ -161,7 +127,7 @@ def descend(
         clean = pictures[torch.from_numpy(chosen).to(device)].float()
         noise = training.normal(rng, clean.shape)
         times = torch.from_numpy(draw_times(rng, len(chosen))).to(device)
-        hidden = hidden_states(rng, chosen)
+        hidden = words.take(chosen, rng.random(len(chosen)) < DROPPED).to(device)
         alpha = alphas[times][:, None, None, None]
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         with training.autocast():
@@ -173,9 +139,9 @@ def descend(
     training.loop(
         run,
         step,
-        lambda number, steps: training.cosine(number, steps, top_rate, warmup=150),
+        lambda number, steps: training.cosine(number, steps, RATE, warmup=150),
         keep=0.999,
-        minutes=dict(preset.minutes).get(name),
+        minutes=dict(preset.minutes).get("unet"),
         save_every=100,
     )
     return run
@@ -187,10 +153,3 @@ def keep_average(run: training.Run) -> None:
         return
     half = {k: v.half() if v.is_floating_point() else v for k, v in run.average.items()}
     torch.save({"average": half, "step": run.step}, run.path.with_name(f"unet-{run.step}.pt"))
-
-
-def load_unet(preset: Preset):
-    """The refined denoiser (averaged weights)."""
-    unet = presets.unet(preset)
-    unet.load_state_dict(training.load_average(preset.folder / "refine.pt"))
-    return unet.eval().requires_grad_(False)

@@ -34,8 +34,16 @@ def device() -> torch.device:
 
 
 def autocast():
-    """bfloat16 where the arithmetic allows it; weights and optimizer stay float32."""
-    return torch.autocast(device().type, torch.bfloat16)
+    """bfloat16 where the chip has it; weights and optimizer stay float32."""
+    return torch.autocast(device().type, torch.bfloat16, enabled=has_bfloat16())
+
+
+def has_bfloat16() -> bool:
+    """Whether bfloat16 is faster than float32 here. On a CPU without such instructions it is five times slower."""
+    if on_gpu():
+        return True
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(asked())
 
 
 def speed_up(module: torch.nn.Module) -> None:
