@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tiutils import models, tokens
+from tiutils import models, token_embedding
 from tiutils.errors import InputError
+from tiutils.tokenizer import check_initializer, expand_prompt
 
 
 @pytest.fixture
@@ -15,14 +16,14 @@ def parts(small_model):
 
 
 def add(parts, token="<my-toy>", **options):
-    return tokens.add_placeholder(parts, token, **{"initializer_token": "toy"} | options)
+    return token_embedding.add_placeholder(parts, token, **{"initializer_token": "toy"} | options)
 
 
 def test_rows_start_as_copies_of_the_initializer(parts):
     table = parts.text_encoder.get_input_embeddings()
-    toy = tokens.check_initializer(parts.tokenizer, "toy")
+    toy = check_initializer(parts.tokenizer, "toy")
     placeholder = add(parts, num_vectors=3)
-    rows = tokens.rows_of(parts, placeholder)
+    rows = token_embedding.rows_of(parts, placeholder)
     assert rows.shape == (3, 32) and rows.requires_grad and rows.dtype == torch.float32
     assert (rows == table.weight[toy]).all()
     assert placeholder.tokens == ("<my-toy>", "<my-toy>_1", "<my-toy>_2")
@@ -40,7 +41,7 @@ def test_the_table_is_neither_copied_nor_resized(parts):
 def test_lookup_equals_a_longer_table(parts):
     """Against an ordinary embedding table with the rows appended."""
     placeholder = add(parts, num_vectors=2)
-    rows = tokens.rows_of(parts, placeholder)
+    rows = token_embedding.rows_of(parts, placeholder)
     torch.nn.init.normal_(rows)
     embedding = parts.text_encoder.get_input_embeddings()
     longer = torch.cat([embedding.table.weight, rows])
@@ -58,26 +59,26 @@ def test_lookup_equals_a_longer_table(parts):
 def test_a_word_is_one_token_anywhere_in_a_prompt(parts, token):
     placeholder = add(parts, token)
     for prompt in (f"a photo of a {token} in snow", f"{token}, {token}!", f"A {token}."):
-        ids = tokens.tokenize(parts.tokenizer, [prompt])[0].tolist()
+        ids = token_embedding.tokenize(parts.tokenizer, [prompt])[0].tolist()
         assert ids.count(placeholder.ids[0]) == prompt.count(token), prompt
 
 
 def test_mixed_case_words_stay_apart(parts):
     upper, lower = add(parts, "<My-Toy>", num_vectors=2), add(parts, "<my-toy>")
-    ids = tokens.tokenize(parts.tokenizer, ["a <My-Toy> and a <my-toy>"])[0].tolist()
+    ids = token_embedding.tokenize(parts.tokenizer, ["a <My-Toy> and a <my-toy>"])[0].tolist()
     assert [i for i in ids if i >= 595] == [*upper.ids, *lower.ids]
 
 
 def test_several_vectors_are_written_out_once(parts):
     add(parts, num_vectors=2)
     written = "a <my-toy> <my-toy>_1 in sand"
-    assert tokens.expand_prompt(parts.tokenizer, "a <my-toy> in sand") == written
-    assert tokens.expand_prompt(parts.tokenizer, written) == written
+    assert expand_prompt(parts.tokenizer, "a <my-toy> in sand") == written
+    assert expand_prompt(parts.tokenizer, written) == written
 
 
 def test_two_words_in_one_prompt(parts):
     first, second = add(parts, "<one>"), add(parts, "<two>", initializer_token="cat")
-    rows = [tokens.rows_of(parts, word) for word in (first, second)]
+    rows = [token_embedding.rows_of(parts, word) for word in (first, second)]
     ids = torch.tensor([[first.ids[0], second.ids[0]]])
     assert torch.equal(parts.text_encoder.get_input_embeddings()(ids)[0], torch.cat(rows))
 
@@ -87,9 +88,9 @@ def test_undo_restores_tokenizer_and_embedding(parts):
     first = add(parts, "<one>")
     second = add(parts, "<two>")
     with pytest.raises(InputError, match="added last"):
-        tokens.remove_placeholder(parts, first)
-    tokens.remove_placeholder(parts, second)
-    tokens.remove_placeholder(parts, first)
+        token_embedding.remove_placeholder(parts, first)
+    token_embedding.remove_placeholder(parts, second)
+    token_embedding.remove_placeholder(parts, first)
     assert parts.tokenizer is tokenizer and "<one>" not in tokenizer.get_vocab()
     assert parts.text_encoder.get_input_embeddings() is table
 
@@ -97,12 +98,12 @@ def test_undo_restores_tokenizer_and_embedding(parts):
 def test_merged_text_encoder_says_the_same(parts):
     add(parts, "<one>", num_vectors=2)
     placeholder = add(parts, "<two>")
-    torch.nn.init.normal_(tokens.rows_of(parts, placeholder))
-    plain = tokens.merged(parts)
-    ids = tokens.tokenize(parts.tokenizer, ["a photo of <one> and <two>"])
+    torch.nn.init.normal_(token_embedding.rows_of(parts, placeholder))
+    plain = token_embedding.merged(parts)
+    ids = token_embedding.tokenize(parts.tokenizer, ["a photo of <one> and <two>"])
     assert torch.equal(plain.text_encoder(ids)[0], parts.text_encoder(ids)[0])
     assert plain.text_encoder.get_input_embeddings().num_embeddings == len(parts.tokenizer)
-    assert isinstance(parts.text_encoder.get_input_embeddings(), tokens.TokenEmbedding)
+    assert isinstance(parts.text_encoder.get_input_embeddings(), token_embedding.TokenEmbedding)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tiutils.checkpoints import RunState
 from tiutils.config import TrainingConfig
-from tiutils.words import Placeholder
+from tiutils.io.checkpoints import RunState
+from tiutils.tokenizer import Placeholder
 
 
 class Watched(Protocol):

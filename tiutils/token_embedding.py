@@ -19,18 +19,16 @@ from transformers import CLIPTokenizer
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.models import Models
-from tiutils.words import (
+from tiutils.tokenizer import (
     Placeholder,
     check_initializer,
     check_placeholder,
     check_width,
     initializer_ids,
     token_ids,
+    whole_words,
     with_tokens,
 )
-from tiutils.words import expand_prompt as expand_prompt
-from tiutils.words import nearest_words as nearest_words
-from tiutils.words import whole_words as whole_words
 
 
 class TokenEmbedding(nn.Module):
@@ -106,7 +104,7 @@ def start_vectors(models: Models, config: TrainingConfig) -> Tensor:
     what the text encoder makes of them, where they stand in a sentence of their own.
 
     Raises:
-        InputError: see `words.initializer_ids`.
+        InputError: see `tokenizer.initializer_ids`.
     """
     ids = initializer_ids(models.tokenizer, config)
     if not config.cross_initialization:
@@ -203,5 +201,5 @@ def merged(models: Models) -> Models:
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: Iterable[str]) -> Tensor:
-    """Ids of the prompts as `words.token_ids` has them: int64 of shape `(prompts, model_max_length)`."""
+    """Ids of the prompts as `tokenizer.token_ids` has them: int64 of shape `(prompts, model_max_length)`."""
     return torch.from_numpy(token_ids(tokenizer, prompts))

@@ -1,20 +1,26 @@
 """New words in a tokenizer: what may be one, the tokens and ids it gets, prompts with it as ids.
 
-Needs neither PyTorch nor JAX; the rows that the ids stand for are the matter of `tokens` and of `flax.tokens`.
+Needs neither PyTorch nor JAX; the rows that the ids stand for are the matter of `token_embedding` and of
+`flax.token_embedding`.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import AddedToken, CLIPTokenizer
 
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
+from tiutils.io import embeddings
+from tiutils.io.embeddings import LearnedEmbedding
 
 
 @dataclass(frozen=True)
@@ -174,3 +180,36 @@ def token_ids(tokenizer: CLIPTokenizer, prompts: Iterable[str]) -> np.ndarray:
         return_tensors="np",
     ).input_ids
     return ids.astype(np.int64)
+
+
+def read_word(models: Any, path: str | Path, token: str | None = None) -> LearnedEmbedding:
+    """Read a learned embedding that `models`, of either framework, can be given as a new word.
+
+    Args:
+        models: the loaded parts.
+        path: a file, folder or Hub repository that `embeddings.read` understands.
+        token: the word to use instead of the one in the file.
+
+    Raises:
+        InputError: the file cannot be read, was learned with a model of another width or of
+            several text encoders, or the word is taken or cannot be one: another is offered.
+    """
+    learned = embeddings.read(path)
+    learned.refuse_pair()
+    word, (count, width) = token or learned.token, learned.vectors.shape
+    check_width(word, width, models.name, models.hidden_size)
+    try:
+        check_placeholder(models.tokenizer, word, count)
+    except InputError as error:
+        raise InputError(
+            f"{path}: {error} (token=... in Python, --embedding 'FILE=<name>' on the command line)"
+        ) from None
+    return dataclasses.replace(learned, token=word)
+
+
+def usual_length(table: np.ndarray) -> float:
+    """The median length of a table's rows, `(tokens, hidden)`: what the model takes for a word.
+
+    Learned rows grow far beyond it if nothing holds them (the aim is OneTrainer's).
+    """
+    return float(np.median(np.linalg.norm(table.astype(np.float32), axis=1)))

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tiutils import doctor, folders, models
-from tiutils.doctor import Finding
+from tiutils import models
+from tiutils.cli import doctor
+from tiutils.cli.doctor import Finding
+from tiutils.io import hub, pretrained
 
 
 @pytest.fixture
@@ -19,9 +21,8 @@ def bundled(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "tiny-sd"
     folder.mkdir()
     (folder / "model_index.json").write_text("{}")
-    for room in (folders, models):
-        monkeypatch.setattr(room, "BUNDLED_MODEL", folder)
-        monkeypatch.setattr(room, "hub_answers", lambda path: False)
+    monkeypatch.setattr(pretrained, "BUNDLED_MODEL", folder)
+    monkeypatch.setattr(hub, "hub_answers", lambda path: False)
     return folder
 
 
@@ -48,23 +49,23 @@ def test_without_any_model_it_says_so_and_exits_1(bundled, capsys):
 
 def test_the_hub_makes_up_for_a_missing_bundled_model(bundled, monkeypatch):
     shutil.rmtree(bundled)
-    monkeypatch.setattr(models, "hub_answers", lambda path: True)
-    monkeypatch.setattr(models, "default_model", lambda: models.DEFAULT_MODEL)
+    monkeypatch.setattr(hub, "hub_answers", lambda path: True)
+    monkeypatch.setattr(models, "default_model", lambda: pretrained.DEFAULT_MODEL)
     findings = {finding.topic: finding for finding in doctor.model_and_hub()}
     assert findings["hub"] == Finding("hub", "reached")
-    assert models.DEFAULT_MODEL in findings["model"].found
+    assert pretrained.DEFAULT_MODEL in findings["model"].found
     assert doctor.can_train(list(findings.values()))
 
 
 @pytest.mark.parametrize(("value", "words"), [("1", "switched off"), ("0", "not reached")])
 def test_offline_by_choice_and_by_accident(bundled, monkeypatch, value, words):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
-    hub = next(doctor.model_and_hub())
-    assert hub.topic == "hub" and words in hub.found
+    finding = next(doctor.model_and_hub())
+    assert finding.topic == "hub" and words in finding.found
 
 
 def test_a_hanging_network_does_not_hang_the_doctor(bundled, monkeypatch):
-    monkeypatch.setattr(models, "hub_answers", lambda path: time.sleep(5))
+    monkeypatch.setattr(hub, "hub_answers", lambda path: time.sleep(5))
     monkeypatch.setattr(doctor, "SECONDS_FOR_THE_HUB", 0.05)
     start = time.monotonic()
     assert doctor.can_train(list(doctor.model_and_hub()))

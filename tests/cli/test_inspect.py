@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save
 
-from tiutils import cli, inference, inspection, models, tokens
-from tiutils.embedding_files import LearnedEmbedding, read, write
+from tiutils import inference, models, token_embedding
+from tiutils.cli import inspect
+from tiutils.cli.main import main
 from tiutils.errors import InputError
+from tiutils.io.embeddings import LearnedEmbedding, read, write
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +23,14 @@ def parts(small_model):
 @pytest.fixture
 def toy(parts, tmp_path):
     """A word whose two vectors are those of `toy`, and of `cat` at twice the length."""
-    vectors = [tokens.vector_of(parts, "toy"), 2 * tokens.vector_of(parts, "cat")]
+    vectors = [token_embedding.vector_of(parts, "toy"), 2 * token_embedding.vector_of(parts, "cat")]
     facts = {"steps": "300", "base_model": "owner/model", "odd": "\x1b[31mred", "long": "x" * 999}
     learned = LearnedEmbedding("<my-toy>", torch.stack(vectors).detach().numpy(), facts)
     return write(tmp_path / "toy.safetensors", learned)
 
 
 def test_a_word_is_told_with_its_place_in_the_vocabulary(toy, small_model, parts, capsys):
-    status = cli.main(["inspect", str(toy), "--pretrained_model_name_or_path", str(small_model)])
+    status = main(["inspect", str(toy), "--pretrained_model_name_or_path", str(small_model)])
     lines = capsys.readouterr().out.splitlines()
     assert status == 0
     assert lines[0] == f"{toy}: diffusers" and lines[1] == "'<my-toy>': 2 × 32"
@@ -37,9 +39,14 @@ def test_a_word_is_told_with_its_place_in_the_vocabulary(toy, small_model, parts
     table = parts.text_encoder.get_input_embeddings().weight.detach().norm(dim=1)
     assert f"median {np.percentile(table, 50):.3g}" in lines[-3]
     for line, word, factor in ((first, "toy", 1), (second, "cat", 2)):
-        norm = factor * tokens.vector_of(parts, word).norm()
+        norm = factor * token_embedding.vector_of(parts, word).norm()
         assert f"norm {norm:.3g}, nearest {word} 1.00, " in line
-        others = [near for near, _ in tokens.neighbors(parts, tokens.vector_of(parts, word), 5)]
+        others = [
+            near
+            for near, _ in token_embedding.neighbors(
+                parts, token_embedding.vector_of(parts, word), 5
+            )
+        ]
         assert [near.split()[0] for near in line.split("nearest ")[1].split(", ")] == others
     text = "\n".join(lines)
     assert "steps         300" in text and "base_model    owner/model" in text
@@ -69,8 +76,8 @@ def test_no_control_character_reaches_the_terminal(tmp_path, capsys):
     statuses = []
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-        statuses.append(cli.main(["inspect", str(tmp_path / name)]))
-        statuses.append(cli.main(["convert", str(tmp_path / name), str(tmp_path / "no.way")]))
+        statuses.append(main(["inspect", str(tmp_path / name)]))
+        statuses.append(main(["convert", str(tmp_path / name), str(tmp_path / "no.way")]))
         printed = capsys.readouterr()
         for line in (printed.out + printed.err).split("\n"):
             assert line.isprintable(), (name, line)
@@ -94,7 +101,7 @@ def test_what_another_models_word_fits_is_told_and_is_no_failure(
     path = tmp_path / "x.safetensors"
     path.write_bytes(save({name: made.vectors(*shape) for name, shape in halves.items()}))
     flags = ["--pretrained_model_name_or_path", str(small_model)]
-    assert cli.main(["inspect", str(path), *flags]) == 0
+    assert main(["inspect", str(path), *flags]) == 0
     printed = capsys.readouterr().out
     assert all(part in printed for part in expected), printed
     assert "not compared" in printed and "32 wide" in printed
@@ -104,7 +111,7 @@ def test_a_model_that_cannot_be_had_does_not_make_a_word_unsound(
     toy, tmp_path, small_model, capsys
 ):
     for model in ("no/model", str(tmp_path)):
-        assert cli.main(["inspect", str(toy), "--pretrained_model_name_or_path", model]) == 0
+        assert main(["inspect", str(toy), "--pretrained_model_name_or_path", model]) == 0
         assert "not compared" in capsys.readouterr().out
 
 
@@ -114,7 +121,7 @@ def test_what_is_no_word_ends_with_2_and_one_line(tmp_path, capsys, content):
     path = tmp_path / "x.safetensors"
     if content is not None:
         path.write_bytes(content)
-    assert cli.main(["inspect", str(path)]) == 2
+    assert main(["inspect", str(path)]) == 2
     printed = capsys.readouterr()
     assert (
         printed.out == "" and printed.err.startswith("tiutils: ") and printed.err.count("\n") == 1
@@ -129,7 +136,7 @@ def test_a_word_goes_through_all_forms_unchanged(toy, tmp_path, capsys):
         ("c.bin", "d.safetensors"),
     ):
         arguments = ["convert", str(tmp_path / source), str(tmp_path / target)]
-        assert cli.main(arguments) == 0
+        assert main(arguments) == 0
         assert capsys.readouterr().out == f"{tmp_path / target}\n"
         found = read(tmp_path / target)
         assert found.token == "<my-toy>" and found.layout == (
@@ -143,14 +150,14 @@ def test_a_word_goes_through_all_forms_unchanged(toy, tmp_path, capsys):
 def test_every_programs_file_becomes_what_diffusers_reads(tmp_path, program):
     name, data, _, expected = made.samples()[program]
     (tmp_path / name).write_bytes(data)
-    path = inspection.convert(tmp_path / name, tmp_path / "out.safetensors", token="<new>")
+    path = inspect.convert(tmp_path / name, tmp_path / "out.safetensors", token="<new>")
     np.testing.assert_array_equal(load_file(path)["<new>"], expected)
 
 
 def test_one_of_several_words_is_converted(tmp_path):
     (tmp_path / "x").write_bytes(save({"<a>": made.vectors(1), "<b>": made.vectors(2)}))
     facts = {"word": "<b>", "license": "cc-by-4.0"}
-    path = inspection.convert(tmp_path / "x", tmp_path / "b.pt", **facts)
+    path = inspect.convert(tmp_path / "x", tmp_path / "b.pt", **facts)
     assert read(path).metadata["license"] == "cc-by-4.0"
     np.testing.assert_array_equal(read(path).vectors, made.vectors(2))
 
@@ -160,7 +167,7 @@ def test_one_of_several_words_is_converted(tmp_path):
 def test_no_file_is_overwritten_and_no_ending_guessed(toy, target, message):
     before = toy.read_bytes()
     with pytest.raises(InputError, match=message):
-        inspection.convert(toy, toy.with_name(target))
+        inspect.convert(toy, toy.with_name(target))
     assert toy.read_bytes() == before and len(list(toy.parent.iterdir())) == 1
 
 
@@ -183,8 +190,8 @@ def test_generate_takes_one_file_under_several_names(small_model, toy, tmp_path,
     arguments += ["--prompt", "a <my-toy> and a <Second> on <second>", "--num_images", "1"]
     arguments += ["--num_inference_steps", "1", "--output_dir", str(tmp_path / "pictures")]
     arguments += ["--embedding", str(toy), "--embedding", f"{toy}=<Second>"]
-    assert cli.main([*arguments, "--embedding", f"{toy}=<second>"]) == 0
-    assert cli.main([*arguments, "--embedding", str(toy)]) == 2
+    assert main([*arguments, "--embedding", f"{toy}=<second>"]) == 0
+    assert main([*arguments, "--embedding", str(toy)]) == 2
     assert "such as '<my-my-toy>'" in capsys.readouterr().err
 
 
@@ -195,7 +202,7 @@ def test_several_words_in_one_prompt_keep_apart_also_in_mixed_case(small_model, 
         vectors = np.full((count, 32), number, np.float32)
         path = write(tmp_path / f"{number}.safetensors", LearnedEmbedding(word, vectors))
         inference.load_embedding(parts, path)
-    ids = tokens.tokenize(parts.tokenizer, ["a <cat> and <Cat> on cat-toy in <CAT>_x"])
+    ids = token_embedding.tokenize(parts.tokenizer, ["a <cat> and <Cat> on cat-toy in <CAT>_x"])
     rows = parts.text_encoder.get_input_embeddings()(ids)[0].detach()
     learned = [row[0].item() for row in rows if (row == row[0]).all()]
     assert learned == [1, 1, 0, 3, 3, 3, 2]
@@ -205,6 +212,6 @@ def test_a_pair_for_sdxl_is_refused_before_a_model_is_loaded(tmp_path, capsys):
     halves = {"clip_l": made.vectors(1, 768), "clip_g": made.vectors(1, 1280)}
     (tmp_path / "xl.safetensors").write_bytes(save(halves))
     arguments = ["--embedding", str(tmp_path / "xl.safetensors"), "--prompt", "x"]
-    assert cli.main(["generate", *arguments, "--pretrained_model_name_or_path", "no/model"]) == 2
+    assert main(["generate", *arguments, "--pretrained_model_name_or_path", "no/model"]) == 2
     error = capsys.readouterr().err
     assert "clip_l 768 wide and clip_g 1280 wide" in error and "no/model" not in error

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tiutils import cli
+from tiutils.cli.flags import training_config
+from tiutils.cli.main import build_parser, main
 from tiutils.config import LR_SCHEDULERS, TrainingConfig
-from tiutils.embedding_files import LearnedEmbedding, write
+from tiutils.io.embeddings import LearnedEmbedding, write
 
 # The flags of diffusers' textual_inversion.py, with their types and defaults; `bool` is a switch.
 SCRIPT = {
@@ -94,13 +95,13 @@ FIELDS = {field.name: field for field in dataclasses.fields(TrainingConfig)}
 
 
 def parsed(*flags):
-    return cli.training_config(cli.build_parser().parse_args(["train", *flags]))
+    return training_config(build_parser().parse_args(["train", *flags]))
 
 
 def complaint(capsys, *arguments):
     """The one line of a command that is refused by its parser."""
     with pytest.raises(SystemExit) as left:
-        cli.main(arguments)
+        main(arguments)
     assert left.value.code == 2
     printed = capsys.readouterr()
     assert not printed.out and printed.err.startswith("tiutils: ")
@@ -113,7 +114,7 @@ def shown(capsys, monkeypatch):
     """The help of each flag of `tiutils train`, as one line."""
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit) as left:
-        cli.main(["train", "--help"])
+        main(["train", "--help"])
     assert left.value.code == 0
     text = capsys.readouterr().out
     entries = text[text.index("--config") :].split("\n  --")
@@ -172,7 +173,7 @@ def test_the_help_shows_defaults(shown):
 @pytest.mark.parametrize("command", ["train", "generate", "evaluate", "push", "doctor"])
 def test_each_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as left:
-        cli.main([command, "--help"])
+        main([command, "--help"])
     assert left.value.code == 0 and f"tiutils {command}" in capsys.readouterr().out
 
 
@@ -268,16 +269,16 @@ def test_settings_from_an_earlier_run(tmp_path):
     ],
 )
 def test_a_wrong_settings_file_is_one_line(tmp_path, capsys, name, text, expected):
-    assert cli.main(["train", *MUST, *write_config(tmp_path / name, text)]) == 2
+    assert main(["train", *MUST, *write_config(tmp_path / name, text)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("tiutils: ") and error.count("\n") == 1 and expected in error, error
 
 
 def test_a_settings_file_that_is_not_there(tmp_path, capsys):
-    assert cli.main(["train", "--config", str(tmp_path / "no.toml")]) == 2
+    assert main(["train", "--config", str(tmp_path / "no.toml")]) == 2
     assert "no.toml cannot be read" in capsys.readouterr().err
     (tmp_path / "photo.toml").write_bytes(b"\xff\xd8\xff\xe0")
-    assert cli.main(["train", "--config", str(tmp_path / "photo.toml")]) == 2
+    assert main(["train", "--config", str(tmp_path / "photo.toml")]) == 2
     assert "photo.toml cannot be read" in capsys.readouterr().err
 
 
@@ -294,8 +295,8 @@ def test_exit_status_of_training(monkeypatch, capsys, stopped, diverged, status)
         stopped=stopped, diverged=diverged, is_main_process=True,
         best_step=None,
     )  # fmt: skip
-    monkeypatch.setattr("tiutils.run.train", lambda config: result)
-    assert cli.main(["train", *MUST]) == status
+    monkeypatch.setattr("tiutils.runs.run.train", lambda config: result)
+    assert main(["train", *MUST]) == status
     printed = capsys.readouterr()
     assert printed.out == "<t> after 3 steps: file\n"
     assert printed.err == (f"tiutils: {stopped}\n" if stopped else "")
@@ -305,8 +306,8 @@ def test_ctrl_c_before_the_first_step(monkeypatch):
     def interrupted(config):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tiutils.run.train", interrupted)
-    assert cli.main(["train", *MUST]) == 130
+    monkeypatch.setattr("tiutils.runs.run.train", interrupted)
+    assert main(["train", *MUST]) == 130
 
 
 def test_warnings_are_lines_and_are_said_once(monkeypatch, capsys):
@@ -316,12 +317,12 @@ def test_warnings_are_lines_and_are_said_once(monkeypatch, capsys):
         logging.getLogger("tiutils").warning("mind %s", "the gap")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tiutils.run.train", warn)
+    monkeypatch.setattr("tiutils.runs.run.train", warn)
     for _ in range(2):  # a second command in one process does not say all twice
-        cli.main(["train", *MUST])
+        main(["train", *MUST])
         assert capsys.readouterr().err == "tiutils: mind the gap\n"
     monkeypatch.setenv("RANK", "1")
-    cli.main(["train", *MUST])
+    main(["train", *MUST])
     assert capsys.readouterr().err == "", "of several processes one speaks"
 
 
@@ -331,7 +332,7 @@ def test_warnings_are_lines_and_are_said_once(monkeypatch, capsys):
 def test_generate_draws_with_a_learned_word(small_model, tmp_path, capsys):
     learned = LearnedEmbedding("<my-toy>", np.full((2, 32), 0.1, np.float32))
     word = write(tmp_path / "word.safetensors", learned)
-    status = cli.main([
+    status = main([
         "generate", "--pretrained_model_name_or_path", str(small_model), "--embedding", str(word),
         "--prompt", "a <my-toy> on sand", "--prompt", "a toy", "--num_images", "2",
         "--num_inference_steps", "2", "--output_dir", str(tmp_path / "pictures"),
@@ -355,15 +356,15 @@ def test_generate_draws_with_a_learned_word(small_model, tmp_path, capsys):
 )
 def test_generate_refuses_in_one_line(small_model, tmp_path, capsys, flags, expected):
     base = ["generate", "--pretrained_model_name_or_path", str(small_model), "--prompt", "a toy"]
-    assert cli.main([*base, "--output_dir", str(tmp_path / "pictures"), *flags]) == 2
+    assert main([*base, "--output_dir", str(tmp_path / "pictures"), *flags]) == 2
     error = capsys.readouterr().err
     assert error.startswith("tiutils: ") and error.count("\n") == 1 and expected in error, error
     assert not (tmp_path / "pictures").exists()
 
 
 def test_doctor_is_called(monkeypatch):
-    monkeypatch.setattr("tiutils.doctor.main", lambda: 7)
-    assert cli.main(["doctor"]) == 7
+    monkeypatch.setattr("tiutils.cli.doctor.main", lambda: 7)
+    assert main(["doctor"]) == 7
 
 
 def test_the_module_is_the_command():

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from PIL import Image
 
-from tiutils import attention, inference, models, tokens
+from tiutils import inference, models, token_embedding
+from tiutils.course import attention
 from tiutils.errors import InputError
+from tiutils.figures import output
 
 FAST = {"num_inference_steps": 3, "seed": 4}
 
@@ -16,7 +19,7 @@ FAST = {"num_inference_steps": 3, "seed": 4}
 @pytest.fixture(scope="module")
 def parts(small_model):
     loaded = models.load(small_model)
-    tokens.add_placeholder(loaded, "<t>", initializer_token="toy", num_vectors=2)
+    token_embedding.add_placeholder(loaded, "<t>", initializer_token="toy", num_vectors=2)
     return loaded
 
 
@@ -120,3 +123,38 @@ def test_a_word_that_is_not_there_is_named(parts, prompt, word):
 def test_nothing_recorded_says_what_to_do():
     with pytest.raises(InputError, match="draw a picture"):
         attention.Shares().maps(8, 8)
+
+
+def squares(count):
+    return [Image.new("RGB", (16, 16), (40 * i, 90, 30)) for i in range(count)]
+
+
+def shown_in(figure):
+    return [axis for axis in figure.axes if axis.images]
+
+
+def test_attention_figure_names_words_and_places():
+    heat = torch.zeros(8, 8)
+    heat[7, 0] = 1.0
+    figure = attention.attention_figure(squares(1), [{"<a>": heat, "sand": heat.T}])
+    alt = output.alt_text(figure)
+    assert "<a>: most at the bottom left." in alt and "sand: most at the top right." in alt
+    assert len(shown_in(figure)) == 3
+
+
+def test_attention_figure_wants_maps_for_each_picture():
+    with pytest.raises(InputError, match="2 pictures and 1 maps"):
+        attention.attention_figure(squares(2), [{}])
+
+
+def test_the_overlay_is_brightest_where_the_share_is():
+    heat = torch.zeros(4, 4)
+    heat[0, 3] = 0.2
+    shown = np.asarray(attention.heat_overlay(Image.new("RGB", (64, 32), "gray"), heat)).astype(int)
+    assert shown.shape == (32, 64, 3)
+    assert shown[2, -4].sum() > shown[-4, 2].sum() + 100
+
+
+def test_the_overlay_of_a_flat_map_is_one_color():
+    shown = attention.heat_overlay(Image.new("RGB", (8, 8)), torch.full((2, 2), 0.1))
+    assert len(shown.getcolors()) == 1

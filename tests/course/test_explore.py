@@ -8,8 +8,10 @@ import pytest
 from PIL import Image, ImageEnhance
 from small_model import draw_photo
 
-from tiutils import concept, explore, figures, models, widgets
+from tiutils import concept, models
+from tiutils.course import explore, widgets
 from tiutils.errors import InputError
+from tiutils.figures import diagrams, output
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def thing(tmp_path_factory):
 
 def pixels(figure):
     """What is to be seen, without the text that travels with it."""
-    return Image.open(io.BytesIO(figures.to_png(figure))).convert("RGB").tobytes()
+    return Image.open(io.BytesIO(output.to_png(figure))).convert("RGB").tobytes()
 
 
 def test_crops_differ_where_a_photo_is_not_square(thing):
@@ -40,7 +42,7 @@ def test_crops_differ_where_a_photo_is_not_square(thing):
 
 
 def test_a_crop_preview_names_the_chosen_photos(thing):
-    text = figures.alt_text(explore.crop_preview(thing, [0, 2], "end", True, 32))
+    text = output.alt_text(explore.crop_preview(thing, [0, 2], "end", True, 32))
     assert "0.png, 2.png" in text and "1.png" not in text and "end, mirrored" in text
     with pytest.raises(InputError, match="no photo is chosen"):
         explore.crop_preview(thing, [], "end", True, 32)
@@ -94,12 +96,12 @@ def test_words_are_ranked_and_pieces_refused(parts, thing):
 
 
 def test_the_best_word_is_on_top():
-    figure = explore.word_bars({"bad": 0.3, "good": 0.1, "fair": 0.2})
+    figure = diagrams.word_bars({"bad": 0.3, "good": 0.1, "fair": 0.2})
     bars = figure.axes[0].patches
     assert [round(bar.get_width()) for bar in bars] == [50, 0, -50]
-    assert "good +50.00, fair +0.00, bad -50.00" in figures.alt_text(figure)
+    assert "good +50.00, fair +0.00, bad -50.00" in output.alt_text(figure)
     with pytest.raises(InputError, match="no word"):
-        explore.word_bars({})
+        diagrams.word_bars({})
 
 
 # Near-duplicates

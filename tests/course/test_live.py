@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 import tiutils
-from tiutils import embedding_files, figures
-from tiutils.live import LiveView
-from tiutils.progress import Progress
+from tiutils.course.live import LiveView
+from tiutils.figures import curves, output
+from tiutils.io import embeddings
+from tiutils.protocols import Progress
 
 RED = Image.new("RGB", (16, 16), "red")
 
@@ -39,7 +40,7 @@ def learn(config, tmp_path):
 
 
 def rows(result):
-    return embedding_files.read(result.embedding_path).vectors
+    return embeddings.read(result.embedding_path).vectors
 
 
 def test_it_shows_losses_pictures_time_and_memory(learn):
@@ -147,7 +148,7 @@ def test_losses_that_are_no_numbers_do_not_end_the_run():
 
 
 def test_fixed_losses_and_the_steps_of_a_resumed_run_are_drawn():
-    figure = figures.loss_and_pictures([0.5, 0.3], [RED], evaluation={10: 0.4}, last_step=12)
-    text = figures.alt_text(figure)
+    figure = curves.loss_and_pictures([0.5, 0.3], [RED], evaluation={10: 0.4}, last_step=12)
+    text = output.alt_text(figure)
     assert "steps 11 to 12" in text and "0.4000 at step 10" in text
     assert len(figure.axes) == 2

@@ -7,8 +7,10 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from tiutils import widgets
+from tiutils import models
+from tiutils.course import explore, widgets
 
 
 def as_version_7(files):
@@ -59,3 +61,32 @@ def test_the_link_holds_the_file(tmp_path):
     page = widgets.DownloadLink(path)._repr_html_()
     assert base64.b64decode(re.search(r'base64,([^"]+)"', page)[1]) == b"\x00\x01learned"
     assert 'download="a &quot;b&quot; &lt;c&gt;.safetensors"' in page
+
+
+def squares(count):
+    return [Image.new("RGB", (16, 16), (40 * i, 90, 30)) for i in range(count)]
+
+
+def test_the_slider_moves_the_seam():
+    pytest.importorskip("ipywidgets")
+    slider, page = widgets.before_after_slider(*squares(2)).children
+    assert "50 %" in page.value
+    slider.value = 80
+    assert "80 % of the width" in page.value and "<img alt=" in page.value
+
+
+def test_every_control_of_the_playground_changes_the_picture(small_model, monkeypatch):
+    pytest.importorskip("ipywidgets")
+    said = []
+    monkeypatch.setattr(
+        explore.inference,
+        "generate",
+        lambda models, prompt, **rest: said.append((prompt, *rest.values())) or squares(1),
+    )
+    parts = models.load(small_model)
+    *controls, page = widgets.playground(parts, "a toy").children
+    for control, value in zip(controls, ("a <b>", "sand", 7, 3.5), strict=True):
+        control.value = value
+    assert said[0] == ("a toy", "", 1, parts.guidance_scale)
+    assert said[-1] == ("a <b>", "sand", 7, 3.5) and len(said) == 5
+    assert "a &lt;b&gt;”, away from “sand”, drawn from seed 7 with guidance 3.5." in page.value

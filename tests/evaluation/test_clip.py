@@ -9,8 +9,11 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
-from tiutils import evaluator, models, scores
+from tiutils import models
 from tiutils.errors import InputError
+from tiutils.evaluation import clip as clip_model
+from tiutils.evaluation import comparison
+from tiutils.io import pretrained
 
 PICTURES = [Image.new("RGB", (64, 64), c) for c in ("red", "green", "blue")]
 PROMPTS = ["a red toy", "a cat in the snow", "a toy"]
@@ -20,7 +23,7 @@ PROMPTS = ["a red toy", "a cat in the snow", "a toy"]
 def clip_folder(small_model, tmp_path_factory):
     """A random CLIP of two narrow layers a tower, with the small model's tokenizer."""
     folder = tmp_path_factory.mktemp("clip")
-    tokenizer = models.load_tokenizer(small_model)
+    tokenizer = pretrained.load_tokenizer(small_model)
     end = len(tokenizer) - 1
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
              "num_attention_heads": 2}  # fmt: skip
@@ -38,12 +41,12 @@ def clip_folder(small_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(clip_folder):
-    return evaluator.load(clip_folder)
+    return clip_model.load(clip_folder)
 
 
 def test_it_answers_as_transformers_does(clip):
     pixels = np.stack([np.asarray(p.resize((32, 32)), np.float32) / 255 for p in PICTURES])
-    pixels = ((pixels - evaluator.MEAN) / evaluator.STD).transpose(0, 3, 1, 2).astype(np.float32)
+    pixels = ((pixels - clip_model.MEAN) / clip_model.STD).transpose(0, 3, 1, 2).astype(np.float32)
     ids = clip.tokenizer(PROMPTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         answer = clip.model(**ids, pixel_values=torch.from_numpy(pixels))
@@ -63,12 +66,12 @@ def test_similarity_is_the_mean_cosine(clip):
 
 
 def test_the_folder_says_how_pixels_are_normalized(clip_folder, clip, tmp_path):
-    assert (clip.mean, clip.std) == (evaluator.MEAN, evaluator.STD)
+    assert (clip.mean, clip.std) == (clip_model.MEAN, clip_model.STD)
     for file in clip_folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     settings = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
-    other = evaluator.load(tmp_path)
+    other = clip_model.load(tmp_path)
     assert other.mean == (0.5, 0.5, 0.5) and other.std == (0.25, 0.25, 0.25)
     assert not torch.equal(other.see(PICTURES), clip.see(PICTURES))
 
@@ -76,14 +79,14 @@ def test_the_folder_says_how_pixels_are_normalized(clip_folder, clip, tmp_path):
 def test_measure_asks_it_for_every_prompt(small_model, clip):
     parts = models.load(small_model)
     prompts = ["a {} in the snow", "a {} on grass"]
-    measured = scores.measure(
+    measured = comparison.measure(
         parts, "toy", PICTURES, plain_word="toy", evaluator=clip, prompts=prompts,
         num_images=2, num_inference_steps=2,
     )  # fmt: skip
-    assert set(measured) == set(scores.MEASURES)
+    assert set(measured) == set(comparison.MEASURES)
     assert measured["prompt_following"].shape == (2, 2), "seeds, prompts"
     drawn = [
-        scores.inference.generate(
+        comparison.inference.generate(
             parts, p.format("toy"), num_images_per_prompt=2, num_inference_steps=2
         )
         for p in prompts
@@ -96,9 +99,9 @@ def test_measure_asks_it_for_every_prompt(small_model, clip):
 
 def test_a_judge_comes_with_its_model(small_model, clip_folder, clip, tmp_path):
     parts = models.load(small_model)
-    assert evaluator.beside(parts) is None
+    assert clip_model.beside(parts) is None
     (tmp_path / "evaluator").symlink_to(clip_folder)
-    found = evaluator.beside(dataclasses.replace(parts, name=str(tmp_path)))
+    found = clip_model.beside(dataclasses.replace(parts, name=str(tmp_path)))
     torch.testing.assert_close(found.see(PICTURES), clip.see(PICTURES))
 
 
@@ -106,9 +109,9 @@ def test_refusals(clip, small_model, tmp_path):
     with pytest.raises(InputError, match="3 pictures, 1 prompts"):
         clip.followings(PICTURES, ["a toy"])
     with pytest.raises(InputError, match="no CLIP model 'nobody/no-clip'"):
-        evaluator.load("nobody/no-clip")
+        clip_model.load("nobody/no-clip")
     with pytest.raises(InputError, match="as a CLIP model"):
-        evaluator.load(tmp_path)
+        clip_model.load(tmp_path)
 
 
 def test_a_clip_model_with_a_tower_missing_is_refused(clip_folder, tmp_path):
@@ -120,4 +123,4 @@ def test_a_clip_model_with_a_tower_missing_is_refused(clip_folder, tmp_path):
     kept = {name: w for name, w in weights.items() if not name.startswith("vision_model")}
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match="lacks vision_model"):
-        evaluator.load(tmp_path)
+        clip_model.load(tmp_path)

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tiutils import concept, diffusion, evaluation, models, tokens
+from tiutils import concept, diffusion, models, token_embedding
 from tiutils.errors import InputError
+from tiutils.evaluation import metrics
+from tiutils.io import pretrained
 
 BLACK, WHITE, GRAY, RED = (
     Image.new("RGB", (64, 64), color) for color in ("black", "white", (85, 85, 85), "red")
@@ -39,19 +41,19 @@ def half(left, right):
 
 def test_equal_pictures_have_distance_zero(images):
     for image in images:
-        assert evaluation.histogram_distance([image], [image]) == pytest.approx(0, abs=1e-6)
-        assert evaluation.histogram_distance([image] * 2, [image] * 3) == pytest.approx(0, abs=1e-6)
+        assert metrics.histogram_distance([image], [image]) == pytest.approx(0, abs=1e-6)
+        assert metrics.histogram_distance([image] * 2, [image] * 3) == pytest.approx(0, abs=1e-6)
 
 
 def test_pictures_without_a_common_color_have_distance_one():
-    assert evaluation.histogram_distance([BLACK], [WHITE]) == 1.0
-    assert evaluation.histogram_distance([RED], [WHITE, BLACK]) == 1.0
+    assert metrics.histogram_distance([BLACK], [WHITE]) == 1.0
+    assert metrics.histogram_distance([RED], [WHITE, BLACK]) == 1.0
 
 
 def test_half_of_the_colors_in_common():
     # p = (1, 0), q = (½, ½): Σ sqrt(p q) = sqrt(½)
     expected = math.sqrt(1 - math.sqrt(0.5))
-    found = evaluation.histogram_distance([BLACK], [half("black", "white")])
+    found = metrics.histogram_distance([BLACK], [half("black", "white")])
     assert found == pytest.approx(expected)
 
 
@@ -60,8 +62,8 @@ def test_a_color_between_bins_is_shared():
     # Against black: Σ sqrt(p q) = sqrt(0.6³)
     dark = Image.new("RGB", (8, 8), (34, 34, 34))
     expected = math.sqrt(1 - math.sqrt(0.6**3))
-    assert evaluation.histogram_distance([dark], [BLACK], bins=4) == pytest.approx(expected)
-    assert evaluation.histogram_distance([GRAY], [BLACK], bins=4) == 1.0
+    assert metrics.histogram_distance([dark], [BLACK], bins=4) == pytest.approx(expected)
+    assert metrics.histogram_distance([GRAY], [BLACK], bins=4) == 1.0
 
 
 def test_colors_in_common_count_more_than_those_of_one_picture():
@@ -69,14 +71,14 @@ def test_colors_in_common_count_more_than_those_of_one_picture():
     # ((½^¼ + ½^¼)/2)⁴ = ½, and the others (½^¼ / 2)⁴ = 1/32 each: black's share is 16/18
     pictures = [half("black", "white"), half("black", "red")]
     expected = math.sqrt(1 - math.sqrt(16 / 18))
-    assert evaluation.histogram_distance([BLACK], pictures) == pytest.approx(expected)
+    assert metrics.histogram_distance([BLACK], pictures) == pytest.approx(expected)
 
 
 def test_each_picture_counts_by_itself():
-    apart = evaluation.histogram_distance([half("black", "white")], [BLACK])
-    found = evaluation.histogram_distances([BLACK, half("black", "white"), RED], [BLACK])
+    apart = metrics.histogram_distance([half("black", "white")], [BLACK])
+    found = metrics.histogram_distances([BLACK, half("black", "white"), RED], [BLACK])
     assert found == pytest.approx([0, apart, 1], abs=1e-6)
-    mean = evaluation.histogram_distance([BLACK, half("black", "white"), RED], [BLACK])
+    mean = metrics.histogram_distance([BLACK, half("black", "white"), RED], [BLACK])
     assert mean == pytest.approx((apart + 1) / 3)
 
 
@@ -86,14 +88,14 @@ def test_the_center_counts_most():
         image.paste("white", box)
         return [image]
 
-    center = evaluation.histogram_distance(framed((24, 24, 40, 40)), [BLACK])
-    corner = evaluation.histogram_distance(framed((0, 0, 16, 16)), [BLACK])
+    center = metrics.histogram_distance(framed((24, 24, 40, 40)), [BLACK])
+    corner = metrics.histogram_distance(framed((0, 0, 16, 16)), [BLACK])
     assert center > 4 * corner > 0
 
 
 def test_size_and_shape_of_a_picture_do_not_matter():
     wide = Image.new("RGB", (300, 100), "green")
-    assert evaluation.histogram_distance([wide], [Image.new("RGB", (7, 9), "green")]) < 1e-6
+    assert metrics.histogram_distance([wide], [Image.new("RGB", (7, 9), "green")]) < 1e-6
 
 
 def pictures():
@@ -110,22 +112,22 @@ def pictures():
 @settings(max_examples=30, deadline=None)
 @given(pictures(), pictures())
 def test_it_lies_within_zero_and_one_and_is_symmetric_between_two_pictures(a, b):
-    assert 0 <= evaluation.histogram_distance(a, b) <= 1
-    there = evaluation.histogram_distance(a[:1], b[:1])
-    assert there == pytest.approx(evaluation.histogram_distance(b[:1], a[:1]))
+    assert 0 <= metrics.histogram_distance(a, b) <= 1
+    there = metrics.histogram_distance(a[:1], b[:1])
+    assert there == pytest.approx(metrics.histogram_distance(b[:1], a[:1]))
 
 
 @pytest.mark.parametrize("measured", [([], [BLACK]), ([BLACK], [])])
 def test_nothing_to_compare_is_refused(parts, measured):
     with pytest.raises(InputError, match="no picture"):
-        evaluation.histogram_distance(*measured)
+        metrics.histogram_distance(*measured)
     with pytest.raises(InputError, match="no picture"):
-        evaluation.image_similarity(parts, *measured)
+        metrics.image_similarity(parts, *measured)
 
 
 def test_one_bin_is_refused():
     with pytest.raises(InputError, match="bins is 1"):
-        evaluation.histogram_distance([BLACK], [WHITE], bins=1)
+        metrics.histogram_distance([BLACK], [WHITE], bins=1)
 
 
 # --- fixed_evaluation_loss ---
@@ -137,55 +139,55 @@ def test_the_loss_is_the_training_loss_of_one_large_batch(parts, images, photos)
     )
     with torch.no_grad():
         expected = diffusion.losses_at(parts, material, 0, 0, 20).mean().item()
-    found = evaluation.fixed_evaluation_loss(parts, images, "toy", draws=20, seed=11)
+    found = metrics.fixed_evaluation_loss(parts, images, "toy", draws=20, seed=11)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_loss_is_fixed_and_follows_word_and_seed(parts, images):
-    loss = evaluation.fixed_evaluation_loss(parts, images, "toy", draws=8)
-    assert loss == evaluation.fixed_evaluation_loss(parts, images, "toy", draws=8)
-    assert loss != evaluation.fixed_evaluation_loss(parts, images, "cat", draws=8)
-    assert loss != evaluation.fixed_evaluation_loss(parts, images, "toy", draws=8, seed=1)
+    loss = metrics.fixed_evaluation_loss(parts, images, "toy", draws=8)
+    assert loss == metrics.fixed_evaluation_loss(parts, images, "toy", draws=8)
+    assert loss != metrics.fixed_evaluation_loss(parts, images, "cat", draws=8)
+    assert loss != metrics.fixed_evaluation_loss(parts, images, "toy", draws=8, seed=1)
 
 
 def test_a_new_word_that_equals_its_initializer_has_its_loss(small_model, images):
     parts = models.load(small_model)
-    word = tokens.add_placeholder(parts, "<toy>", initializer_token="toy")
-    loss = evaluation.fixed_evaluation_loss(parts, images, "<toy>", draws=8)
-    assert loss == evaluation.fixed_evaluation_loss(parts, images, "toy", draws=8)
-    tokens.rows_of(parts, word).data += 1
-    assert loss != evaluation.fixed_evaluation_loss(parts, images, "<toy>", draws=8)
+    word = token_embedding.add_placeholder(parts, "<toy>", initializer_token="toy")
+    loss = metrics.fixed_evaluation_loss(parts, images, "<toy>", draws=8)
+    assert loss == metrics.fixed_evaluation_loss(parts, images, "toy", draws=8)
+    token_embedding.rows_of(parts, word).data += 1
+    assert loss != metrics.fixed_evaluation_loss(parts, images, "<toy>", draws=8)
 
 
 def test_evaluation_leaves_no_gradient(small_model, images):
     parts = models.load(small_model)
-    word = tokens.add_placeholder(parts, "<toy>", initializer_token="toy")
-    evaluation.fixed_evaluation_loss(parts, images, "<toy>", draws=2)
-    evaluation.image_similarity(parts, images, images)
-    assert tokens.rows_of(parts, word).grad is None
+    word = token_embedding.add_placeholder(parts, "<toy>", initializer_token="toy")
+    metrics.fixed_evaluation_loss(parts, images, "<toy>", draws=2)
+    metrics.image_similarity(parts, images, images)
+    assert token_embedding.rows_of(parts, word).grad is None
 
 
 def test_no_draws_are_refused(parts, images):
     with pytest.raises(InputError, match="draws is 0"):
-        evaluation.fixed_evaluation_loss(parts, images, "toy", draws=0)
+        metrics.fixed_evaluation_loss(parts, images, "toy", draws=0)
 
 
 # --- image_similarity ---
 
 
 def test_a_picture_is_most_like_itself(parts, images):
-    assert evaluation.image_similarity(parts, images[:1], images[:1]) == pytest.approx(1, abs=1e-5)
-    assert evaluation.image_similarity(parts, images[:1], images[1:2]) < 1 - 1e-4
+    assert metrics.image_similarity(parts, images[:1], images[:1]) == pytest.approx(1, abs=1e-5)
+    assert metrics.image_similarity(parts, images[:1], images[1:2]) < 1 - 1e-4
 
 
 def test_similarity_is_the_mean_over_pairs(parts, images):
-    pairs = [evaluation.image_similarity(parts, [a], [b]) for a in images[:2] for b in images[2:5]]
-    found = evaluation.image_similarity(parts, images[:2], images[2:5])
+    pairs = [metrics.image_similarity(parts, [a], [b]) for a in images[:2] for b in images[2:5]]
+    found = metrics.image_similarity(parts, images[:2], images[2:5])
     assert found == pytest.approx(np.mean(pairs), abs=1e-5)
 
 
 def test_similarity_leaves_no_hook(parts, images):
-    evaluation.image_similarity(parts, images[:1], images[:1])
+    metrics.image_similarity(parts, images[:1], images[:1])
     assert not any(module._forward_hooks for module in parts.unet.modules())
 
 
@@ -195,7 +197,7 @@ def test_similarity_leaves_no_hook(parts, images):
 @pytest.fixture(scope="module")
 def sides():
     """Photos and held-out photos of each concept."""
-    root = models.BUNDLED_MODEL.parent / "concepts"
+    root = pretrained.BUNDLED_MODEL.parent / "concepts"
     return {
         folder.name: [
             [p.image for p in concept.load(f).photos] for f in (folder, folder / "held_out")
@@ -207,9 +209,7 @@ def sides():
 
 def test_photos_have_the_colors_of_their_own_concept(sides):
     for name, (photos, _) in sides.items():
-        distances = {
-            n: evaluation.histogram_distance(photos, held) for n, (_, held) in sides.items()
-        }
+        distances = {n: metrics.histogram_distance(photos, held) for n, (_, held) in sides.items()}
         nearest, second = sorted(distances, key=distances.get)[:2]
         assert nearest == name
         assert distances[second] > distances[nearest] + 0.1
@@ -217,10 +217,10 @@ def test_photos_have_the_colors_of_their_own_concept(sides):
 
 @pytest.mark.slow
 def test_photos_look_like_their_own_concept(sides):
-    parts = models.load(models.BUNDLED_MODEL)
+    parts = models.load(pretrained.BUNDLED_MODEL)
     for name, (photos, _) in sides.items():
         likeness = {
-            n: evaluation.image_similarity(parts, photos, held) for n, (_, held) in sides.items()
+            n: metrics.image_similarity(parts, photos, held) for n, (_, held) in sides.items()
         }
         nearest, second = sorted(likeness, key=likeness.get)[:-3:-1]
         assert nearest == name

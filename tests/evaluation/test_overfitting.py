@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 import tiutils
-from tiutils import figures, overfitting, record
+from tiutils.evaluation import overfitting
+from tiutils.figures import output
+from tiutils.io import run_folder
 
 
 def history(*followings):
@@ -63,14 +65,14 @@ def test_it_warns_and_goes_on_after_a_resume(tmp_path, caplog):
     )
     assert resumed.history == first.history
     resumed(20, pictures, "a <t>")  # the checkpoint was of step 15
-    assert list(record.read_record(tmp_path)["validation"]) == ["10", "20"]
+    assert list(run_folder.read_record(tmp_path)["validation"]) == ["10", "20"]
     assert overfitting.Judge(clip, config_of(tmp_path), pictures).history == {}
 
 
 def test_who_judges(tmp_path, monkeypatch):
     parts = SimpleNamespace(name=str(tmp_path), device="cpu")
     loaded = []
-    monkeypatch.setattr(overfitting.evaluator, "load", lambda name, **_: loaded.append(str(name)))
+    monkeypatch.setattr(overfitting.clip_model, "load", lambda name, **_: loaded.append(str(name)))
     assert overfitting.judge(config_of(tmp_path, evaluator="mine"), [], parts) is None
     assert not loaded, "nothing is drawn, nothing is judged"
     drawing = {"validation_prompt": "a <t>"}
@@ -84,5 +86,5 @@ def test_who_judges(tmp_path, monkeypatch):
 
 def test_the_curves_say_what_they_show():
     figure = overfitting.curves(history([0.3, 0.5], [0.2, 0.2]))
-    assert "prompt goes from 0.400 at step 100 to 0.200 at step 200" in figures.alt_text(figure)
+    assert "prompt goes from 0.400 at step 100 to 0.200 at step 200" in output.alt_text(figure)
     assert [len(axis.lines) for axis in figure.axes] == [3, 3]

@@ -8,8 +8,8 @@ import shutil
 import pytest
 from PIL import Image
 
-from tiutils import report
-from tiutils.cli import main
+from tiutils.cli.main import main
+from tiutils.evaluation import report
 
 DRAW = ["--num_images", "1", "--num_inference_steps", "2"]
 MEASURES = {"evaluation_loss", "image_similarity", "histogram_distance"}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tiutils import diagrams, figures
 from tiutils.errors import InputError
+from tiutils.figures import diagrams, output
 
 
 def texts(figure):
@@ -22,7 +22,7 @@ def test_the_way_of_a_word_names_all_parts_and_colors_one_row():
         if box.get_facecolor()[:3] != (1, 1, 1)
     ]
     assert len(set(colors)) == 2 and sum(c != colors[0] for c in colors) == 1  # frozen, and one
-    alt = figures.alt_text(figure)
+    alt = output.alt_text(figure)
     assert "“a photo of a <my-cat>”" in alt and "8192, which alone is learned" in alt
 
 
@@ -36,7 +36,7 @@ def test_bars_stand_for_words_the_nearest_on_top():
     assert bars.yaxis_inverted() and bars.get_xlim()[0] <= -0.2
     assert len(picture.images) == 1
     expected = "near. Nearest words: toy 1.00, doll 0.50, far -0.20. Luck alone gives 0.25."
-    assert figures.alt_text(figure).startswith(expected)
+    assert output.alt_text(figure).startswith(expected)
     assert len(diagrams.neighbor_bars(near).axes) == 1
     with pytest.raises(InputError, match="no word to draw"):
         diagrams.neighbor_bars([])
@@ -46,7 +46,7 @@ def test_a_table_of_likeness_names_the_most_alike():
     likeness = np.array([[1.0, 0.7, -0.04], [0.7, 1.0, 0.2], [-0.04, 0.2, 1.0]])
     figure = diagrams.similarity_table(["red", "orange", "snow"], likeness, title="alike")
     assert {"1.0", "0.7", "0.2", "0.0"} == texts(figure)
-    assert "red and orange 0.70; orange and red 0.70; snow and orange 0.20" in figures.alt_text(
+    assert "red and orange 0.70; orange and red 0.70; snow and orange 0.20" in output.alt_text(
         figure
     )
     for shape in ((2, 2), (3, 2), (3,)):

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 from safetensors.numpy import load_file, save_file
 
-from tiutils import checkpoints, embedding_files
-from tiutils.checkpoints import CheckpointError, RunState
 from tiutils.errors import InputError
+from tiutils.io import checkpoints, files
+from tiutils.io.checkpoints import CheckpointError, RunState
 
 
 def state_at(step: int, rows: int = 1) -> RunState:
@@ -306,7 +306,7 @@ def fill_disk(patch: pytest.MonkeyPatch, stage: int) -> list[str]:
                 raise
             return super().write(data)
 
-    patch.setattr(embedding_files, "open", Disk, raising=False)
+    patch.setattr(files, "open", Disk, raising=False)
     for name in ("mkdir", "fsync", "replace", "rename"):
         patch.setattr(os, name, limited(name, getattr(os, name)))
     return begun
@@ -387,7 +387,7 @@ import os, sys, shutil
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_checkpoints import assert_same, hidden_names, other, state_at
-from tiutils import checkpoints
+from tiutils.io import checkpoints
 
 def killed_at(operation, folder, new, limit):
     'Save in a child that dies, with no cleaning up, just before its n-th file operation.'

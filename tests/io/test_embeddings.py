@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 from safetensors.torch import load_file, save, save_file
 
-from tiutils import embedding_files
-from tiutils.embedding_files import LearnedEmbedding, read, write
 from tiutils.errors import InputError
+from tiutils.io import files
+from tiutils.io.embeddings import LearnedEmbedding, read, write
 
 # There and back
 
@@ -269,7 +269,7 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path, monkeypatch, operation)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(embedding_files.os, operation, refuse)
+        patch.setattr(files.os, operation, refuse)
         with pytest.raises(InputError, match=r"learned_embeds.safetensors' \(No space left"):
             write(path, LearnedEmbedding("<toy>", vectors(2)))
     assert [file.name for file in tmp_path.iterdir()] == [path.name]

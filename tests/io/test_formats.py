@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save
 
-from tiutils.embedding_files import LearnedEmbedding, read, read_all, write, write_a1111
 from tiutils.errors import InputError
+from tiutils.io.embeddings import LearnedEmbedding, read, read_all, write, write_a1111
 
 SAMPLES = made.samples()
 

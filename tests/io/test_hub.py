@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import embedding_samples as made
 import hub_server
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from tiutils import library
-from tiutils.embedding_files import LearnedEmbedding, read, replace_file, write
 from tiutils.errors import InputError
+from tiutils.io import files as plain_files
+from tiutils.io.embeddings import LearnedEmbedding, read, write
+from tiutils.io.hub import hub_answers
 
 CAT = made.samples()["concept library"][1]
 
@@ -89,7 +91,7 @@ def test_a_file_of_a_repository_can_be_named_and_names_a_nameless_word(server):
 
 def test_a_huge_file_is_not_fetched(server, monkeypatch, tmp_path):
     server.add_repository("owner/model", {"learned_embeds.bin": bytes(3 * 2**20)})
-    monkeypatch.setattr(library, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(plain_files, "MAX_BYTES", 2**20)
     with pytest.raises(InputError, match=r"'owner/model/learned_embeds.bin' has 3 MiB"):
         read("owner/model")
     assert not [
@@ -153,33 +155,58 @@ def test_a_runs_folder_means_its_word(tmp_path):
         read(tmp_path / "empty")
 
 
-def test_a_new_name_is_split_off(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a=b.pt").touch()
-    assert library.source_and_name("a=b.pt") == ("a=b.pt", None)
-    assert library.source_and_name("a=b.pt=<c>") == ("a=b.pt", "<c>")
-    assert library.source_and_name("owner/name=<c>") == ("owner/name", "<c>")
-    assert library.source_and_name("owner/name") == ("owner/name", None)
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub of our own on this machine; `seen` are the requests it got."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            seen.append((self.path, self.headers.get("authorization")))
+            known = self.path == "/api/models/owner/public" or seen[-1] == (
+                "/api/models/owner/private",
+                "Bearer hf_mine",
+            )
+            self.send_response(200 if known else 401)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}"
+    )
+    monkeypatch.setenv("NO_PROXY", "*")
+    yield seen
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
-# Files written
+def test_asking_the_hub(hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.utils._headers.get_token", lambda: None)
+    assert hub_answers("models/owner/public")
+    assert not hub_answers("models/owner/private")
+    assert not hub_answers("models/with space/and ?")
+    assert [path for path, _ in hub] == [
+        "/api/models/owner/public", "/api/models/owner/private", "/api/models/with%20space/and%20%3F",
+    ]  # fmt: skip
+    monkeypatch.setattr("huggingface_hub.utils._headers.get_token", lambda: "hf_mine")
+    assert hub_answers("models/owner/private"), "its owner has logged in"
 
 
-def test_written_files_have_the_users_own_permissions(tmp_path):
-    old = os.umask(0o077)
-    try:
-        path = write(tmp_path / "x.safetensors", LearnedEmbedding("<toy>", made.vectors()))
-    finally:
-        os.umask(old)
-    assert path.stat().st_mode & 0o777 == 0o600
+def test_a_hub_that_hangs_or_is_off(monkeypatch):
+    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("offline, but asked"))
+    assert not hub_answers("models/owner/name")
 
+    def hang(request, timeout):
+        assert timeout <= 10
+        raise TimeoutError
 
-def test_no_link_that_waits_in_the_folder_is_followed(tmp_path):
-    victim = tmp_path / "victim"
-    victim.write_bytes(b"precious")
-    (tmp_path / ".x.tmp").symlink_to(victim)
-    replace_file(tmp_path / "x", b"new")
-    (tmp_path / "y").symlink_to(victim)
-    replace_file(tmp_path / "y", b"new")
-    assert victim.read_bytes() == b"precious"
-    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes() == b"new"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("urllib.request.urlopen", hang)
+    assert not hub_answers("models/owner/name")

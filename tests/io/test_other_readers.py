@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from overlays import run_under
 
-from tiutils.embedding_files import LearnedEmbedding, write, write_a1111
+from tiutils.io.embeddings import LearnedEmbedding, write, write_a1111
 
 READ = """
 import sys, types, importlib.util

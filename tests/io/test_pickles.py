@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
-from tiutils import pickles
-from tiutils.embedding_files import read
 from tiutils.errors import InputError
+from tiutils.io import pickles
+from tiutils.io.embeddings import read
 
 
 def interpret(data: bytes):

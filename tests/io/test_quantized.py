@@ -10,8 +10,9 @@ from test_training import make_training
 from torch import nn
 
 import tiutils
-from tiutils import flag_checks, models, training
-from tiutils.quantized import FrozenLinear, quantize
+from tiutils import models, training
+from tiutils.io.quantized import FrozenLinear, quantize
+from tiutils.runs import inputs
 
 BITS = pytest.mark.parametrize("bits, error, share", [("8bit", 0.01, 0.5), ("4bit", 0.12, 0.3)])
 
@@ -103,4 +104,4 @@ def test_a_packed_model_cannot_be_written_whole():
         "d", "<my-toy>", "toy", quantize="8bit", save_as_full_pipeline=True
     )
     with pytest.raises(tiutils.InputError, match="--save_as_full_pipeline cannot write a U-Net"):
-        flag_checks.check(config)
+        inputs.check(config)

@@ -11,10 +11,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tiutils import card, figures
-from tiutils.embedding_files import LearnedEmbedding, write
 from tiutils.errors import InputError
-from tiutils.folders import DEFAULT_MODEL
+from tiutils.figures import output
+from tiutils.io import embeddings
+from tiutils.io.embeddings import LearnedEmbedding, write
+from tiutils.io.pretrained import DEFAULT_MODEL
+from tiutils.publishing import model_card
 
 RECORD = {
     "model": "owner/model", "steps": 500, "photos": ["anna.jpg", "b.jpg"],
@@ -43,7 +45,7 @@ def parts_of(text):
 
 
 def test_a_reader_finds_what_they_need(files):
-    front, body = parts_of(card.model_card(files, "me/toy", RECORD, "cc-by-4.0"))
+    front, body = parts_of(model_card.model_card(files, "me/toy", RECORD, "cc-by-4.0"))
     assert front == {
         "license": "cc-by-4.0", "base_model": "owner/model", "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
@@ -66,21 +68,23 @@ def test_a_reader_finds_what_they_need(files):
 
 def test_the_code_on_it_is_python(files):
     for repo_files in (files, files | {"model_index.json": files["learned_embeds.safetensors"]}):
-        code = re.search(r"```python\n(.*?)```", card.model_card(repo_files, "me/t", RECORD), re.S)
+        code = re.search(
+            r"```python\n(.*?)```", model_card.model_card(repo_files, "me/t", RECORD), re.S
+        )
         compile(code[1], "card", "exec")
 
 
 def test_photos_and_folders_are_nobodys_business(files):
-    text = card.model_card(files, "me/toy", RECORD | {"model": "/home/anna/models/sd15"})
+    text = model_card.model_card(files, "me/toy", RECORD | {"model": "/home/anna/models/sd15"})
     assert "anna" not in text and "base_model" not in text and '"sd15"' in text
 
 
 def test_a_folder_here_is_no_repository(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "tiny-sd").mkdir(parents=True)
-    assert card.base_model("data/tiny-sd") == ("tiny-sd", False)
-    assert card.base_model("owner/tiny-sd") == ("owner/tiny-sd", True)
-    assert card.base_model("C:\\models\\sd15\\") == ("sd15", False)
+    assert model_card.base_model("data/tiny-sd") == ("tiny-sd", False)
+    assert model_card.base_model("owner/tiny-sd") == ("owner/tiny-sd", True)
+    assert model_card.base_model("C:\\models\\sd15\\") == ("sd15", False)
 
 
 def test_the_licence(files, tmp_path):
@@ -89,7 +93,9 @@ def test_the_licence(files, tmp_path):
         if made:
             word = LearnedEmbedding("<toy>", np.ones((2, 8)), {"license": made})
             path = write(tmp_path / "word.safetensors", word)
-        text = card.model_card({path.name: path} | {card.WORDS[0]: path}, "me/toy", record, given)
+        text = model_card.model_card(
+            {path.name: path} | {embeddings.NAMES[0]: path}, "me/toy", record, given
+        )
         front, body = parts_of(text)
         assert ("None was stated." in body) == ("license" not in front)
         return front.get("license")
@@ -108,11 +114,11 @@ def test_a_picture_is_described_in_its_own_words(files, tmp_path):
     for name, alt in (("a", "“a [toy]” drawn"), ("b", None)):
         path = tmp_path / f"{name}.png"
         if alt:
-            figures.save(Image.new("RGB", (8, 8)), path, alt=alt)
+            output.save(Image.new("RGB", (8, 8)), path, alt=alt)
         else:
             Image.new("RGB", (8, 8)).save(path)
     pictures = {"picture-1.png": tmp_path / "a.png", "picture-2.png": tmp_path / "b.png"}
-    text = card.model_card(files | pictures, "me/toy", RECORD)
+    text = model_card.model_card(files | pictures, "me/toy", RECORD)
     assert "![“a \\[toy\\]” drawn](picture-1.png)" in text
     assert "![A picture drawn with the word, b](picture-2.png)" in text
 
@@ -132,7 +138,7 @@ VALUES = st.recursive(
 )
 def test_any_record_at_all_gives_a_card(files, record, license):
     record = json.loads(json.dumps(record))
-    front, body = parts_of(card.model_card(files, "me/toy", record, license))
+    front, body = parts_of(model_card.model_card(files, "me/toy", record, license))
     assert set(front) <= {"license", "base_model", "library_name", "pipeline_tag", "tags"}
     assert all(line[-2:] == " |" for line in body.splitlines() if line[:2] == "| ")
 
@@ -140,7 +146,7 @@ def test_any_record_at_all_gives_a_card(files, record, license):
 @given(st.text(max_size=60))
 @settings(max_examples=200, deadline=None)
 def test_plain_text_means_only_itself(text):
-    shown = card.plain(text)
+    shown = model_card.plain(text)
     assert len(shown.splitlines()) <= 1
     assert not re.search(r"[\\`*_\[\]<>|&~$]", re.sub(r"\\[\\`*_\[\]<>|&~$]", "", shown))
     assert re.sub(r"\\(.)", r"\1", shown) == " ".join(text.split())

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 import tiutils
-from tiutils import checkpoints, checks, cli, concept, diffusion, embedding_files, stopping
+from tiutils import batches, concept, diffusion
+from tiutils.cli.main import room
 from tiutils.errors import InputError
+from tiutils.io import checkpoints, embeddings
+from tiutils.runs import early_stopping, inputs
 
 
 def falling_then_flat(steps, seed=0):
@@ -21,40 +24,42 @@ def falling_then_flat(steps, seed=0):
 
 def test_the_ratio_by_hand():
     # all: mean 2, variance (1 + 1 + 0 + 0) / 4; the last two do not vary
-    assert stopping.variance_ratio([1.0, 3.0, 2.0, 2.0], window=2) == 0
+    assert early_stopping.variance_ratio([1.0, 3.0, 2.0, 2.0], window=2) == 0
     # the last two: mean 2.5, variance 1/4; all: mean 2, variance (4 + 0 + 1 + 1) / 4 = 3/2
-    assert stopping.variance_ratio([0.0, 3.0, 2.0, 3.0], 2) == pytest.approx(0.25 / 1.5)
-    assert stopping.variance_ratio([5.0] * 9, 3) == 0, "what never varied has come to rest"
+    assert early_stopping.variance_ratio([0.0, 3.0, 2.0, 3.0], 2) == pytest.approx(0.25 / 1.5)
+    assert early_stopping.variance_ratio([5.0] * 9, 3) == 0, "what never varied has come to rest"
 
 
 def test_it_waits_until_the_window_has_left_the_fall():
     losses = falling_then_flat(2000)
-    stops = [n for n in range(1, 2000) if stopping.should_stop(losses[:n])]
+    stops = [n for n in range(1, 2000) if early_stopping.should_stop(losses[:n])]
     # a window of 310 that begins at step s holds exp(-s / 100) of the fall, its variance the square
     assert 310 + 50 < stops[0] < 310 + 200
-    assert not stopping.should_stop(losses[:310])
+    assert not early_stopping.should_stop(losses[:310])
 
 
 def test_a_loss_that_keeps_falling_is_not_stopped():
     steady = np.linspace(1, 0, 1000)
     # the window's variance is (310 / n)² of all: below 0.15 only once n > 310 / sqrt(0.15)
-    assert not stopping.should_stop(steady[:790])
-    assert stopping.should_stop(steady[:810])
+    assert not early_stopping.should_stop(steady[:790])
+    assert early_stopping.should_stop(steady[:810])
 
 
 @pytest.mark.parametrize("every", [2, 5, 10])
 def test_looking_every_few_steps_gives_nearly_the_same_answer(every):
     losses = falling_then_flat(2000)
-    at_every_step = next(n for n in range(2000) if stopping.should_stop(losses[:n]))
+    at_every_step = next(n for n in range(2000) if early_stopping.should_stop(losses[:n]))
     seldom = losses[::every]
-    count = next(n for n in range(len(seldom)) if stopping.should_stop(seldom[:n], every=every))
+    count = next(
+        n for n in range(len(seldom)) if early_stopping.should_stop(seldom[:n], every=every)
+    )
     assert abs(count * every - at_every_step) <= 30
 
 
 @pytest.fixture(scope="module")
 def run(small_model, photos, tmp_path_factory):
     """A run of six steps, watched every second one, whose learning rate does harm."""
-    watch = stopping.EarlyStopping(2, draws=4)
+    watch = early_stopping.EarlyStopping(2, draws=4)
     folder = tmp_path_factory.mktemp("run")
     config = tiutils.TrainingConfig(
         pretrained_model_name_or_path=str(small_model), train_data_dir=str(photos),
@@ -79,20 +84,24 @@ def test_the_callback_keeps_the_rows_with_the_lowest_loss(run):
 
 def test_the_fixed_loss_is_the_training_loss_of_the_fixed_batch(run, photos):
     watch, result, _, folder = run
-    batch = stopping.fixed_batch(diffusion.prepare_material(
+    batch = diffusion.fixed_batch(diffusion.prepare_material(
         result.models, concept.load(photos), "<t>", batch_size=2, timestep_sampling="noisy"
     ), 4)  # fmt: skip
-    assert batch.plan.seed == stopping.SEED and batch.plan.batch_size == 4
+    assert batch.plan.seed == batches.SEED and batch.plan.batch_size == 4
     with torch.no_grad():
         expected = diffusion.losses_at(result.models, batch, 0, 0, 4).mean().item()
     assert watch.losses[6] == pytest.approx(expected, rel=1e-6)
-    assert stopping.fixed_loss(result.models, batch, at_once=3) == pytest.approx(expected, rel=1e-5)
-    last = embedding_files.read(folder / "learned_embeds.safetensors")
+    assert diffusion.fixed_loss(result.models, batch, at_once=3) == pytest.approx(
+        expected, rel=1e-5
+    )
+    last = embeddings.read(folder / "learned_embeds.safetensors")
     np.testing.assert_array_equal(last.vectors, run[2][6])
 
 
 def test_the_callback_stops_the_run(small_model, photos, tmp_path):
-    watch = stopping.EarlyStopping(1, draws=2, window=3, threshold=10)  # stops as soon as it may
+    watch = early_stopping.EarlyStopping(
+        1, draws=2, window=3, threshold=10
+    )  # stops as soon as it may
     config = tiutils.TrainingConfig(
         pretrained_model_name_or_path=str(small_model), train_data_dir=str(photos),
         placeholder_token="<t>", initializer_token="toy", max_train_steps=50,
@@ -115,7 +124,7 @@ def config_of(small_model, photos, folder, **flags):
 
 
 def train(framework, config, callbacks=()):
-    return cli.room("run", framework).train(config, callbacks)
+    return room("run", framework).train(config, callbacks)
 
 
 @pytest.mark.slow
@@ -139,7 +148,7 @@ def falls_and_rises():
 
     with pytest.MonkeyPatch.context() as patch:
         for framework in ("pytorch", "flax"):
-            patch.setattr(cli.room("training", framework).Training, "fixed_loss", loss)
+            patch.setattr(room("training", framework).Training, "fixed_loss", loss)
         yield
 
 
@@ -153,7 +162,7 @@ def stopped(small_model, photos, tmp_path_factory, request, falls_and_rises):
 
 
 def rows_in(folder):
-    return embedding_files.read(Path(folder) / "learned_embeds.safetensors")
+    return embeddings.read(Path(folder) / "learned_embeds.safetensors")
 
 
 def test_the_run_ends_and_leaves_the_best_rows(stopped):
@@ -214,7 +223,7 @@ def test_without_the_flag_nothing_of_it_is_in_the_run_state(run):
 
 
 def test_what_was_not_finite_is_never_the_best():
-    watch = stopping.EarlyStopping(1)
+    watch = early_stopping.EarlyStopping(1)
     losses = iter([float("nan"), 2.0, float("nan"), 1.0])
     training = SimpleNamespace(
         fixed_loss=lambda draws: next(losses), vectors=lambda: np.ones((1, 2))
@@ -232,10 +241,10 @@ def test_what_was_not_finite_is_never_the_best():
 def test_fewer_steps_than_the_window_are_refused(small_model, photos, tmp_path, flags, fits):
     config = config_of(small_model, photos, tmp_path, **{"early_stopping_patience": None, **flags})
     if fits:
-        checks.check_inputs(config, accelerated=False)
+        inputs.check_inputs(config, accelerated=False)
     else:
         with pytest.raises(InputError, match=r"looks back over .* steps, but the run has only"):
-            checks.check_inputs(config, accelerated=False)
+            inputs.check_inputs(config, accelerated=False)
 
 
 @pytest.mark.parametrize(
@@ -243,4 +252,4 @@ def test_fewer_steps_than_the_window_are_refused(small_model, photos, tmp_path, 
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(InputError, match="above zero"):
-        stopping.EarlyStopping(**wrong)
+        early_stopping.EarlyStopping(**wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections import namedtuple
@@ -15,9 +16,12 @@ from hypothesis import strategies as st
 from test_training import make_training, relative_difference
 
 import tiutils
-from tiutils import checkpoints, cli, errors, memory, models, training
+from tiutils import errors, models, training
+from tiutils.cli.main import main
 from tiutils.config import TrainingConfig
-from tiutils.memory import GIB, SD15
+from tiutils.io import checkpoints
+from tiutils.runs import memory
+from tiutils.runs.memory import GIB, SD15
 
 CONFIG = TrainingConfig("photos", "<my-toy>", "toy", train_batch_size=4)
 
@@ -160,15 +164,21 @@ def short_of_memory(monkeypatch, unet, most):
     return seen
 
 
+def train_sparingly(session, leaner):
+    """The loop as a whole run has it: where memory runs out, the step anew with the next leaner plan."""
+    take_step = functools.partial(memory.retrying, leaner=leaner)
+    return training.train_rows(session, take_step=take_step)
+
+
 def test_the_step_that_did_not_fit_is_begun_anew_with_the_next_plan(
     small_model, photos, monkeypatch, caplog
 ):
     flags = {"train_batch_size": 4, "max_train_steps": 8, "fit": True}
     short, plain = (make_training(small_model, photos, **flags) for _ in "ab")
-    _, short.leaner = memory.choose(short.config, SD15, "cpu", 100 * GIB)
+    _, leaner = memory.choose(short.config, SD15, "cpu", 100 * GIB)
     start = short.rows.detach().clone()
     seen = short_of_memory(monkeypatch, short.models.unet, 1)
-    result, expected = training.train_rows(short), training.train_rows(plain)
+    result, expected = train_sparingly(short, leaner), training.train_rows(plain)
     assert seen == [4, 2, *[1] * 4 * 8], "two plans were too large, the third was kept"
     assert (result.step, result.stopped, len(result.losses)) == (8, None, 8)
     assert result.losses == pytest.approx(expected.losses, rel=1e-4)
@@ -181,7 +191,6 @@ def test_the_step_that_did_not_fit_is_begun_anew_with_the_next_plan(
 def test_checkpointing_is_switched_on_in_the_midst_of_a_run(small_model, photos, monkeypatch):
     short, plain = (make_training(small_model, photos, fit=True) for _ in "ab")
     lean = dataclasses.replace(short.config, gradient_checkpointing=True)
-    short.leaner = [memory.predicted(lean)]
     start, step = short.rows.detach().clone(), training.training_step
 
     def once(session, number):
@@ -190,7 +199,7 @@ def test_checkpointing_is_switched_on_in_the_midst_of_a_run(small_model, photos,
         return step(session, number)
 
     monkeypatch.setattr(training, "training_step", once)
-    training.train_rows(short)
+    train_sparingly(short, [memory.predicted(lean)])
     training.train_rows(plain, callbacks=[lambda p: p.step == 3])
     monkeypatch.setattr(training, "training_step", step)
     training.train_rows(plain, start=3)
@@ -204,7 +213,7 @@ def test_other_errors_are_left_alone(small_model, photos, monkeypatch):
 
     monkeypatch.setattr(training, "training_step", fail)
     with pytest.raises(RuntimeError, match="shapes"):
-        training.train_rows(make_training(small_model, photos, fit=True))
+        train_sparingly(make_training(small_model, photos, fit=True), [])
 
 
 @pytest.fixture
@@ -250,13 +259,13 @@ def test_fit_on_the_command_line(config, tmp_path, monkeypatch, capsys):
     flags += ["--initializer_token=toy", "--max_train_steps=2", f"--output_dir={tmp_path / 'fit'}"]
     flags += [f"--pretrained_model_name_or_path={config.pretrained_model_name_or_path}", "--fit"]
     cut = ["--train_batch_size=1", "--gradient_accumulation_steps=4"]
-    assert cli.main(["train", *flags, *cut]) == 0
+    assert main(["train", *flags, *cut]) == 0
     said = capsys.readouterr().err
     assert said.count("--fit: ") == 1 and "float32, batch 4 × 1: about 0.0 GiB of" in said
     record = json.loads((tmp_path / "fit" / "run.json").read_text())["flags"]
     assert (record["train_batch_size"], record["gradient_accumulation_steps"]) == (4, 1)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
-    assert cli.main(["train", *flags[:-1], "--fit", f"--output_dir={tmp_path / 'none'}"]) == 2
+    assert main(["train", *flags[:-1], "--fit", f"--output_dir={tmp_path / 'none'}"]) == 2
     assert "--fit found nothing that fits" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
@@ -276,7 +285,7 @@ def test_pictures_that_do_not_fit_do_not_end_the_run(config, monkeypatch, caplog
     def draw(*args, **named):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("tiutils.run.inference.generate", draw)
+    monkeypatch.setattr("tiutils.runs.run.inference.generate", draw)
     drawing = dataclasses.replace(config, validation_prompt="a <my-toy>", validation_steps=2)
     assert tiutils.train(drawing).steps == 4
     assert "could not draw after 2 steps (CUDA out of memory" in caplog.text
@@ -284,7 +293,7 @@ def test_pictures_that_do_not_fit_do_not_end_the_run(config, monkeypatch, caplog
 
 
 def test_the_pages_table_is_what_is_chosen():
-    page = (Path(__file__).parent.parent / "docs" / "memory.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "memory.md").read_text()
     rows = re.findall(r"^\| ([\d.]+) GiB \| .* \| ([\d.]+) GiB \|$", page, re.MULTILINE)
     assert len(rows) == 5
     for free, takes in rows:

@@ -18,9 +18,13 @@ import numpy as np
 import psutil
 import pytest
 
-from tiutils import checkpoints, cli, embedding_files, models, tokens
+from tiutils import models
+from tiutils.cli.flags import training_config
+from tiutils.cli.main import build_parser
+from tiutils.io import checkpoints, embeddings
+from tiutils.tokenizer import check_initializer
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "bigger.md").read_text()
 COMMANDS = [
     line
@@ -80,13 +84,13 @@ def record_in(output_dir):
 
 
 def rows_in(output_dir):
-    return embedding_files.read(output_dir / "learned_embeds.safetensors").vectors
+    return embeddings.read(output_dir / "learned_embeds.safetensors").vectors
 
 
 def assert_same_rows(small_model, one, other):
     """As near as the order of sums allows, compared with the way that the rows have gone."""
     parts = models.load(small_model)
-    toy = tokens.check_initializer(parts.tokenizer, "toy")
+    toy = check_initializer(parts.tokenizer, "toy")
     start = parts.text_encoder.get_input_embeddings().weight[[toy]].numpy()
     way = np.linalg.norm(rows_in(one) - start)
     assert np.linalg.norm(rows_in(one) - rows_in(other)) <= 1e-3 * way
@@ -244,7 +248,7 @@ def test_the_pages_commands_are_understood(command, tmp_path, monkeypatch):
         parser = launch_command_parser()
     launch = parser.parse_args(words)
     assert launch.module and launch.training_script == "tiutils"
-    config = cli.training_config(cli.build_parser().parse_args(launch.training_script_args))
+    config = training_config(build_parser().parse_args(launch.training_script_args))
     assert config.train_data_dir and config.placeholder_token and config.initializer_token
 
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from tiutils import checkpoints, embedding_files
+from tiutils.io import checkpoints, embeddings
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def flags_for(small_model, photos, output_dir, *extra):
 
 
 def learned_rows(output_dir):
-    return embedding_files.read(output_dir / "learned_embeds.safetensors").vectors
+    return embeddings.read(output_dir / "learned_embeds.safetensors").vectors
 
 
 def run_command(flags, log):
@@ -36,7 +36,7 @@ def run_command(flags, log):
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    from tiutils.cli import main
+    from tiutils.cli.main import main
 
     sys.exit(main(flags))
 
@@ -45,7 +45,7 @@ def run_command(flags, log):
 def processes():
     """Starts processes in which everything is imported already: ten kills in seconds, not minutes."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiutils.run", "bitsandbytes"])
+    context.set_forkserver_preload(["tiutils.runs.run", "bitsandbytes"])
     return context
 
 

@@ -25,8 +25,12 @@ from safetensors.numpy import load_file
 from small_model import draw_photo
 
 import tiutils
-from tiutils import callbacks, checkpoints, cli, embedding_files, models
-from tiutils import run as runs
+from tiutils import models
+from tiutils.cli import flags
+from tiutils.cli.main import build_parser, main
+from tiutils.io import checkpoints, embeddings, files, pretrained
+from tiutils.runs import callbacks
+from tiutils.runs import run as runs
 
 TOKEN = "hf_thisIsASecretThatMustNotBeWritten"
 
@@ -43,7 +47,7 @@ def base(small_model, photos):
 
 def config_for(base, out):
     """The same for `tiutils.train`; a path is as good as a name."""
-    config = cli.training_config(cli.build_parser().parse_args(["train", *base]))
+    config = flags.training_config(build_parser().parse_args(["train", *base]))
     return dataclasses.replace(config, output_dir=out)
 
 
@@ -53,7 +57,7 @@ def learn(base, tmp_path, capsys):
 
     def learn(*flags, out=tmp_path / "out"):
         try:
-            status = cli.main(["train", *base, "--output_dir", str(out), *map(str, flags)])
+            status = main(["train", *base, "--output_dir", str(out), *map(str, flags)])
         except SystemExit as left:
             status = left.code
         printed = capsys.readouterr()
@@ -89,7 +93,7 @@ def fingerprints(folder):
 
 
 def rows_in(folder, name="learned_embeds.safetensors"):
-    return embedding_files.read(folder / name).vectors
+    return embeddings.read(folder / name).vectors
 
 
 def record_in(folder):
@@ -105,7 +109,7 @@ def steps_of_checkpoints(folder):
 def finished(base, tmp_path_factory):
     """A finished run that has written everything a run can write."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    status = cli.main([
+    status = main([
         "train", *base, "--output_dir", str(folder), "--save_steps", "2", "--checkpointing_steps", "2",
         "--validation_prompt", "a <my-toy> on sand", "--validation_steps", "4",
         "--num_validation_images", "2", "--save_as_full_pipeline", "--hub_token", TOKEN,
@@ -132,7 +136,7 @@ def test_the_embedding_has_diffusers_form(finished):
     assert tensors["<my-toy>"].shape == (1, 32) and tensors["<my-toy>"].dtype == np.float32
     assert (tensors["<my-toy>"] == rows_in(finished, "learned_embeds-steps-4.safetensors")).all()
     assert (tensors["<my-toy>"] != rows_in(finished, "learned_embeds-steps-2.safetensors")).any()
-    facts = embedding_files.read(finished / "learned_embeds-steps-2.safetensors").metadata
+    facts = embeddings.read(finished / "learned_embeds-steps-2.safetensors").metadata
     assert (facts["steps"], facts["seed"], facts["initializer_token"]) == ("2", "0", "toy")
 
 
@@ -304,7 +308,7 @@ def test_deterministic_algorithms_learn_the_same_rows(learn, finished, tmp_path)
 def test_length_in_epochs(learn, base, tmp_path):
     flags = ["--num_train_epochs", "2", "--repeats", "1", "--gradient_accumulation_steps", "2"]
     without_steps = [flag for flag in base if flag not in ("--max_train_steps", "4")]
-    status = cli.main(["train", *without_steps, *flags, "--output_dir", str(tmp_path / "out")])
+    status = main(["train", *without_steps, *flags, "--output_dir", str(tmp_path / "out")])
     assert status == 0
     # 5 photos in batches of 2: 3 batches, so 2 steps of 2 micro-batches in each epoch
     assert record_in(tmp_path / "out")["steps"] == 4
@@ -345,7 +349,7 @@ def test_a_word_in_mixed_case_is_warned_about_once(learn, tmp_path):
     assert done.status == 0
     (line,) = done.said
     assert "stock diffusers folds case" in line and "<mixed-case>" in line
-    assert embedding_files.read(tmp_path / "out/learned_embeds.safetensors").token == "<Mixed-Case>"
+    assert embeddings.read(tmp_path / "out/learned_embeds.safetensors").token == "<Mixed-Case>"
 
 
 def test_a_flag_that_cannot_act_says_so(learn):
@@ -357,15 +361,14 @@ def test_a_flag_that_cannot_act_says_so(learn):
 
 def full_disk(monkeypatch, *names):
     """Writing a file with one of these words in its path fails, as on a full disk."""
-    write = embedding_files.replace_file
+    write = files.replace_file
 
     def replace_file(path, data):
         if any(name in str(path) for name in names):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write(path, data)
 
-    for room in ("embedding_files", "checkpoints", "figures"):
-        monkeypatch.setattr(f"tiutils.{room}.replace_file", replace_file)
+    monkeypatch.setattr(files, "replace_file", replace_file)
 
 
 def test_disk_full_while_saving_a_checkpoint(learn, finished, tmp_path, monkeypatch):
@@ -579,8 +582,8 @@ def test_refused(refused, flags, expected):
 
 
 def test_the_hub_out_of_reach_says_what_to_do(refused):
-    line = refused("--pretrained_model_name_or_path", models.DEFAULT_MODEL)
-    assert "the Hub cannot be reached" in line and str(models.BUNDLED_MODEL) in line
+    line = refused("--pretrained_model_name_or_path", pretrained.DEFAULT_MODEL)
+    assert "the Hub cannot be reached" in line and str(pretrained.BUNDLED_MODEL) in line
     line = refused("--train_data_dir", "diffusers/cat_toy_example")
     assert "or give a local folder of photos" in line
 
@@ -657,21 +660,25 @@ def test_photos_from_a_dataset_on_the_hub(learn, photos, finished, tmp_path, mon
 
 
 def test_nothing_is_published_unless_asked(learn, monkeypatch):
-    monkeypatch.setattr("tiutils.hub.push", lambda *a, **k: pytest.fail("published"))
-    monkeypatch.setattr("tiutils.hub.check_access", lambda *a, **k: pytest.fail("asked the Hub"))
+    monkeypatch.setattr("tiutils.publishing.publish.push", lambda *a, **k: pytest.fail("published"))
+    monkeypatch.setattr(
+        "tiutils.publishing.publish.check_access", lambda *a, **k: pytest.fail("asked the Hub")
+    )
     flags = ["--hub_model_id", "me/toy", "--hub_token", TOKEN, "--max_train_steps", 1]
     assert learn(*flags).status == 0
 
 
 def test_publishing_when_asked(learn, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr("tiutils.hub.check_access", lambda *a: calls.append(("check", *a)))
+    monkeypatch.setattr(
+        "tiutils.publishing.publish.check_access", lambda *a: calls.append(("check", *a))
+    )
 
     def push(output_dir, repo_id, *, token, full_pipeline):
         assert record_in(Path(output_dir))["status"] == "finished", "everything is written by then"
         calls.append(("push", repo_id, token, full_pipeline))
 
-    monkeypatch.setattr("tiutils.hub.push", push)
+    monkeypatch.setattr("tiutils.publishing.publish.push", push)
     flags = ["--push_to_hub", "--hub_model_id", "me/toy", "--hub_token", TOKEN]
     assert learn(*flags, "--max_train_steps", 1).status == 0
     assert calls == [("check", TOKEN, "me/toy"), ("push", "me/toy", TOKEN, False)]
@@ -787,7 +794,7 @@ def test_ctrl_c_in_a_terminal(base, tmp_path):
     assert (state.tensors["rows"] == rows_in(out)).all()
 
     flags += ["--resume_from_checkpoint", "latest", "--max_train_steps", newest + 3]
-    assert cli.main(["train", *map(str, flags)]) == 0
+    assert main(["train", *map(str, flags)]) == 0
     assert record_in(out)["steps"] == newest + 3 == len(record_in(out)["losses"])
 
 

@@ -152,8 +152,8 @@ def device_and_memory() -> Iterator[Finding]:
     """The GPU and its memory, or the CPU's cores; and the machine's own memory."""
     import torch
 
-    from tiutils import memory
     from tiutils.config import TrainingConfig
+    from tiutils.runs import memory
 
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
@@ -207,11 +207,12 @@ def disk_space(folder: Path) -> Finding:
 def model_and_hub() -> Iterator[Finding]:
     """Which model a run would take, whether the bundled one is there, and whether the Hub answers."""
     from tiutils import models
+    from tiutils.io import hub, pretrained
 
-    bundled = (models.BUNDLED_MODEL / "model_index.json").is_file()
+    bundled = (pretrained.BUNDLED_MODEL / "model_index.json").is_file()
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     online = within(
-        SECONDS_FOR_THE_HUB, lambda: models.hub_answers(f"models/{models.DEFAULT_MODEL}")
+        SECONDS_FOR_THE_HUB, lambda: hub.hub_answers(f"models/{pretrained.DEFAULT_MODEL}")
     )
     if online:
         yield Finding("hub", "reached")
@@ -219,12 +220,12 @@ def model_and_hub() -> Iterator[Finding]:
         found = "switched off by HF_HUB_OFFLINE" if offline else "not reached"
         yield Finding("hub", f"{found}: only the bundled model and local folders can be used")
     # Asked again here, so an answer that came slowly the first time does not count as one.
-    chosen = within(SECONDS_FOR_THE_HUB, models.default_model) or str(models.BUNDLED_MODEL)
+    chosen = within(SECONDS_FOR_THE_HUB, models.default_model) or str(pretrained.BUNDLED_MODEL)
     yield Finding(
         "bundled model",
-        str(models.BUNDLED_MODEL) if bundled else f"not found at {models.BUNDLED_MODEL}",
+        str(pretrained.BUNDLED_MODEL) if bundled else f"not found at {pretrained.BUNDLED_MODEL}",
         "" if bundled else "clone the whole repository; the model lies in data/tiny-sd",
-        fatal=not bundled and chosen == str(models.BUNDLED_MODEL),
+        fatal=not bundled and chosen == str(pretrained.BUNDLED_MODEL),
     )
     yield Finding("model", f"{chosen} (unless --pretrained_model_name_or_path says otherwise)")
 

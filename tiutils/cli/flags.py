@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import tomllib
 import types
 import typing
@@ -110,3 +111,9 @@ def training_config(options: argparse.Namespace) -> TrainingConfig:
     known = {field.name for field in dataclasses.fields(TrainingConfig)}
     values |= {name: value for name, value in vars(options).items() if name in known}
     return TrainingConfig(**values)
+
+
+def source_and_name(text: str) -> tuple[str, str | None]:
+    """Split `FILE=<new-name>`, as the command line takes it; a file may have a `=` in its name."""
+    source, equals, name = text.rpartition("=")
+    return (source, name) if equals and not os.path.lexists(text) else (text, None)

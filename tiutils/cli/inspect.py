@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tiutils import embedding_files, folders, words
-from tiutils.embedding_files import LearnedEmbedding
 from tiutils.errors import InputError, first_line, printable
+from tiutils.io import embeddings, pretrained
+from tiutils.io.embeddings import LearnedEmbedding
+from tiutils.tokenizer import whole_words
 
 FITS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL's second encoder",
         4096: "a T5 encoder, as of SD 3 or Flux"}  # fmt: skip
@@ -22,10 +23,10 @@ def describe(source: str | Path, model: str | None = None) -> str:
     """What `tiutils inspect` prints; compares with the vocabulary where the width fits the model.
 
     Raises:
-        InputError: `source` is no learned word; see `embedding_files.read`.
+        InputError: `source` is no learned word; see `embeddings.read`.
     """
-    found = embedding_files.read_all(source)
-    model = model or folders.default_model(accelerated=_has_gpu())
+    found = embeddings.read_all(source)
+    model = model or pretrained.default_model(accelerated=_has_gpu())
     lines = [f"{printable(str(source))}: {found[0].layout}"]
     for learned in found:
         lines += _facts(learned)
@@ -69,15 +70,15 @@ def _comparison(learned: LearnedEmbedding, model: str) -> list[str]:
     Raises:
         InputError: the model cannot be had, or is of another width.
     """
-    folder = folders.locate(model, weights=False)
-    hidden = folders.read_config(folder, "text_encoder").get("hidden_size")
+    folder = pretrained.locate(model, weights=False)
+    hidden = pretrained.read_config(folder, "text_encoder").get("hidden_size")
     if learned.others or learned.vectors.shape[1] != hidden:
         raise InputError(f"{model} has one text encoder, {hidden} wide")
     table = _token_table(model, folder)
     norms = np.linalg.norm(table, axis=1)
     low, middle, high = np.percentile(norms, [1, 50, 99])
     lines = [f"  vocabulary    of {model}: norms {low:.3g} to {high:.3g}, median {middle:.3g}"]
-    vocabulary = words.whole_words(folders.load_tokenizer(folder))
+    vocabulary = whole_words(pretrained.load_tokenizer(folder))
     names, ids = list(vocabulary), list(vocabulary.values())
     for token, vector in zip(learned.tokens, learned.vectors, strict=True):
         norm = np.linalg.norm(vector)
@@ -123,7 +124,7 @@ def convert(
     """Read a learned word and write it as `.safetensors` or `.bin` (diffusers) or `.pt` (A1111).
 
     Args:
-        source: see `embedding_files.read`.
+        source: see `embeddings.read`.
         target: a new file; its ending says in which form.
         word: which one, of a file with several.
         token: a new name for it.
@@ -139,10 +140,10 @@ def convert(
         )
     if os.path.lexists(target):
         raise InputError(f"{str(target)!r} is there already: choose another name")
-    learned = embedding_files.read(source, word)
+    learned = embeddings.read(source, word)
     facts = learned.metadata | ({"license": license} if license else {})
     learned = dataclasses.replace(learned, token=token or learned.token, metadata=facts)
     if target.suffix == ".pt":
-        return embedding_files.write_a1111(target, learned)
+        return embeddings.write_a1111(target, learned)
     is_safe = target.suffix == ".safetensors"
-    return embedding_files.write(target, learned, safe_serialization=is_safe)
+    return embeddings.write(target, learned, safe_serialization=is_safe)

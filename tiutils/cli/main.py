@@ -15,8 +15,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tiutils.errors import InputError
-from tiutils.flags import (
+from tiutils.cli import quiet_libraries
+from tiutils.cli.flags import (
     EXIT_INPUT,
     Parser,
     add_drawing_flags,
@@ -24,6 +24,7 @@ from tiutils.flags import (
     add_training_flags,
     training_config,
 )
+from tiutils.errors import InputError
 
 logger = logging.getLogger("tiutils")
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
@@ -141,13 +142,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def room(name: str, framework: str) -> Any:
-    """The module `tiutils.<name>`, or the one of that name in `tiutils.flax`.
+    """The framework's own module: `tiutils.<name>`, where a run's is `tiutils.runs.run`, or `tiutils.flax.<name>`.
 
     Raises:
         InputError: JAX is not installed.
     """
     if framework == "pytorch":
-        return importlib.import_module(f"tiutils.{name}")
+        return importlib.import_module("tiutils.runs.run" if name == "run" else f"tiutils.{name}")
     missing = [p for p in ("jax", "flax", "optax") if importlib.util.find_spec(p) is None]
     if missing:
         raise InputError(
@@ -175,11 +176,13 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_generate(options: argparse.Namespace) -> int:
     """`tiutils generate`."""
-    from tiutils import embedding_files, figures, library
+    from tiutils.cli import flags
+    from tiutils.figures import output
+    from tiutils.io.embeddings import read
 
-    embeddings = [library.source_and_name(text) for text in options.embedding]
+    embeddings = [flags.source_and_name(text) for text in options.embedding]
     for source, _ in embeddings:
-        embedding_files.read(source).refuse_pair()  # told before gigabytes are loaded
+        read(source).refuse_pair()  # told before gigabytes are loaded
     inference, models = (room(name, options.framework) for name in ("inference", "models"))
     device = {"device": models.best_device()} if options.framework == "pytorch" else {}
     parts = models.load(options.pretrained_model_name_or_path, **device)
@@ -190,7 +193,7 @@ def run_generate(options: argparse.Namespace) -> int:
         prompt = options.prompt[number // options.num_images]
         path = Path(options.output_dir) / f"{number:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        print(figures.save(image, path, alt=prompt), prompt)
+        print(output.save(image, path, alt=prompt), prompt)
     return EXIT_OK
 
 
@@ -206,7 +209,7 @@ def drawing(options: argparse.Namespace) -> dict[str, Any]:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """`tiutils evaluate`."""
-    from tiutils import report
+    from tiutils.evaluation import report
 
     made = report.evaluate(
         options.run_dirs,
@@ -229,10 +232,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 def run_push(options: argparse.Namespace) -> int:
     """`tiutils push`."""
-    from tiutils import hub
+    from tiutils.publishing import publish
 
     print(
-        hub.push(
+        publish.push(
             options.run_dir,
             options.hub_model_id,
             token=options.hub_token,
@@ -247,24 +250,24 @@ def run_push(options: argparse.Namespace) -> int:
 
 def run_inspect(options: argparse.Namespace) -> int:
     """`tiutils inspect`."""
-    from tiutils import inspection
+    from tiutils.cli import inspect
 
-    print(inspection.describe(options.source, options.pretrained_model_name_or_path))
+    print(inspect.describe(options.source, options.pretrained_model_name_or_path))
     return EXIT_OK
 
 
 def run_convert(options: argparse.Namespace) -> int:
     """`tiutils convert`."""
-    from tiutils import inspection
+    from tiutils.cli import inspect
 
     names = {"word": options.word, "token": options.token, "license": options.license}
-    print(inspection.convert(options.source, options.target, **names))
+    print(inspect.convert(options.source, options.target, **names))
     return EXIT_OK
 
 
 def run_doctor(options: argparse.Namespace) -> int:
     """`tiutils doctor`."""
-    from tiutils import doctor
+    from tiutils.cli import doctor
 
     return doctor.main()
 
@@ -287,11 +290,3 @@ def warnings_on_stderr() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-
-
-def quiet_libraries() -> None:
-    """Leave the terminal to our own lines: other libraries' hints are not for the reader."""
-    for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(variable, "error")
-    for name in ("accelerate", "bitsandbytes", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -10,20 +10,24 @@ U-Net uses (PyTorch's, xFormers', sliced), which goes on undisturbed: pictures s
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from tiutils import inference
 from tiutils.errors import InputError
+from tiutils.figures.grids import image_grid
+from tiutils.figures.output import Images
 from tiutils.models import Models
-from tiutils.words import expand_prompt, token_ids
+from tiutils.tokenizer import expand_prompt, token_ids
 
 
 @dataclass
@@ -148,3 +152,56 @@ def draw_with_maps(
         picture = inference.generate(models, prompt, **{**drawing, "num_images_per_prompt": 1})[0]
     maps = shares.maps(*picture.size)
     return picture, {word: maps[found].sum(dim=0) for word, found in places.items()}
+
+
+def attention_figure(
+    pictures: Images, maps: Sequence[Mapping[str, Tensor]], *, title: str = ""
+) -> Figure:
+    """Each picture, then where each of its words acts: bright where the share is largest.
+
+    Args:
+        pictures: as `attention.draw_with_maps` gives them.
+        maps: for each picture word → share of the attention, `(h, w)`.
+        title: above everything.
+
+    Raises:
+        InputError: not as many maps as pictures, or none.
+    """
+    if not pictures or len(pictures) != len(maps):
+        raise InputError(
+            f"{len(pictures)} pictures and {len(maps)} maps: give one of each, or more"
+        )
+    rows = [
+        [picture, *(heat_overlay(picture, heat) for heat in words.values())]
+        for picture, words in zip(pictures, maps, strict=True)
+    ]
+    alt = f"{title + '. ' if title else ''}Pictures, and where each word acts. " + " ".join(
+        f"{word}: most at the {_whereabouts(heat)}."
+        for words in maps
+        for word, heat in words.items()
+    )
+    return image_grid(
+        rows, column_labels=["picture", *maps[0]], title=title, alt=alt, gaps=(0,), cell=0.85
+    )
+
+
+def heat_overlay(picture: Image.Image, heat: Tensor, *, strength: float = 0.6) -> Image.Image:
+    """The picture in gray under its map in color, dark blue (least) to yellow (most); RGB.
+
+    The map `(h, w)` is stretched to its own range: colors compare places in a map, not maps. The
+    color map is cividis, made for color-blind readers.
+    """
+    values = heat.float()[None, None]
+    enlarged = F.interpolate(values, picture.size[::-1], mode="bicubic", align_corners=False)[0, 0]
+    low, high = enlarged.min(), enlarged.max()
+    scaled = ((enlarged - low) / (high - low).clamp(min=1e-12)).numpy()
+    colors = (colormaps["cividis"](scaled)[..., :3] * 255).round().astype("uint8")
+    return Image.blend(picture.convert("L").convert("RGB"), Image.fromarray(colors), strength)
+
+
+def _whereabouts(heat: Tensor) -> str:
+    """The ninth of the map with its largest value, in words."""
+    row, column = divmod(int(heat.argmax()), heat.shape[1])
+    vertical = ("top", "middle", "bottom")[3 * row // heat.shape[0]]
+    horizontal = ("left", "center", "right")[3 * column // heat.shape[1]]
+    return f"{vertical} {horizontal}"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageEnhance
 
 from tiutils import concept as concepts
-from tiutils import diagrams, diffusion, evaluation, figures, inference, tokens
+from tiutils import diffusion, inference, token_embedding
 from tiutils.concept import Concept, View
 from tiutils.errors import InputError
+from tiutils.evaluation import metrics
+from tiutils.figures import diagrams, grids, output
 from tiutils.models import Models
-from tiutils.words import check_initializer
+from tiutils.tokenizer import check_initializer
 
 CROPS = ("start", "center", "end")
 CROP_SHARE = 0.015  # width of the frame, of a photo's short side
@@ -45,7 +47,7 @@ def crop_preview(
         seen.append(Image.fromarray(((pixels + 1) * 127.5).round().astype("uint8")))
     names = [concept.photos[index].path.name for index in chosen]
     how = f"crop at the {crop}{', mirrored' if mirrored else ''}"
-    return figures.image_grid(
+    return grids.image_grid(
         [framed, seen],
         row_labels=["photo", f"what the model sees, {resolution} × {resolution}"],
         column_labels=names,
@@ -61,7 +63,7 @@ def _framed(photo: Image.Image, view: View) -> Image.Image:
     left, upper, right, lower = view.box
     width = max(1, round(CROP_SHARE * (right - left)))
     frame = (left, upper, right - 1, lower - 1)
-    ImageDraw.Draw(pale).rectangle(frame, outline=figures.VERMILION, width=width)
+    ImageDraw.Draw(pale).rectangle(frame, outline=output.VERMILION, width=width)
     return pale
 
 
@@ -91,7 +93,7 @@ def noise_preview(
     guess = scheduler.step(output, timestep, noisy).pred_original_sample
     pictures = diffusion.decode(models, torch.cat([latents, noisy, guess]))
     kept = float(scheduler.alphas_cumprod[timestep])
-    return figures.image_grid(
+    return grids.image_grid(
         [pictures],
         column_labels=["photo, from its latents", f"timestep {timestep}", "the model's guess"],
         alt=f"A photo; the same with the noise of timestep {timestep}, {kept:.0%} of the variance "
@@ -114,33 +116,8 @@ def word_losses(
     words = list(words)
     for word in words:
         check_initializer(models.tokenizer, word)
-    losses = {w: evaluation.fixed_evaluation_loss(models, images, w, draws=draws) for w in words}
+    losses = {w: metrics.fixed_evaluation_loss(models, images, w, draws=draws) for w in words}
     return dict(sorted(losses.items(), key=lambda pair: pair[1]))
-
-
-def word_bars(losses: Mapping[str, float]) -> Figure:
-    """How much lower than their mean the words' losses are, in percent; the best on top.
-
-    Raises:
-        InputError: no words.
-    """
-    if not losses:
-        raise InputError("there is no word to compare; give some nouns")
-    ranked = sorted(losses, key=losses.__getitem__)
-    mean = sum(losses.values()) / len(losses)
-    gains = [round(100 * (mean - losses[word]) / mean, 2) + 0.0 for word in ranked]  # no "-0.0"
-    figure = Figure(figsize=(5.2, 0.7 + 0.22 * len(ranked)), dpi=figures.DPI, layout="constrained")
-    axis = figure.subplots()
-    colors = [figures.BLUE, *[figures.GRAY] * (len(ranked) - 1)]
-    axis.barh(ranked, gains, color=colors, height=0.7)
-    axis.invert_yaxis()
-    axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_xlabel("loss below the words' mean, in percent (more is better)", fontsize=8)
-    axis.tick_params(labelsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
-    listed = ", ".join(f"{word} {gain:+.2f}" for word, gain in zip(ranked, gains, strict=True))
-    figure.set_label(f"Words by how well they describe the photos, loss below the mean: {listed}.")
-    return figure
 
 
 def blend_preview(models: Models, first: str, second: str, amount: float) -> Figure:
@@ -149,12 +126,28 @@ def blend_preview(models: Models, first: str, second: str, amount: float) -> Fig
     Raises:
         InputError: a word is several tokens.
     """
-    start, end = (tokens.vector_of(models, word.strip()) for word in (first, second))
+    start, end = (token_embedding.vector_of(models, word.strip()) for word in (first, second))
     vector = start.lerp(end, amount)
-    blend = tokens.add_placeholder(models, "<explored-blend>", vectors=vector[None])
+    blend = token_embedding.add_placeholder(models, "<explored-blend>", vectors=vector[None])
     try:
         picture = inference.generate(models, f"a photo of a {blend.token}", seed=1)[0]
     finally:
-        tokens.remove_placeholder(models, blend)
+        token_embedding.remove_placeholder(models, blend)
     title = f"{1 - amount:.0%} {first} + {amount:.0%} {second}"
-    return diagrams.neighbor_bars(tokens.neighbors(models, vector), title=title, picture=picture)
+    return diagrams.neighbor_bars(
+        token_embedding.neighbors(models, vector), title=title, picture=picture
+    )
+
+
+def play(
+    models: Models, prompt: str, negative_prompt: str, seed: int, guidance_scale: float
+) -> Figure:
+    """Draw one picture of what a playground's controls say; raises as `inference.generate`."""
+    picture = inference.generate(
+        models, prompt, negative_prompt=negative_prompt, seed=seed, guidance_scale=guidance_scale
+    )[0]
+    alt = (
+        f"“{prompt}”{f', away from “{negative_prompt}”' if negative_prompt else ''}, drawn from "
+        f"seed {seed} with guidance {guidance_scale:g}."
+    )
+    return grids.image_grid([[picture]], title=prompt, alt=alt, cell=1.8)

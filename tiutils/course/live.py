@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tiutils import figures
+from tiutils.course.widgets import as_html
 from tiutils.errors import InputError
-from tiutils.progress import Progress
-from tiutils.widgets import as_html
+from tiutils.figures import curves
+from tiutils.protocols import Progress
 
 if TYPE_CHECKING:
     from tiutils.config import TrainingConfig
-    from tiutils.sitting import TrainingResult
+    from tiutils.runs.session import TrainingResult
 
 Draw = Callable[[Any, int], Sequence[Image.Image]]
 
@@ -97,7 +97,7 @@ class LiveView:
         Raises:
             InputError: as `run.train`.
         """
-        from tiutils import run
+        from tiutils.runs import run
 
         work = asyncio.ensure_future(asyncio.to_thread(run.train, config, callbacks=[self]))
         try:
@@ -153,7 +153,7 @@ class LiveView:
         last = self.samples[max(self.samples)] if self.samples else ()
         pictures = [*([self.photo] if self.photo is not None else []), *last]
         self.losses = [float(loss) for loss in self.losses]
-        return figures.loss_and_pictures(
+        return curves.loss_and_pictures(
             self.losses, pictures, evaluation=self.fixed_losses, last_step=self.step
         )
 

@@ -15,10 +15,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tiutils import figures
 from tiutils.concept import PHOTO_SUFFIXES, Concept
-from tiutils.embedding_files import replace_file
 from tiutils.errors import InputError
+from tiutils.figures import output
+from tiutils.io.files import replace_file
 
 SENTENCE = {"width": "480px", "max_width": "95%"}  # room for a prompt, and no more than the page
 
@@ -86,7 +86,7 @@ def photo_picker(concept: Concept, resolution: int) -> Any:
     """
     import ipywidgets
 
-    from tiutils import explore  # here, as it needs PyTorch
+    from tiutils.course import explore  # here, as it needs PyTorch
 
     names = [(photo.path.name, index) for index, photo in enumerate(concept.photos)]
     return above_picture(
@@ -109,7 +109,7 @@ def noise_slider(models: Any, concept: Concept, prompt: str) -> Any:
     """
     import ipywidgets
 
-    from tiutils import explore
+    from tiutils.course import explore
 
     last = models.noise_scheduler.config.num_train_timesteps - 1
     photos = [(photo.path.name, index) for index, photo in enumerate(concept.photos)]
@@ -132,7 +132,8 @@ def initializer_suggester(models: Any, concept: Concept, known: Mapping[str, flo
     """
     import ipywidgets
 
-    from tiutils import explore
+    from tiutils.course import explore
+    from tiutils.figures import diagrams
 
     losses, images = dict(known), [photo.image for photo in concept.photos]
 
@@ -141,7 +142,7 @@ def initializer_suggester(models: Any, concept: Concept, known: Mapping[str, flo
         losses.update(
             explore.word_losses(models, images, [word for word in nouns if word not in losses])
         )
-        return explore.word_bars({word: losses[word] for word in nouns})
+        return diagrams.word_bars({word: losses[word] for word in nouns})
 
     nouns = ipywidgets.Text(
         value=" ".join(known), description="nouns", continuous_update=False,
@@ -157,7 +158,7 @@ def embedding_explorer(models: Any, first: str, second: str) -> Any:
     """
     import ipywidgets
 
-    from tiutils import explore
+    from tiutils.course import explore
 
     words = [
         ipywidgets.Text(value=word, description=name, continuous_update=False)
@@ -172,14 +173,14 @@ def embedding_explorer(models: Any, first: str, second: str) -> Any:
 def playground(models: Any, prompt: str) -> Any:
     """Prompt, negative prompt, seed and guidance, and the picture they give; a `VBox`.
 
-    The work is done by `galleries.play`.
+    The work is done by `explore.play`.
     """
     import ipywidgets
 
-    from tiutils import galleries  # here, as it needs PyTorch
+    from tiutils.course import explore  # here, as it needs PyTorch
 
     return above_picture(
-        functools.partial(galleries.play, models),
+        functools.partial(explore.play, models),
         ipywidgets.Text(value=prompt, description="prompt", continuous_update=False, layout=SENTENCE),
         ipywidgets.Text(value="", description="away from", continuous_update=False, layout=SENTENCE),
         ipywidgets.IntSlider(
@@ -195,20 +196,20 @@ def playground(models: Any, prompt: str) -> Any:
 def before_after_slider(before: Image.Image, after: Image.Image) -> Any:
     """A slider that wipes from one picture to another of the same size; a `VBox`.
 
-    The work is done by `galleries.wipe`.
+    The work is done by `grids.wipe`.
     """
     import ipywidgets
 
-    from tiutils import galleries
+    from tiutils.figures import grids
 
     percent = ipywidgets.IntSlider(value=50, min=0, max=100, description="after, %")
-    return above_picture(functools.partial(galleries.wipe, before, after), percent)
+    return above_picture(functools.partial(grids.wipe, before, after), percent)
 
 
 def as_html(figure: Figure) -> str:
     """A figure as an image element with its alt text, for an `ipywidgets.HTML`."""
-    data = base64.b64encode(figures.to_png(figure)).decode()
-    alt = html.escape(figures.alt_text(figure), quote=True)
+    data = base64.b64encode(output.to_png(figure)).decode()
+    alt = html.escape(output.alt_text(figure), quote=True)
     return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="max-width: 100%">'
 
 

@@ -20,7 +20,9 @@ from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPTokenizer
 
 from tiutils.errors import InputError, first_line
-from tiutils.models import Models, hub_answers, load_tokenizer
+from tiutils.io.hub import hub_answers
+from tiutils.io.pretrained import load_tokenizer
+from tiutils.models import Models
 
 Images = Sequence[Image.Image]
 

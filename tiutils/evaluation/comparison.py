@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tiutils import concept, evaluation, inference
-from tiutils.evaluation import SEED, Images
-from tiutils.evaluator import Evaluator
+from tiutils import concept, inference
+from tiutils.evaluation import metrics
+from tiutils.evaluation.clip import Evaluator
+from tiutils.evaluation.metrics import SEED, Images
 from tiutils.models import Models
 
 # measure: what a table calls it, and +1 if more is better (↑), -1 if less is better (↓)
@@ -57,11 +58,11 @@ def measure(
     template = concept.templates(learnable_property)[0]
     draw = {"num_images_per_prompt": num_images, "seed": seed, **drawing}
     images = inference.generate(models, template.format(word), **draw)
-    losses = evaluation.evaluation_losses(models, references, word, learnable_property, draws=64)
+    losses = metrics.evaluation_losses(models, references, word, learnable_property, draws=64)
     measured = {
         "evaluation_loss": losses.numpy(),
-        "image_similarity": evaluation.image_similarities(models, images, references).numpy(),
-        "histogram_distance": evaluation.histogram_distances(images, references),
+        "image_similarity": metrics.image_similarities(models, images, references).numpy(),
+        "histogram_distance": metrics.histogram_distances(images, references),
     }
     if evaluator is not None:
         prompts = list(prompts) or [template]

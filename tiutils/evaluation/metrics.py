@@ -5,7 +5,7 @@
 - `histogram_distance`: do they have its colors. It shares nothing with the model, so it is an
   independent witness.
 
-`evaluator` has two more, of a CLIP model; `scores` takes them all of one word.
+`clip` has two more, of a CLIP model; `comparison` takes them all of one word.
 """
 
 from __future__ import annotations

@@ -14,11 +14,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tiutils import evaluator, figures
 from tiutils.config import TrainingConfig
-from tiutils.evaluator import Evaluator
+from tiutils.evaluation import clip as clip_model
+from tiutils.evaluation.clip import Evaluator
+from tiutils.figures import output
+from tiutils.io.run_folder import read_record, update_record
 from tiutils.models import Models
-from tiutils.record import read_record, update_record
 
 logger = logging.getLogger("tiutils")
 History = Mapping[int, Mapping[str, Sequence[float]]]
@@ -71,7 +72,7 @@ def judge(config: TrainingConfig, photos: Sequence[Image.Image], models: Models)
     if config.validation_prompt is None:
         return None
     named = config.evaluator
-    clip = evaluator.beside(models) if named is None else evaluator.load(named)
+    clip = clip_model.beside(models) if named is None else clip_model.load(named)
     return None if clip is None else Judge(clip, config, photos)
 
 
@@ -91,12 +92,12 @@ def has_fallen(history: History) -> int | None:
 
 def curves(history: History) -> Figure:
     """Similarity to the photos and prompt following over the steps, each picture a dot, the means a line."""
-    figure = Figure(figsize=(6.4, 2.8), dpi=figures.DPI, layout="constrained")
+    figure = Figure(figsize=(6.4, 2.8), dpi=output.DPI, layout="constrained")
     text = []
     for axis, name, color in zip(
         figure.subplots(1, 2),
         ("similarity", "following"),
-        (figures.BLUE, figures.VERMILION),
+        (output.BLUE, output.VERMILION),
         strict=True,
     ):
         what = {"similarity": "likeness to the photos", "following": "following of the prompt"}[

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiutils import concept, evaluator, figures, inference, models, scores
-from tiutils.embedding_files import replace_file
+from tiutils import concept, inference, models
 from tiutils.errors import InputError, printable
+from tiutils.evaluation import clip as clip_model
+from tiutils.evaluation import comparison
+from tiutils.evaluation.comparison import Score
+from tiutils.figures import grids, output
+from tiutils.io.files import replace_file
+from tiutils.io.run_folder import read_record, update_record
 from tiutils.models import Models
-from tiutils.record import read_record, update_record
-from tiutils.scores import Score
 
 PICTURE, COMPARISON = "before_after.png", "comparison"
 
@@ -28,8 +31,8 @@ class Subject:
     token: str
     plain_word: str
     learnable_property: str
-    photos: evaluator.Images
-    references: evaluator.Images
+    photos: clip_model.Images
+    references: clip_model.Images
     reference_folder: str
 
 
@@ -92,7 +95,7 @@ def evaluate(
             f"or give --pretrained_model_name_or_path"
         )
     parts = models.load(model or names.pop(), device=models.best_device())
-    clip = evaluator.load(judge, device=parts.device) if judge else evaluator.beside(parts)
+    clip = clip_model.load(judge, device=parts.device) if judge else clip_model.beside(parts)
     words = [_add_word(parts, subject) for subject in subjects]
     drawn = {
         word: inference.generate(
@@ -150,13 +153,13 @@ def _judge(
     parts: Models,
     subject: Subject,
     word: str,
-    clip: evaluator.Evaluator | None,
+    clip: clip_model.Evaluator | None,
     prompts: Sequence[str],
     drawing: dict[str, Any],
 ) -> Verdict:
     """Every measure of a word beside its plain word."""
     learned, plain = (
-        scores.measure(
+        comparison.measure(
             parts,
             name,
             subject.references,
@@ -172,7 +175,7 @@ def _judge(
         word,
         subject.plain_word,
         subject.reference_folder,
-        scores.compare(learned, plain),
+        comparison.compare(learned, plain),
         {name: float(values.mean()) for name, values in plain.items()},
     )
 
@@ -182,7 +185,7 @@ def _one_run(
 ) -> Path:
     """The picture *photos | before | after* and the scores, into the run's own folder."""
     word = verdict.word
-    figure = figures.before_after(
+    figure = grids.before_after(
         subject.photos,
         drawn[subject.plain_word],
         drawn[word],
@@ -190,7 +193,7 @@ def _one_run(
         title=f"{word}, learned from {len(subject.photos)} photos",
     )
     update_record(subject.run_dir, {"scores": dataclasses.asdict(verdict)})
-    return figures.save(figure, subject.run_dir / PICTURE)
+    return output.save(figure, subject.run_dir / PICTURE)
 
 
 def _several_runs(
@@ -203,14 +206,14 @@ def _several_runs(
     """A contact sheet, a row for each plain and each learned word, and the scores as JSON."""
     photos = {verdict.word: s.photos[0] for s, verdict in zip(subjects, verdicts, strict=True)}
     each = len(next(iter(drawn.values()))) // len(prompts)
-    figure = figures.image_grid(
+    figure = grids.image_grid(
         [[photos.get(word), *pictures] for word, pictures in drawn.items()],
         row_labels=list(drawn),
         column_labels=["photo", *(p.format("…") for p in prompts for _ in range(each))],
         title="the same prompts from the same noise",
         gaps=[0, *range(each, each * len(prompts), each)],
     )
-    picture = figures.save(figure, output_dir / f"{COMPARISON}.png")
+    picture = output.save(figure, output_dir / f"{COMPARISON}.png")
     record = json.dumps([dataclasses.asdict(verdict) for verdict in verdicts], indent=2)
     replace_file(output_dir / f"{COMPARISON}.json", record.encode())
     return picture
@@ -226,7 +229,7 @@ def as_text(verdict: Verdict) -> str:
     ]
     for key, score in verdict.scores.items():
         lines.append(
-            f"{scores.MEASURES[key][0]:<29}"
+            f"{comparison.MEASURES[key][0]:<29}"
             f"{verdict.plain_scores[key]:>{width}.4f}{score.value:>{width}.4f}"
             f"   {score.better_by:+.4f}   {score.low:+.4f} … {score.high:+.4f}"
         )

@@ -6,11 +6,58 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from tiutils.errors import InputError
+from tiutils.figures.output import BLUE, DPI, GRAY, GREEN, VERMILION, Images, draw_picture
 
-# Okabe and Ito's colors stay apart for color-blind readers; dashes and markers say it again.
-BLUE, GREEN, VERMILION, GRAY = "#0072B2", "#009E73", "#D55E00", "#7F7F7F"
+
+def loss_curve(
+    losses: Sequence[float | None],
+    *,
+    evaluation: Mapping[int, float] | None = None,
+    kept_step: int | None = None,
+) -> Figure:
+    """Training loss of each step with its running mean, and the fixed evaluation loss if given.
+
+    Args:
+        losses: of step 1, 2, …; None or NaN where it is not known.
+        evaluation: step → loss on the fixed evaluation batch.
+        kept_step: marked with a line: the step whose rows were kept.
+
+    Raises:
+        InputError: no losses.
+    """
+    figure = Figure(figsize=(6.4, 2.8), dpi=DPI, layout="constrained")
+    figure.set_label(draw_losses(figure.subplots(), losses, 1, evaluation, kept_step))
+    return figure
+
+
+def loss_and_pictures(
+    losses: Sequence[float | None],
+    pictures: Images,
+    *,
+    evaluation: Mapping[int, float] | None = None,
+    last_step: int | None = None,
+) -> Figure:
+    """The loss curve beside pictures: how a run stands after `last_step`, the step of the last loss.
+
+    Raises:
+        InputError: no losses.
+    """
+    first = 1 if last_step is None else last_step - len(losses) + 1
+    width = 3.6 + 1.3 * len(pictures)
+    figure = Figure(figsize=(width, 2.0), dpi=DPI, layout="constrained")
+    curve, *places = figure.subplots(
+        1, 1 + len(pictures), squeeze=False, width_ratios=[3.6, *[1.3] * len(pictures)]
+    )[0]
+    text = draw_losses(curve, losses, first, evaluation, None)
+    curve.set_ylabel("loss")  # there is no room for more
+    for place, picture in zip(places, pictures, strict=True):
+        place.set_axis_off()
+        draw_picture(place, picture, int(1.3 * DPI))
+    figure.set_label(f"{text} Beside it: pictures, {len(pictures)}." if pictures else text)
+    return figure
 
 
 def draw_losses(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
 from tiutils.errors import InputError
-from tiutils.figures import BLUE, DPI, GRAY, VERMILION
+from tiutils.figures import output
+from tiutils.figures.output import BLUE, DPI, GRAY, VERMILION
 
 FROZEN, LEARNED = "#E4E4E4", "#F9D9C6"  # VERMILION, pale enough for text on it
 
@@ -96,7 +97,7 @@ def neighbor_bars(
     """Nearest words as bars, the nearest on top; with a picture beside them if given.
 
     Args:
-        neighbors: words with their cosine similarity, the nearest first, as `tokens.neighbors` gives them.
+        neighbors: words with their cosine similarity, the nearest first, as `token_embedding.neighbors` gives them.
         title: above everything.
         chance: a dashed line: what luck alone would give.
         picture: what the model draws for the vector.
@@ -171,3 +172,28 @@ def similarity_table(words: Sequence[str], likeness: np.ndarray, *, title: str =
 def _sentence(title: str) -> str:
     """The title, ready to be followed by a sentence."""
     return title and f"{title}{'' if title.endswith(('?', '!', '.')) else '.'} "
+
+
+def word_bars(losses: Mapping[str, float]) -> Figure:
+    """How much lower than their mean the words' losses are, in percent; the best on top.
+
+    Raises:
+        InputError: no words.
+    """
+    if not losses:
+        raise InputError("there is no word to compare; give some nouns")
+    ranked = sorted(losses, key=losses.__getitem__)
+    mean = sum(losses.values()) / len(losses)
+    gains = [round(100 * (mean - losses[word]) / mean, 2) + 0.0 for word in ranked]  # no "-0.0"
+    figure = Figure(figsize=(5.2, 0.7 + 0.22 * len(ranked)), dpi=output.DPI, layout="constrained")
+    axis = figure.subplots()
+    colors = [output.BLUE, *[output.GRAY] * (len(ranked) - 1)]
+    axis.barh(ranked, gains, color=colors, height=0.7)
+    axis.invert_yaxis()
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_xlabel("loss below the words' mean, in percent (more is better)", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    listed = ", ".join(f"{word} {gain:+.2f}" for word, gain in zip(ranked, gains, strict=True))
+    figure.set_label(f"Words by how well they describe the photos, loss below the mean: {listed}.")
+    return figure

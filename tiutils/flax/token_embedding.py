@@ -1,4 +1,4 @@
-"""New words and their vectors: as in `tiutils.tokens`, the table is neither resized nor copied.
+"""New words and their vectors: as in `tiutils.token_embedding`, the table is neither resized nor copied.
 
 All learned rows stand in one array beside the table, `models.rows`, in the order in which the words were added; their
 ids begin at `models.first_id`, the length of the tokenizer before the first word.
@@ -10,12 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tiutils import words
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.flax.models import FlaxModels
-from tiutils.flax.text_encoder import TextEncoder
-from tiutils.words import Placeholder
+from tiutils.flax.networks.text_encoder import TextEncoder
+from tiutils.tokenizer import (
+    Placeholder,
+    check_initializer,
+    check_placeholder,
+    check_width,
+    initializer_ids,
+    token_ids,
+    with_tokens,
+)
 
 
 def look_up(
@@ -38,23 +45,23 @@ def add_placeholder(
     vectors: np.ndarray | jax.Array | None = None,
     num_vectors: int = 1,
 ) -> Placeholder:
-    """Give the model a new word; the arguments are those of `tiutils.tokens.add_placeholder`.
+    """Give the model a new word; the arguments are those of `tiutils.token_embedding.add_placeholder`.
 
     Raises:
-        InputError: see `words.check_placeholder`, `words.check_initializer` and `words.check_width`.
+        InputError: see `tokenizer.check_placeholder`, `tokenizer.check_initializer` and `tokenizer.check_width`.
     """
     if vectors is not None:
         num_vectors = len(vectors)
-        words.check_width(token, vectors.shape[1], models.name, models.hidden_size)
-    tokens = words.check_placeholder(models.tokenizer, token, num_vectors)
+        check_width(token, vectors.shape[1], models.name, models.hidden_size)
+    tokens = check_placeholder(models.tokenizer, token, num_vectors)
     if vectors is None:
         if initializer_token is None:
             raise InputError(
                 f"the new word {token!r} needs an initializer token or vectors to start from"
             )
-        start = jnp.array([[words.check_initializer(models.tokenizer, initializer_token)]])
+        start = jnp.array([[check_initializer(models.tokenizer, initializer_token)]])
         vectors = jnp.repeat(models.text_encoder.embed(start)[0], num_vectors, axis=0)
-    models.tokenizer, ids = words.with_tokens(models.tokenizer, tokens)
+    models.tokenizer, ids = with_tokens(models.tokenizer, tokens)
     if not len(models.rows):
         models.first_id = ids[0]
     models.rows = jnp.concatenate([models.rows, jnp.asarray(vectors, jnp.float32)])
@@ -62,15 +69,15 @@ def add_placeholder(
 
 
 def start_vectors(models: FlaxModels, config: TrainingConfig) -> jax.Array:
-    """The vectors that a run's rows start from; see `tiutils.tokens.start_vectors`.
+    """The vectors that a run's rows start from; see `tiutils.token_embedding.start_vectors`.
 
     Raises:
-        InputError: see `words.initializer_ids`.
+        InputError: see `tokenizer.initializer_ids`.
     """
-    ids = words.initializer_ids(models.tokenizer, config)
+    ids = initializer_ids(models.tokenizer, config)
     if not config.cross_initialization:
         return models.text_encoder.embed(jnp.array([ids]))[0].astype(jnp.float32)
-    prompt = words.token_ids(models.tokenizer, [""])
+    prompt = token_ids(models.tokenizer, [""])
     prompt[0, 1 : len(ids) + 2] = [*ids, prompt[0, 1]]
     vectors = models.text_encoder.embed(jnp.asarray(prompt))
     return models.text_encoder(vectors)[0, 1 : len(ids) + 1].astype(jnp.float32)

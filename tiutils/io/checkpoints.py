@@ -22,8 +22,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from tiutils.embedding_files import replace_file, sync_folder
 from tiutils.errors import InputError
+from tiutils.io import files
 
 logger = logging.getLogger("tiutils")
 
@@ -190,15 +190,15 @@ def _write(final: Path, data: bytes) -> None:
     temporary = _temporary(final)
     try:
         temporary.mkdir()
-        replace_file(temporary / STATE_FILE, data)
+        files.replace_file(temporary / STATE_FILE, data)
         if final.is_dir():
             # A folder cannot be renamed over a full one, and moving the old aside first would leave
             # a moment with neither. A file can be renamed over a file.
             os.replace(temporary / STATE_FILE, final / STATE_FILE)
-            sync_folder(final)
+            files.sync_folder(final)
         else:
             os.rename(temporary, final)
-        sync_folder(final.parent)
+        files.sync_folder(final.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # after a success it is empty or gone
 
@@ -225,3 +225,23 @@ def _remove_leftovers(output_dir: Path) -> None:
     """Remove what a killed run had not finished writing, or removing."""
     for path in output_dir.glob(".checkpoint-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str | Path) -> RunState | None:
+    """The state to go on from. `latest` with no whole checkpoint starts anew; a named one must exist.
+
+    Raises:
+        InputError: the named checkpoint is missing or damaged.
+    """
+    if resume_from_checkpoint is None:
+        return None
+    if resume_from_checkpoint == "latest":
+        state = load_latest(output_dir)
+        if state is None and Path(output_dir).exists():  # a new folder surprises nobody
+            logger.warning("no whole checkpoint in %s: starting anew", output_dir)
+        return state
+    path = Path(resume_from_checkpoint)
+    is_bare_name = path.name == str(path)  # as the diffusers script takes it
+    if is_bare_name and not path.exists():
+        path = Path(output_dir) / path.name
+    return load(path)

@@ -6,24 +6,24 @@ embedding may need, and raises nothing but `InputError`. What is written, diffus
 
 from __future__ import annotations
 
-import errno
 import functools
 import io
 import logging
 import os
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tiutils import embedding_formats, library, pickles
 from tiutils.errors import InputError, first_line
+from tiutils.io import files, formats, hub, pickles
 
 logger = logging.getLogger("tiutils")
 
+NAMES = ("learned_embeds.safetensors", "learned_embeds.bin")  # in a run's folder, and on the Hub
+SUFFIXES = (".safetensors", ".bin", ".pt", ".npy", ".png")
 MAX_WORD = 200  # characters
 MAX_VECTORS = 256  # a prompt holds 75 tokens
 ENCODER_OF_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g", 4096: "t5"}
@@ -137,7 +137,7 @@ def _write(path: str | Path, data: bytes) -> Path:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, data)
+        files.replace_file(path, data)
     except OSError as error:
         raise InputError(
             f"could not write {str(path)!r} ({error.strerror}): free some space or choose another "
@@ -182,12 +182,12 @@ def read(source: str | Path, word: str | None = None) -> LearnedEmbedding:
 
 def read_all(source: str | Path) -> tuple[LearnedEmbedding, ...]:
     """Read all words of a file; see `read`."""
-    path = library.find(source)
-    data = library.read_bytes(path)
+    path = find(source)
+    data = files.read_bytes(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on old formats and large pictures
-            content = embedding_formats.parse(data)
+            content = formats.parse(data)
     except pickles.UnsafePickle as error:
         raise InputError(
             f"{str(path)!r} was not loaded: it is a pickle with {_short(error)!r}, which is no "
@@ -224,41 +224,6 @@ def _short(error: Exception) -> str:
     return first_line(error)[:200]
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path`; a kill or a full disk leaves the old file or the new one, whole.
-
-    Raises:
-        OSError: it could not be written; no temporary file is left.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)  # of a run that was killed
-        with open(temporary, "xb") as file:  # never through a link that another user put there
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):  # after a success it is no longer there
-            temporary.unlink()
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut, where the file system can. Raises OSError."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # some mounted drives
-            raise
-    finally:
-        os.close(handle)
-
-
 def _check(path: str | Path, token: str, vectors: np.ndarray) -> np.ndarray:
     """The vectors as float32 (n, hidden), or an InputError; old files hold one as (hidden,)."""
     # __metadata__ is safetensors' own key
@@ -276,3 +241,24 @@ def _check(path: str | Path, token: str, vectors: np.ndarray) -> np.ndarray:
     if not np.isfinite(vectors).all():
         raise InputError(f"{str(path)!r}: {token!r} holds NaN or infinite values: train it again")
     return vectors
+
+
+def find(source: str | Path) -> Path:
+    """The file that `source` means; one on the Hub is fetched into the Hub client's cache.
+
+    Raises:
+        InputError: a folder without a learned word, or neither a file nor on the Hub.
+    """
+    path, name = Path(source), str(source)
+    if os.path.isdir(path):
+        inside = [path / name for name in NAMES if (path / name).is_file()]
+        if not inside:
+            raise InputError(f"the folder {name!r} holds none of {', '.join(NAMES)}")
+        return inside[0]
+    match = hub.REPOSITORY.fullmatch(name)
+    if os.path.lexists(path) or not match or os.path.isdir(path.parts[0]):
+        return path
+    repository, file = match.groups()
+    if ".." in path.parts or (file is None and path.suffix in SUFFIXES):
+        return path
+    return hub.fetch_file(repository, [file] if file else list(NAMES))

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tiutils import pickles
+from tiutils.io import pickles
 
 MAX_TEXT = 4 * 2**20  # bytes of JSON or pickle: 75 vectors of SD 1.5 are 1.3 MB as text
 MAX_UNPACKED = 64 * 2**20

@@ -1,58 +1,28 @@
-"""Where a learned word's file is: here, in a run's folder, or in a repository of the Hub.
+"""The Hub: whether it answers, what lies in its client's cache, and files, models and photos fetched from it.
 
-The concept library is the Hub's "sd-concepts-library": a repository for each word. Reading from it
+Its concept library is "sd-concepts-library": a repository for each word. Reading from it
 needs no token; what was fetched once is in the Hub client's cache and is found there offline.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import stat
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from tiutils.errors import InputError, first_line
+from tiutils.io.files import refuse_size
 
-MAX_BYTES = 64 * 2**20  # an embedding is kilobytes: 75 vectors of SD 1.5 are 230 kB
-NAMES = ("learned_embeds.safetensors", "learned_embeds.bin")  # in a run's folder, and on the Hub
-SUFFIXES = (".safetensors", ".bin", ".pt", ".npy", ".png")
 REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/(.+))?", re.ASCII)
 
 
-def source_and_name(text: str) -> tuple[str, str | None]:
-    """Split `FILE=<new-name>`, as the command line takes it; a file may have a `=` in its name."""
-    source, equals, name = text.rpartition("=")
-    return (source, name) if equals and not os.path.lexists(text) else (text, None)
-
-
-def find(source: str | Path) -> Path:
-    """The file that `source` means; one on the Hub is fetched into the Hub client's cache.
-
-    Raises:
-        InputError: a folder without a learned word, or neither a file nor on the Hub.
-    """
-    path, name = Path(source), str(source)
-    if os.path.isdir(path):
-        inside = [path / name for name in NAMES if (path / name).is_file()]
-        if not inside:
-            raise InputError(f"the folder {name!r} holds none of {', '.join(NAMES)}")
-        return inside[0]
-    match = REPOSITORY.fullmatch(name)
-    if os.path.lexists(path) or not match or os.path.isdir(path.parts[0]):
-        return path
-    repository, file = match.groups()
-    if ".." in path.parts or (file is None and path.suffix in SUFFIXES):
-        return path
-    return _fetch(repository, [file] if file else list(NAMES))
-
-
-def _fetch(repository: str, names: list[str]) -> Path:
+def fetch_file(repository: str, names: Sequence[str]) -> Path:
     """The first of the files that the repository has; from the cache where there is no Hub."""
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
-
-    from tiutils.folders import hub_answers
 
     online = hub_answers(f"models/{repository}")
     try:
@@ -80,31 +50,88 @@ def _check_size(repository: str, name: str) -> None:
     import huggingface_hub
 
     url = huggingface_hub.hf_hub_url(repository, name)
-    _refuse_size(f"{repository}/{name}", huggingface_hub.get_hf_file_metadata(url).size or 0)
+    refuse_size(f"{repository}/{name}", huggingface_hub.get_hf_file_metadata(url).size or 0)
 
 
-def _refuse_size(name: str, size: int) -> None:
-    if size > MAX_BYTES:
-        found, limit = size // 2**20, MAX_BYTES // 2**20
-        raise InputError(f"{name!r} has {found} MiB, an embedding under {limit}: is it a model?")
+def hub_answers(path: str, *, timeout: float = 5.0) -> bool:
+    """Whether the Hub says within `timeout` seconds that it has `models/<id>` or `datasets/<id>`.
+
+    One request, because the Hub's own client tries again for minutes before it gives up.
+    """
+    from huggingface_hub import constants, utils
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    url = f"{constants.ENDPOINT}/api/{urllib.parse.quote(path)}"
+    # with the token of `hf auth login`, if there is one: a private model is there for its owner
+    request = urllib.request.Request(url, method="HEAD", headers=utils.build_hf_headers())
+    try:
+        with urllib.request.urlopen(request, timeout=timeout):
+            return True
+    except OSError:  # no network, no such model, another's private one: it cannot be had
+        return False
 
 
-def read_bytes(path: Path) -> bytes:
-    """The file's content, once its size is known to be sane.
+def cached(name: str, revision: str | None = None) -> bool:
+    """Whether the model's index lies in the local Hub cache."""
+    import huggingface_hub
+
+    try:
+        return isinstance(
+            huggingface_hub.try_to_load_from_cache(name, "model_index.json", revision=revision), str
+        )
+    except huggingface_hub.errors.HFValidationError:  # a path, or another word that can be no id
+        return False
+
+
+def fetch_model(name: str, revision: str | None, variant: str | None, parts: Sequence[str]) -> Path:
+    """Bring a model's small files, and the weights of `parts`, from the Hub into its cache."""
+    import huggingface_hub
+
+    def fetch(patterns: Sequence[str]) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
+        )
+
+    folder = fetch(["*.json", "tokenizer/*"])
+    infix, shard = f".{variant}" if variant else "", "-?????-of-?????"
+    stems = [f"*model{infix}", f"*model{infix}{shard}", f"*model{shard}{infix}"]  # whole, in shards
+    for suffix in ("safetensors", "bin") if parts else ():  # old models have the latter alone
+        names = [f"{stem}.{suffix}" for stem in stems]
+        folder = fetch([f"{part}/{name}" for part in parts for name in names])
+        if all(any(any((folder / part).glob(name)) for name in names) for part in parts):
+            break
+    return folder
+
+
+def fetch_dataset(dataset: str, patterns: Sequence[str], token: str | None) -> Path:
+    """The top-level files of a Hub dataset that match, in the Hub client's cache, which works offline."""
+    try:
+        from huggingface_hub import snapshot_download  # here: a local folder needs no Hub client
+
+        folder = snapshot_download(
+            dataset,
+            repo_type="dataset",
+            token=token,
+            allow_patterns=patterns,  # datasets may hold gigabytes of archives
+            ignore_patterns=["*/*"],
+        )
+    except Exception as error:  # the client and its HTTP library raise a dozen unrelated types
+        raise InputError(
+            f"no folder {dataset!r} here, and no Hub dataset of that name could be fetched "
+            f"({type(error).__name__}: {first_line(error)}): check the name and the connection "
+            "(a private dataset needs a token), or give a local folder of photos"
+        ) from error
+    return Path(folder)
+
+
+def check_token(token: object) -> None:
+    """Refuse an access token that cannot be one: other libraries would show it in their complaint.
 
     Raises:
-        InputError: it is missing, no regular file, far too large, or cannot be read.
+        InputError: it is no text, empty, or more than one word of ASCII characters; it is not shown.
     """
-    try:
-        status = path.stat()
-        if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
-            return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        reason = getattr(error, "strerror", None) or error
+    if token is not None and not (isinstance(token, str) and re.fullmatch(r"[!-~]+", token)):
         raise InputError(
-            f"cannot read {str(path)!r} ({reason}): give a learned embedding"
-        ) from None
-    if stat.S_ISREG(status.st_mode):
-        _refuse_size(str(path), status.st_size)
-    # a folder; or a pipe, on which reading would wait forever
-    raise InputError(f"{str(path)!r} is not a file: give a learned embedding (.safetensors, .bin)")
+            "--hub_token must be one word without spaces or line breaks, as the Hub gave it, such as hf_…"
+        )

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.parse
-import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import CLIPTokenizer
 
 from tiutils.errors import InputError, first_line
+from tiutils.io import hub
 
 # The original "runwayml/stable-diffusion-v1-5" was deleted from the Hub; this is its mirror.
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 WEIGHTS = ("text_encoder", "vae", "unet")  # the parts that have weights
 PARTS = ("tokenizer", *WEIGHTS)
-BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "data" / "tiny-sd"
+BUNDLED_MODEL = Path(__file__).resolve().parents[2] / "data" / "tiny-sd"
 PREDICTION_TYPES = ("epsilon", "v_prediction")  # what a U-Net may predict, if it is to be taught
 
 
@@ -42,28 +40,9 @@ def default_model(*, accelerated: bool) -> str:
     """
     if chosen := os.environ.get("TIUTILS_MODEL"):
         return chosen
-    if accelerated and (_cached(DEFAULT_MODEL) or hub_answers(f"models/{DEFAULT_MODEL}")):
+    if accelerated and (hub.cached(DEFAULT_MODEL) or hub.hub_answers(f"models/{DEFAULT_MODEL}")):
         return DEFAULT_MODEL
     return str(BUNDLED_MODEL)
-
-
-def hub_answers(path: str, *, timeout: float = 5.0) -> bool:
-    """Whether the Hub says within `timeout` seconds that it has `models/<id>` or `datasets/<id>`.
-
-    One request, because the Hub's own client tries again for minutes before it gives up.
-    """
-    from huggingface_hub import constants, utils
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    url = f"{constants.ENDPOINT}/api/{urllib.parse.quote(path)}"
-    # with the token of `hf auth login`, if there is one: a private model is there for its owner
-    request = urllib.request.Request(url, method="HEAD", headers=utils.build_hf_headers())
-    try:
-        with urllib.request.urlopen(request, timeout=timeout):
-            return True
-    except OSError:  # no network, no such model, another's private one: it cannot be had
-        return False
 
 
 def locate(
@@ -91,47 +70,15 @@ def locate(
             )
         return folder
     name = str(name)
-    if not _cached(name, revision) and not hub_answers(f"models/{name}"):
+    if not hub.cached(name, revision) and not hub.hub_answers(f"models/{name}"):
         raise InputError(
             f"there is no model {name!r}: no folder of that name here, and the Hub cannot be reached or has none; "
             f"check the spelling and the network, or use the bundled model, {BUNDLED_MODEL}"
         )
     try:
-        return _fetch(name, revision, variant, weights)
+        return hub.fetch_model(name, revision, variant, WEIGHTS if weights else ())
     except Exception as error:  # the Hub client's own errors, and its HTTP library's
         raise InputError(f"the Hub did not give the model {name!r}: {first_line(error)}") from error
-
-
-def _cached(name: str, revision: str | None = None) -> bool:
-    """Whether the model's index lies in the local Hub cache."""
-    import huggingface_hub
-
-    try:
-        return isinstance(
-            huggingface_hub.try_to_load_from_cache(name, "model_index.json", revision=revision), str
-        )
-    except huggingface_hub.errors.HFValidationError:  # a path, or another word that can be no id
-        return False
-
-
-def _fetch(name: str, revision: str | None, variant: str | None, weights: bool) -> Path:
-    """Bring a model's small files, and its weights if wanted, from the Hub into its cache."""
-    import huggingface_hub
-
-    def fetch(patterns: Sequence[str]) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
-        )
-
-    folder = fetch(["*.json", "tokenizer/*"])
-    infix, shard = f".{variant}" if variant else "", "-?????-of-?????"
-    stems = [f"*model{infix}", f"*model{infix}{shard}", f"*model{shard}{infix}"]  # whole, in shards
-    for suffix in ("safetensors", "bin") if weights else ():  # old models have the latter alone
-        names = [f"{stem}.{suffix}" for stem in stems]
-        folder = fetch([f"{part}/{name}" for part in WEIGHTS for name in names])
-        if all(any(any((folder / part).glob(name)) for name in names) for part in WEIGHTS):
-            break
-    return folder
 
 
 def refuse_code(folder: str | Path) -> None:
@@ -177,3 +124,35 @@ def read_config(folder: str | Path, part: str) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {first_line(error)}") from error
+
+
+def check_resolution(resolution: int | None, model_folder: Path) -> None:
+    """A picture must come out of the VAE and the U-Net with whole pixels.
+
+    Raises:
+        InputError: names the next sizes that fit.
+    """
+    if resolution is None:
+        return
+    factor = vae_factor(read_config(model_folder, "vae"))
+    factor *= 2 ** (len(read_config(model_folder, "unet")["block_out_channels"]) - 1)
+    if resolution % factor:
+        below = resolution // factor * factor
+        near = " or ".join(str(size) for size in (below, below + factor) if size)
+        raise InputError(
+            f"--resolution is {resolution}, but this model takes multiples of {factor}: {near}"
+        )
+
+
+def check_prediction_type(model_folder: Path) -> None:
+    """The loss is known for models that predict the noise or the velocity.
+
+    Raises:
+        InputError: the model predicts something else.
+    """
+    predicts = read_config(model_folder, "scheduler").get("prediction_type", "epsilon")
+    if predicts not in PREDICTION_TYPES:
+        raise InputError(
+            f"{model_folder} predicts {predicts!r}; only models that predict "
+            f"{' or '.join(PREDICTION_TYPES)} can be taught"
+        )

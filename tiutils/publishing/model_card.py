@@ -11,13 +11,12 @@ from typing import Any
 
 from PIL import Image
 
-from tiutils import embedding_files, folders
 from tiutils.errors import InputError, first_line
+from tiutils.io import embeddings, pretrained
 
-WORDS = ("learned_embeds.safetensors", "learned_embeds.bin")
 MAX_PICTURE_BYTES = 8 * 2**20
 # Base models whose licence is known to bind what is made from them; of others the card says to look.
-LICENSES = {folders.DEFAULT_MODEL: "creativeml-openrail-m"}
+LICENSES = {pretrained.DEFAULT_MODEL: "creativeml-openrail-m"}
 
 
 def model_card(
@@ -34,8 +33,8 @@ def model_card(
     Raises:
         InputError: that is no name of a licence.
     """
-    file = next(name for name in WORDS if name in files)
-    learned = embedding_files.read(files[file])
+    file = next(name for name in embeddings.NAMES if name in files)
+    learned = embeddings.read(files[file])
     base, is_on_hub = base_model(str(record.get("model") or learned.metadata.get("base_model")))
     license = license or learned.metadata.get("license") or LICENSES.get(base)
     if license and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
@@ -96,7 +95,7 @@ def plain(text: object) -> str:
 
 
 def alt_text(path: Path) -> str:
-    """What a PNG says of itself, as `figures.save` writes it; checks that it is one, and not huge.
+    """What a PNG says of itself, as `output.save` writes it; checks that it is one, and not huge.
 
     Raises:
         InputError: it is another kind of file, cannot be read, or is too large for a card.
@@ -122,7 +121,7 @@ def base_model(name: str) -> tuple[str, bool]:
 
 
 def _facts(
-    record: dict[str, Any], learned: embedding_files.LearnedEmbedding, base: str
+    record: dict[str, Any], learned: embeddings.LearnedEmbedding, base: str
 ) -> list[tuple[str, Any]]:
     """What made the word, for people who want to know or do it again: name and value of each fact known."""
     flags, scores, versions = (

@@ -11,19 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tiutils import folders
-from tiutils.card import WORDS, model_card
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError, first_line
-from tiutils.flag_checks import check_token
-from tiutils.record import read_record
+from tiutils.io import embeddings, pretrained, run_folder
+from tiutils.io.hub import check_token
+from tiutils.io.run_folder import read_record
+from tiutils.publishing.model_card import model_card
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 logger = logging.getLogger("tiutils")
 
-SHEETS = "validation-steps-"  # pictures of the run, never of the photos
 PIPELINE_SUFFIXES = (".json", ".safetensors", ".txt")  # what `models.save` writes
 
 
@@ -150,7 +149,7 @@ def _check_repository(api: HfApi, repo_id: str) -> None:
     except Exception as error:
         raise InputError(f"the Hub did not say what {repo_id} is ({_reason(error)})") from error
     held = {file.rfilename for file in info.siblings or ()} - {".gitattributes", "README.md"}
-    if held and not held & set(WORDS):
+    if held and not held & set(embeddings.NAMES):
         raise InputError(
             f"{repo_id} is there already and holds something else ({min(held)}); give another --hub_model_id"
         )
@@ -167,22 +166,25 @@ def _files(run_dir: Path, pictures: Sequence[str | Path], full_pipeline: bool) -
     def is_ours(path: Path) -> bool:
         return path.is_file() and path.resolve().is_relative_to(root)
 
-    words = [run_dir / name for name in WORDS if is_ours(run_dir / name)]
+    words = [run_dir / name for name in embeddings.NAMES if is_ours(run_dir / name)]
     if not words:
         raise InputError(
-            f"{run_dir} holds no learned word ({' or '.join(WORDS)}); give the folder of a run"
+            f"{run_dir} holds no learned word ({' or '.join(embeddings.NAMES)}); give the folder of a run"
         )
-    drawn = {path.stem.removeprefix(SHEETS): path for path in run_dir.glob(f"{SHEETS}*.png")}
+    drawn = {
+        path.stem.removeprefix(run_folder.SHEETS): path
+        for path in run_dir.glob(f"{run_folder.SHEETS}*.png")
+    }
     steps = [step for step, path in drawn.items() if step.isdecimal() and is_ours(path)]
     last = [drawn[max(steps, key=int)]] if steps else []
     files = {words[0].name: words[0]}
     files |= {f"picture-{n}.png": Path(path) for n, path in enumerate(pictures or last, start=1)}
     if not full_pipeline:
         return files
-    index = run_dir / "model_index.json"
+    index = run_dir / run_folder.PIPELINE
     if not is_ours(index):
         raise InputError(f"{run_dir} holds no whole model; train with --save_as_full_pipeline")
-    parts = [run_dir / part for part in (*folders.PARTS, "scheduler")]
+    parts = [run_dir / part for part in (*pretrained.PARTS, "scheduler")]
     found = [index, *(path for part in parts for path in sorted(part.glob("*")))]
     kept = [path for path in found if path.suffix in PIPELINE_SUFFIXES and is_ours(path)]
     return files | {path.relative_to(run_dir).as_posix(): path for path in kept}

@@ -17,14 +17,16 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from tiutils import card, checkpoints, embedding_files, figures
-from tiutils.checkpoints import CheckpointError
 from tiutils.config import TrainingConfig
-from tiutils.embedding_files import LearnedEmbedding
 from tiutils.errors import InputError, first_line
-from tiutils.memory import is_out_of_memory
-from tiutils.progress import Callback, Progress, Watched
-from tiutils.stopping import EarlyStopping
+from tiutils.figures import output
+from tiutils.io import checkpoints, embeddings, run_folder
+from tiutils.io.checkpoints import CheckpointError
+from tiutils.io.embeddings import LearnedEmbedding
+from tiutils.protocols import Callback, Progress, Watched
+from tiutils.publishing import model_card
+from tiutils.runs.early_stopping import EarlyStopping
+from tiutils.runs.memory import is_out_of_memory
 
 logger = logging.getLogger("tiutils")
 
@@ -85,7 +87,7 @@ def saving(config: TrainingConfig, stopping: EarlyStopping | None = None) -> Cal
             return  # on a GPU the loop looks at the loss only now and then
         try:
             if rows_are_due:
-                write_rows(training, step, f"learned_embeds-steps-{step}")
+                write_rows(training, step, f"{run_folder.EMBEDDING}-steps-{step}")
         except InputError as error:
             logger.warning("%s", error)
         if checkpoint_is_due:
@@ -98,7 +100,7 @@ def write_rows(training: Watched, step: int, stem: str) -> Path:
     """Write the learned rows into the output folder; what is to be known about them goes along."""
     config, placeholder = training.config, training.placeholder
     suffix = ".bin" if config.no_safe_serialization else ".safetensors"
-    base = card.base_model(training.models.name)[0]  # without our folders
+    base = model_card.base_model(training.models.name)[0]  # without our folders
     facts = {
         "base_model": base,
         "initializer_token": placeholder.initializer_token or "",
@@ -106,9 +108,9 @@ def write_rows(training: Watched, step: int, stem: str) -> Path:
         "steps": str(step),
         "seed": str(config.seed),
     }
-    if base in card.LICENSES:
-        facts["license"] = card.LICENSES[base]
-    return embedding_files.write(
+    if base in model_card.LICENSES:
+        facts["license"] = model_card.LICENSES[base]
+    return embeddings.write(
         Path(config.output_dir) / (stem + suffix),
         LearnedEmbedding(placeholder.token, training.vectors(), facts),
         safe_serialization=not config.no_safe_serialization,
@@ -161,9 +163,9 @@ def validation(
             )
             return
         alt = f"“{prompt}” drawn {len(images)} times after {progress.step} steps"
-        path = Path(config.output_dir) / f"validation-steps-{progress.step}.png"
+        path = Path(config.output_dir) / f"{run_folder.SHEETS}{progress.step}.png"
         try:
-            figures.save(figures.contact_sheet(images), path, alt=alt)
+            output.save(output.contact_sheet(images), path, alt=alt)
         except OSError as error:
             logger.warning(
                 "could not write %s (%s); the run goes on", path, error.strerror or error

@@ -8,25 +8,17 @@ compared with all of them, and the rows with the lowest loss are kept.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tiutils.batches import BatchPlan
-from tiutils.checkpoints import RunState
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
-from tiutils.progress import Progress
-
-if TYPE_CHECKING:  # JAX uses this room too, and may be without PyTorch
-    from tiutils.diffusion import Material
-    from tiutils.models import Models
+from tiutils.io.checkpoints import RunState
+from tiutils.protocols import Progress
 
 WINDOW, THRESHOLD = 310, 0.15  # steps, and ratio of variances: the paper's for Textual Inversion
-SEED = 2302_04841  # no training run of sane seed draws this batch
 
 
 def variance_ratio(losses: Sequence[float], window: int) -> float:
@@ -44,31 +36,6 @@ def should_stop(
     """
     size = -(-window // every)  # the window is in steps
     return len(losses) > size and variance_ratio(losses, size) < threshold
-
-
-def fixed_plan(plan: BatchPlan, draws: int) -> BatchPlan:
-    """The same photos and prompts, with a batch of `draws` samples that belongs to no training run."""
-    return dataclasses.replace(plan, seed=SEED, batch_size=draws)
-
-
-def fixed_batch(material: Material, draws: int = 16) -> Material:
-    """The same material, whose batch 0 is the fixed one."""
-    return dataclasses.replace(material, plan=fixed_plan(material.plan, draws))
-
-
-def fixed_loss(models: Models, batch: Material, at_once: int = 8) -> float:
-    """Mean loss of all samples of a fixed batch, without a gradient, in PyTorch."""
-    import torch
-
-    from tiutils.diffusion import losses_at
-
-    draws = batch.plan.batch_size
-    with torch.no_grad():
-        parts = [
-            losses_at(models, batch, 0, start, min(start + at_once, draws))
-            for start in range(0, draws, at_once)
-        ]
-    return torch.cat(parts).mean().item()
 
 
 class EarlyStopping:
@@ -149,3 +116,17 @@ def early_stopping(config: TrainingConfig, state: RunState | None) -> EarlyStopp
     if state is not None:
         stopping.restore(state)
     return stopping
+
+
+def check_window(config: TrainingConfig, total_steps: int) -> None:
+    """A run must be longer than what --early_stopping looks back over, or it can never end early.
+
+    Raises:
+        InputError: names both numbers of steps.
+    """
+    window, patience = config.early_stopping_window, config.early_stopping_patience
+    if config.early_stopping and total_steps <= min(window, patience or window):
+        raise InputError(
+            f"--early_stopping looks back over {window} steps, but the run has only {total_steps}; give more "
+            f"--max_train_steps, a smaller --early_stopping_window, or --early_stopping_patience"
+        )

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import logging
+import math
 import os
-from collections.abc import Iterator
+import re
+import typing
 from pathlib import Path
+from typing import Any
 
-from tiutils import (
-    captions,
-    checkpoints,
-    concept,
-    embedding_files,
-    flag_checks,
-    folders,
-    hub,
-    words,
-)
-from tiutils.checkpoints import RunState, check_state
+from tiutils import concept, dataset
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
-from tiutils.record import read_record
+from tiutils.io import checkpoints, embeddings, pretrained, run_folder
+from tiutils.io.checkpoints import RunState, check_state
+from tiutils.io.hub import check_token
+from tiutils.publishing import publish
+from tiutils.runs.early_stopping import check_window
+from tiutils.tokenizer import check_placeholder, initializer_ids
 
 logger = logging.getLogger("tiutils")
+
+MAY_BE_ZERO = {
+    "lr_warmup_steps",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_weight_decay",
+    "seed",
+    "dataloader_num_workers",
+    "norm_control",
+}
+UPPER_BOUNDS = {
+    "adam_beta1": 1,
+    "adam_beta2": 1,
+    "norm_control": 2,
+    "seed": 2**63,  # half of a batch's key, of 64 bits
+}
 
 
 def check_inputs(
@@ -48,151 +64,118 @@ def check_inputs(
     Raises:
         InputError: names the flag, what was found and what to do.
     """
-    flag_checks.check(config)
+    check(config)
     if is_main_process:
-        check_output_dir(config)
+        run_folder.check_output_dir(
+            config.output_dir,
+            config.train_data_dir,
+            config.logging_dir,
+            config.placeholder_token,
+            resumed=config.resume_from_checkpoint is not None,
+        )
     if config.mixed_precision == "fp16" and not accelerated:
         raise InputError(
             "--mixed_precision fp16 needs a GPU; on a CPU leave it out, or use bf16, which saves "
             "memory there but seldom time"
         )
-    state = find_checkpoint(config) if is_main_process else None
+    state = None
+    if is_main_process:
+        state = checkpoints.find_checkpoint(config.resume_from_checkpoint, config.output_dir)
     photos = concept.load(concept.find_photos(config.train_data_dir, token=config.hub_token))
-    if config.captions and not any(captions.captions(photos, config.placeholder_token)):
+    if config.captions and not any(dataset.captions(photos, config.placeholder_token)):
         logger.warning("--captions has nothing to do: no .txt file lies beside a photo")
     check_window(config, config.total_steps(len(photos.photos), num_processes))
     name = str(
-        config.pretrained_model_name_or_path or folders.default_model(accelerated=accelerated)
+        config.pretrained_model_name_or_path or pretrained.default_model(accelerated=accelerated)
     )
-    folder = folders.locate(name, revision=config.revision, weights=False)
-    tokenizer = folders.load_tokenizer(folder, tokenizer_name=config.tokenizer_name)
-    words.check_placeholder(tokenizer, config.placeholder_token, config.num_vectors)
+    folder = pretrained.locate(name, revision=config.revision, weights=False)
+    tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=config.tokenizer_name)
+    check_placeholder(tokenizer, config.placeholder_token, config.num_vectors)
     num_vectors = config.num_vectors
     if not config.pick_initializer:
-        num_vectors = len(words.initializer_ids(tokenizer, config))
-    words.check_placeholder(tokenizer, config.placeholder_token, num_vectors)
-    check_resolution(config.resolution, folder)
-    check_prediction_type(folder)
+        num_vectors = len(initializer_ids(tokenizer, config))
+    check_placeholder(tokenizer, config.placeholder_token, num_vectors)
+    pretrained.check_resolution(config.resolution, folder)
+    pretrained.check_prediction_type(folder)
     if state is not None:
-        hidden_size = folders.read_config(folder, "text_encoder")["hidden_size"]
+        hidden_size = pretrained.read_config(folder, "text_encoder")["hidden_size"]
         optimizer = "AdamW8bit" if config.use_8bit_adam else "AdamW"
         shape = (num_vectors, hidden_size)
         check_state(state, config.placeholder_token, shape, optimizer)
     if config.push_to_hub and is_main_process:
-        hub.check_access(
+        publish.check_access(
             config.hub_token, config.hub_model_id or Path(config.output_dir).resolve().name
         )
-    embedding_files.warn_of_case(config.placeholder_token)
+    embeddings.warn_of_case(config.placeholder_token)
     if config.dataloader_num_workers:
         logger.warning("--dataloader_num_workers has nothing to do: photos are encoded once")
     return state, photos, name
 
 
-def check_window(config: TrainingConfig, total_steps: int) -> None:
-    """A run must be longer than what --early_stopping looks back over, or it can never end early.
+def check(config: TrainingConfig) -> None:
+    """Refuse settings that cannot work, before anything is loaded.
 
     Raises:
-        InputError: names both numbers of steps.
+        InputError: names the flag, what was given and what is allowed.
     """
-    window, patience = config.early_stopping_window, config.early_stopping_patience
-    if config.early_stopping and total_steps <= min(window, patience or window):
+    check_token(config.hub_token)  # first: its complaint alone does not show the value
+    kinds = typing.get_type_hints(TrainingConfig)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        _check_type(field.name, value, kinds[field.name])
+        choices = field.metadata["choices"]
+        if choices and value is not None and value not in choices:
+            raise InputError(f"--{field.name} is {value!r}; it must be one of {', '.join(choices)}")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            _check_number(field.name, value)
+    if os.path.isabs(config.logging_dir) or ".." in re.split(r"[/\\]", str(config.logging_dir)):
         raise InputError(
-            f"--early_stopping looks back over {window} steps, but the run has only {total_steps}; give more "
-            f"--max_train_steps, a smaller --early_stopping_window, or --early_stopping_patience"
+            f"--logging_dir is {config.logging_dir}; it must be a folder inside --output_dir, such as logs"
         )
-
-
-def check_resolution(resolution: int | None, model_folder: Path) -> None:
-    """A picture must come out of the VAE and the U-Net with whole pixels.
-
-    Raises:
-        InputError: names the next sizes that fit.
-    """
-    if resolution is None:
-        return
-    factor = folders.vae_factor(folders.read_config(model_folder, "vae"))
-    factor *= 2 ** (len(folders.read_config(model_folder, "unet")["block_out_channels"]) - 1)
-    if resolution % factor:
-        below = resolution // factor * factor
-        near = " or ".join(str(size) for size in (below, below + factor) if size)
-        raise InputError(
-            f"--resolution is {resolution}, but this model takes multiples of {factor}: {near}"
-        )
-
-
-def check_prediction_type(model_folder: Path) -> None:
-    """The loss is known for models that predict the noise or the velocity.
-
-    Raises:
-        InputError: the model predicts something else.
-    """
-    predicts = folders.read_config(model_folder, "scheduler").get("prediction_type", "epsilon")
-    if predicts not in folders.PREDICTION_TYPES:
-        raise InputError(
-            f"{model_folder} predicts {predicts!r}; only models that predict "
-            f"{' or '.join(folders.PREDICTION_TYPES)} can be taught"
-        )
-
-
-def check_output_dir(config: TrainingConfig) -> None:
-    """Nothing the user made is overwritten: a folder with a run in it is left alone.
-
-    Raises:
-        InputError: the folder holds a run, and this one is not its continuation; or it holds the
-            photos, among which the run's pictures would be; or it cannot be written to.
-    """
-    folder = Path(config.output_dir)
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise InputError(f"--output_dir {folder}: {there} is a file; give a folder")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"--output_dir {folder}: {there} is not writable; give another folder")
-    if folder.resolve() == Path(config.train_data_dir).resolve():
-        raise InputError(f"--output_dir {folder} is the folder of the photos; give another one")
-    for path in written_in_place(folder, config.logging_dir):
-        if not Path(os.path.realpath(path)).is_relative_to(folder.resolve()):
+    for name in ("train_data_dir", "placeholder_token", "initializer_token"):
+        instead = config.initializer_phrase or config.pick_initializer
+        given = getattr(config, name) or (name == "initializer_token" and instead)
+        if not given:
+            example = TrainingConfig.__dataclass_fields__[name].metadata["help"]
+            raise InputError(f"--{name} is missing: {example}")
+    for name in ("use_8bit_adam", "quantize"):
+        if getattr(config, name) and importlib.util.find_spec("bitsandbytes") is None:
             raise InputError(
-                f"--output_dir {folder}: {path} is a link that leads out of it; remove the link, or give another folder"
+                f"--{name} needs bitsandbytes: pip install bitsandbytes, or leave the flag out"
             )
-    held = [folder / "run.json", folder / "model_index.json", *folder.glob("learned_embeds*")]
-    held = [path for path in [*held, *checkpoints.list_checkpoints(folder)] if path.exists()]
-    if not held:
-        return
-    if config.resume_from_checkpoint is None:
+    if config.quantize and config.save_as_full_pipeline:
         raise InputError(
-            f"--output_dir {folder} already holds a run ({held[0].name}); give another folder, or "
-            f"--resume_from_checkpoint latest to go on with that run"
+            f"--save_as_full_pipeline cannot write a U-Net of --quantize {config.quantize}; leave one of them out: "
+            f"learned_embeds.safetensors can be used with every copy of the model"
         )
-    word = read_record(folder).get("flags", {}).get("placeholder_token", config.placeholder_token)
-    if word != config.placeholder_token:
+    if (
+        config.enable_xformers_memory_efficient_attention
+        and importlib.util.find_spec("xformers") is None
+    ):
         raise InputError(
-            f"--output_dir {folder} holds a run of {word!r}, this one is of "
-            f"{config.placeholder_token!r}; give another folder"
+            "--enable_xformers_memory_efficient_attention needs xformers: pip install xformers, or leave the flag out: "
+            "PyTorch's own attention is as lean"
         )
 
 
-def written_in_place(folder: Path, logging_dir: str) -> Iterator[Path]:
-    """What other libraries write into a run's folder: through links, unlike `embedding_files.replace_file`."""
-    yield from (folder / logging_dir, folder / "model_index.json")
-    for part in (*folders.PARTS, "scheduler"):
-        yield from (folder / part, *(folder / part).glob("*"))
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    """A value from a file or a notebook has had no argument parser to look at it."""
+    kinds = typing.get_args(kind) or (kind,)
+    allowed = {float: (float, int), str: (str, os.PathLike)}
+    fits = isinstance(value, tuple(t for k in kinds for t in allowed.get(k, (k,))))
+    if not fits or (isinstance(value, bool) and bool not in kinds):
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        wanted = " or ".join(names.get(k, "left out") for k in kinds)
+        raise InputError(f"--{name} is {value!r}; it must be {wanted}")
 
 
-def find_checkpoint(config: TrainingConfig) -> RunState | None:
-    """The state to go on from. `latest` with no whole checkpoint starts anew; a named one must exist.
-
-    Raises:
-        InputError: the named checkpoint is missing or damaged.
-    """
-    if config.resume_from_checkpoint is None:
-        return None
-    if config.resume_from_checkpoint == "latest":
-        state = checkpoints.load_latest(config.output_dir)
-        if state is None and Path(config.output_dir).exists():  # a new folder surprises nobody
-            logger.warning("no whole checkpoint in %s: starting anew", config.output_dir)
-        return state
-    path = Path(config.resume_from_checkpoint)
-    is_bare_name = path.name == str(path)  # as the diffusers script takes it
-    if is_bare_name and not path.exists():
-        path = Path(config.output_dir) / path.name
-    return checkpoints.load(path)
+def _check_number(name: str, value: float) -> None:
+    in_range = value >= 0 if name in MAY_BE_ZERO else value > 0
+    bound = UPPER_BOUNDS.get(name, math.inf)
+    if not (in_range and value < bound):  # false for NaN too
+        allowed = "at least 0" if name in MAY_BE_ZERO else "above 0"
+        if name in UPPER_BOUNDS:
+            allowed += f" and below {bound}"
+        elif isinstance(value, float):
+            allowed += " and finite"
+        raise InputError(f"--{name} is {value}; it must be {allowed}")

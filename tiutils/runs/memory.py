@@ -16,15 +16,15 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiutils import folders
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError, first_line
+from tiutils.io import pretrained
 
 logger = logging.getLogger("tiutils")
 GIB = 2**30
@@ -98,13 +98,13 @@ def shape_of(folder: Path, resolution: int | None = None) -> Shape:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    settings = folders.read_config(folder, "unet")
+    settings = pretrained.read_config(folder, "unet")
     with torch.device("meta"):  # shapes without values
         unet = UNet2DConditionModel.from_config(settings)
-        text = CLIPTextModel(CLIPTextConfig(**folders.read_config(folder, "text_encoder")))
+        text = CLIPTextModel(CLIPTextConfig(**pretrained.read_config(folder, "text_encoder")))
     layers = [m for m in unet.modules() if isinstance(m, torch.nn.Linear)]
     linear = sum(layer.weight.numel() for layer in layers)
-    factor = folders.vae_factor(folders.read_config(folder, "vae"))
+    factor = pretrained.vae_factor(pretrained.read_config(folder, "vae"))
     side = resolution // factor if resolution else unet.config.sample_size
     activity = (side / 64) ** 2 * settings["block_out_channels"][0] / 320
     everything = sum(p.numel() for p in unet.parameters())
@@ -221,17 +221,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
-def retrying(take: Callable[[Any, int], Any], training: Any, step: int) -> Any:
-    """`take(training, step)`; where memory runs out, the same step anew with the next plan of `training.leaner`.
+def retrying(training: Any, step: int, *, leaner: list[Plan]) -> Any:
+    """Take a training step; where memory runs out, the same step anew with the next plan of `leaner`.
 
     Until its last lines a step changes nothing but gradients, so that it can be begun anew.
 
     Raises:
         InputError: nothing leaner is left.
     """
+    from tiutils import training as loop  # here, as it needs PyTorch
+
     while True:
         try:
-            return take(training, step)
+            return loop.training_step(training, step)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -240,11 +242,13 @@ def retrying(take: Callable[[Any, int], Any], training: Any, step: int) -> Any:
         training.optimizer.zero_grad()
         empty_cache()
         where = f"out of memory in step {step + 1} ({said[:120]})"
-        if not training.leaner:
+        if not leaner:
             raise InputError(f"{where}; {advice(training.config)}")
-        plan = training.leaner.pop(0)
+        plan = leaner.pop(0)
         logger.warning("%s: going on with %s", where, plan)
-        training.go_on_with(plan)
+        training.config = plan.applied(training.config)  # what is learned stays the same
+        if plan.gradient_checkpointing:
+            loop.recompute_activations(training.models)
 
 
 def empty_cache() -> None:

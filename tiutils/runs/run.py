@@ -1,8 +1,9 @@
-"""A whole run: photos and a word in; the loop with what watches it; files out, as `sitting` lists them."""
+"""A whole run: photos and a word in; the loop with what watches it; files out, as `session` lists them."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import logging
 import os
@@ -19,26 +20,20 @@ from accelerate.utils import (
     gather_object,
 )
 
-from tiutils import callbacks as watchers
-from tiutils import (
-    concept,
-    evaluator,
-    folders,
-    inference,
-    memory,
-    models,
-    overfitting,
-    tokens,
-    words,
-)
-from tiutils.checks import check_inputs
+from tiutils import concept, inference, models, token_embedding
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
+from tiutils.evaluation import clip as clip_model
+from tiutils.evaluation import overfitting
+from tiutils.io import pretrained
 from tiutils.models import Models
-from tiutils.progress import Callback
-from tiutils.record import Stopwatch, public_flags
-from tiutils.sitting import TrainingResult, sit, warn_of_changes
+from tiutils.protocols import Callback
+from tiutils.runs import callbacks as watchers
+from tiutils.runs import memory
+from tiutils.runs.inputs import check_inputs
+from tiutils.runs.session import Stopwatch, TrainingResult, public_flags, sit, warn_of_changes
+from tiutils.tokenizer import whole_words
 from tiutils.training import prepare, restore, train_rows
 
 logger = logging.getLogger("tiutils")
@@ -49,7 +44,7 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
 
     Args:
         config: all settings.
-        callbacks: called after each step with a `progress.Progress`; one that returns true ends
+        callbacks: called after each step with a `protocols.Progress`; one that returns true ends
             the run, keeping what was learned.
 
     Raises:
@@ -74,14 +69,13 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
         clock.lap("loading")
         if config.pick_initializer:
             config = with_picked_initializer(config, photos, parts)
-        placeholder = tokens.add_placeholder(
+        placeholder = token_embedding.add_placeholder(
             parts,
             config.placeholder_token,
             initializer_token=config.initializer_phrase or config.initializer_token,
-            vectors=tokens.start_vectors(parts, config),
+            vectors=token_embedding.start_vectors(parts, config),
         )
         training = prepare(parts, placeholder, photos, config, accelerator)
-        training.leaner = leaner
         if state is not None:
             restore(training, state)
             warn_of_changes(training, state)
@@ -90,7 +84,7 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
     clock.lap("encoding")
 
     def save_pipeline() -> None:
-        models.save(tokens.merged(parts), config.output_dir)
+        models.save(token_embedding.merged(parts), config.output_dir)
 
     judge = None
     if accelerator.is_main_process:  # it alone draws
@@ -101,7 +95,7 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
         photos,
         clock,
         state,
-        train_rows,
+        functools.partial(train_rows, take_step=functools.partial(memory.retrying, leaner=leaner)),
         [*watchers.tracking(accelerator), *validation, *callbacks],
         save_more=save_pipeline if config.save_as_full_pipeline else None,
         is_main_process=accelerator.is_main_process,
@@ -138,7 +132,7 @@ def fitted(
     Raises:
         InputError: nothing fits.
     """
-    folder = folders.locate(name, revision=config.revision, weights=False)
+    folder = pretrained.locate(name, revision=config.revision, weights=False)
     device = processes.device
     free = min(gather_object([memory.free_bytes(device)]))
     shape = memory.shape_of(folder, config.resolution)
@@ -159,14 +153,14 @@ def with_picked_initializer(
         InputError: there is no CLIP model to ask.
     """
     named = config.evaluator
-    clip = evaluator.beside(parts) if named is None else evaluator.load(named)
+    clip = clip_model.beside(parts) if named is None else clip_model.load(named)
     if clip is None:
         raise InputError(
             f"--pick_initializer asks a CLIP model, and none came with {parts.name}: name one with "
             f"--evaluator, such as openai/clip-vit-base-patch32, or give --initializer_token"
         )
     template = concept.templates(config.learnable_property)[0]
-    vocabulary = list(words.whole_words(parts.tokenizer))
+    vocabulary = list(whole_words(parts.tokenizer))
     nearest = clip.nearest_words([p.image for p in photos.photos], vocabulary, template)
     logger.warning("starting from %r, of %d words", nearest[0][0], len(nearest))
     return dataclasses.replace(config, initializer_token=nearest[0][0], initializer_phrase=None)

@@ -10,21 +10,30 @@ output_dir/
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
+import os
+import platform
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tiutils import callbacks as watchers
-from tiutils import hub
-from tiutils.checkpoints import RunState
+import tiutils
 from tiutils.concept import Concept
+from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
-from tiutils.progress import Callback, LoopResult, Watched
-from tiutils.record import Stopwatch, read_record, write_record
-from tiutils.stopping import EarlyStopping, early_stopping
-from tiutils.words import Placeholder
+from tiutils.io import run_folder
+from tiutils.io.checkpoints import RunState
+from tiutils.io.run_folder import read_record, update_record
+from tiutils.protocols import Callback, LoopResult, Watched
+from tiutils.publishing import publish
+from tiutils.runs import callbacks as watchers
+from tiutils.runs.early_stopping import EarlyStopping, early_stopping
+from tiutils.tokenizer import Placeholder
 
 logger = logging.getLogger("tiutils")
 
@@ -120,15 +129,15 @@ def sit(
             result.diverge(result.step + 1, kept)
         elif stopping.at_rest:
             result.stopped = None  # it is finished
-    path = Path(config.output_dir) / "learned_embeds.safetensors"
+    path = Path(config.output_dir) / f"{run_folder.EMBEDDING}.safetensors"
     if is_main_process:
-        path = watchers.write_rows(training, kept, "learned_embeds")
+        path = watchers.write_rows(training, kept, run_folder.EMBEDDING)
         if save_more is not None:
             save_more()
         clock.lap("saving")
         status, losses = result.stopped or "finished", [*earlier, *result.losses]
         write_record(training, photos, clock, status, result.step, losses)
-        hub.publish(config, result.stopped)
+        publish.publish(config, result.stopped)
     return TrainingResult(
         Path(config.output_dir),
         path,
@@ -159,3 +168,53 @@ def warn_of_changes(training: Watched, state: RunState) -> None:
                 value,
                 state.scalars.get(name),
             )
+
+
+class Stopwatch:
+    """Wall-clock seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """The time since the last call belongs to `stage`."""
+        now = time.perf_counter()
+        self.seconds[stage], self.last = round(now - self.last, 3), now
+
+
+def public_flags(config: TrainingConfig) -> dict[str, Any]:
+    """The settings as JSON has them, without the access token, which belongs in no file."""
+    flags = {k: v for k, v in dataclasses.asdict(config).items() if k != "hub_token"}
+    return {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in flags.items()}
+
+
+def write_record(
+    training: Watched,
+    photos: Concept,
+    clock: Stopwatch,
+    status: str,
+    steps: int,
+    losses: Sequence[float | None] = (),
+) -> None:
+    """Write run.json: all that is needed to know what made these files, and to make them again.
+
+    `losses` has an entry for each step from the first; null where it is not known or not finite.
+    """
+    record = {
+        "status": status,
+        "steps": steps,
+        "total_steps": training.total_steps,
+        "model": training.models.name,
+        **training.machine(),
+        "photos": [photo.path.name for photo in photos.photos],
+        "skipped": {path.name: reason for path, reason in photos.skipped},
+        "flags": public_flags(training.config),
+        "versions": {"tiutils": tiutils.__version__, "python": platform.python_version()}
+        | {name: metadata.version(name) for name in training.packages},
+        "seconds": clock.seconds,
+        "losses": [
+            None if loss is None or not math.isfinite(loss) else round(loss, 6) for loss in losses
+        ],
+    }
+    update_record(training.config.output_dir, record)

@@ -14,7 +14,7 @@ from small_model import draw_photo
 
 from tiutils import concept, diffusion, models
 from tiutils.concept import Concept, Photo
-from tiutils.exercises import concept_and_data as exercises
+from tiutils.course.exercises import concept_and_data as exercises
 
 SOLUTIONS = runpy.run_path(str(pages.ROOT / "notebooks" / "solutions" / "concept_and_data.py"))
 

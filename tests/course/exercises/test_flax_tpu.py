@@ -12,9 +12,9 @@ import nbformat
 import numpy as np
 import pytest
 
-from tiutils.exercises import flax_tpu as exercises
+from tiutils.course.exercises import flax_tpu as exercises
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 NOTEBOOK = nbformat.read(ROOT / "notebooks" / "05_flax_tpu.ipynb", as_version=4)
 CELLS = {cell.id: cell.source for cell in NOTEBOOK.cells}
 SOLUTIONS = ROOT / "notebooks" / "solutions" / "flax_tpu.py"
@@ -40,10 +40,10 @@ def page(small_model, photos):
 
     import tiutils
     from tiutils import batches, concept
-    from tiutils.flax import diffusion, inference, models, tokens
+    from tiutils.flax import diffusion, inference, models, token_embedding
 
     parts = models.load(small_model)
-    word = tokens.add_placeholder(parts, "<w>", initializer_token="toy", num_vectors=2)
+    word = token_embedding.add_placeholder(parts, "<w>", initializer_token="toy", num_vectors=2)
     config = tiutils.TrainingConfig(
         placeholder_token="<w>", initializer_token="toy", num_vectors=2, max_train_steps=3,
         train_batch_size=2, learning_rate=1e-2, train_data_dir=str(photos),
@@ -51,7 +51,8 @@ def page(small_model, photos):
     )  # fmt: skip
     thing = concept.load(photos)
     names = {
-        "jax": jax, "jnp": jnp, "np": np, "parts": parts, "tokens": tokens, "inference": inference, "TWIN": config,
+        "jax": jax, "jnp": jnp, "np": np, "parts": parts, "token_embedding": token_embedding,
+        "inference": inference, "TWIN": config,
         "batches": batches, "diffusion": diffusion, "thing": thing, "word": word, "print": silent,
         "material": diffusion.prepare_material(parts, thing, "<w>", config),
         "networks": (parts.text_encoder, parts.unet),

@@ -13,17 +13,19 @@ import torch
 from PIL import Image
 
 from data.embeddings import make
-from tiutils import attention, embedding_files, inference, models, tokens
-from tiutils.exercises import inference as exercises
+from tiutils import inference, models, token_embedding
+from tiutils.course import attention
+from tiutils.course.exercises import inference as exercises
+from tiutils.io import embeddings, pretrained
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 SOLUTIONS = runpy.run_path(str(ROOT / "notebooks" / "solutions" / "inference.py"))
 
 
 @pytest.fixture(scope="module")
 def parts(small_model):
     loaded = models.load(small_model)
-    tokens.add_placeholder(loaded, "<t>", initializer_token="toy", num_vectors=2)
+    token_embedding.add_placeholder(loaded, "<t>", initializer_token="toy", num_vectors=2)
     return loaded
 
 
@@ -75,9 +77,9 @@ def test_the_shares_by_hand_are_the_modules(parts, by_hand):
 @pytest.mark.parametrize("name", make.NAMES)
 def test_shipped_words_were_learned_with_the_bundled_model_as_it_is(name):
     paths = [make.HERE / f"{name}.safetensors", *make.HERE.glob(f"steps/{name}-*.safetensors")]
-    width = models.read_config(models.BUNDLED_MODEL, "text_encoder")["hidden_size"]
+    width = pretrained.read_config(pretrained.BUNDLED_MODEL, "text_encoder")["hidden_size"]
     for path in paths:
-        learned = embedding_files.read(path)
+        learned = embeddings.read(path)
         advice = "python -m data.embeddings.make"
         assert learned.metadata["model_digest"] == make.model_digest(), advice
         assert learned.token == f"<{name}>" and learned.vectors.shape == (1, width)
@@ -85,13 +87,13 @@ def test_shipped_words_were_learned_with_the_bundled_model_as_it_is(name):
 
 def test_the_stages_of_the_long_run_are_what_they_are_called():
     for path in make.HERE.glob("steps/*.safetensors"):
-        assert embedding_files.read(path).metadata["steps"] == path.stem.rsplit("-", 1)[1]
+        assert embeddings.read(path).metadata["steps"] == path.stem.rsplit("-", 1)[1]
 
 
 def test_shipped_words_keep_their_length_and_the_long_run_does_not():
     """Section 8 of the notebook shows what becomes of a row that nothing pulls back."""
     short, long = (
-        np.linalg.norm(embedding_files.read(path).vectors)
+        np.linalg.norm(embeddings.read(path).vectors)
         for path in (
             make.HERE / f"{make.LONG_RUN}.safetensors",
             make.HERE / "steps" / f"{make.LONG_RUN}-{make.LONG_RUN_STEPS[-1]}.safetensors",
@@ -106,12 +108,12 @@ def test_the_card_is_that_of_the_words_that_are_here():
 
 def test_shipping_keeps_the_word_and_names_its_model(tmp_path):
     vectors = np.ones((2, 8), np.float32)
-    source = embedding_files.write(
+    source = embeddings.write(
         tmp_path / "a.safetensors",
-        embedding_files.LearnedEmbedding("<t>", vectors, {"steps": "5", "base_model": "/x"}),
+        embeddings.LearnedEmbedding("<t>", vectors, {"steps": "5", "base_model": "/x"}),
     )
     make.ship(source, tmp_path / "steps" / "b.safetensors", "0123")
-    shipped = embedding_files.read(tmp_path / "steps" / "b.safetensors")
+    shipped = embeddings.read(tmp_path / "steps" / "b.safetensors")
     assert shipped.metadata == {"steps": "5", "model_digest": "0123", "base_model": "tiny-sd"}
     assert shipped.token == "<t>" and np.array_equal(shipped.vectors, vectors)
 

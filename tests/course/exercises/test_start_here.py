@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from tiutils import models, tokens
-from tiutils.exercises import start_here as exercises
+from tiutils import models, token_embedding
+from tiutils.course.exercises import start_here as exercises
 
-SOLUTIONS = Path(__file__).parent.parent / "notebooks" / "solutions" / "start_here.py"
+SOLUTIONS = Path(__file__).parents[3] / "notebooks" / "solutions" / "start_here.py"
 
 
 @pytest.fixture(scope="module")
 def word(small_model):
     parts = models.load(small_model)
-    return parts, tokens.add_placeholder(parts, "<t>", initializer_token="toy", num_vectors=2)
+    return parts, token_embedding.add_placeholder(
+        parts, "<t>", initializer_token="toy", num_vectors=2
+    )
 
 
 def test_solutions_are_right(word):

@@ -10,9 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_model import WORDS
 
-from tiutils import explore, figures, models, tokens, widgets
+from tiutils import models, token_embedding
+from tiutils.course import explore, widgets
+from tiutils.course.exercises import tokenizer_surgery as exercises
 from tiutils.errors import InputError
-from tiutils.exercises import tokenizer_surgery as exercises
+from tiutils.figures import output
+from tiutils.io import pretrained
+from tiutils.tokenizer import expand_prompt, whole_words
 
 SOLUTIONS = runpy.run_path(str(pages.ROOT / "notebooks" / "solutions" / "tokenizer_surgery.py"))
 
@@ -23,7 +27,7 @@ def defined_in(cell, name, **known):
 
 @pytest.fixture(scope="module")
 def tokenizer(small_model):
-    return models.load_tokenizer(small_model)
+    return pretrained.load_tokenizer(small_model)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def test_rows_by_hand_look_up_and_learn_as_those_of_the_module(num_vectors):
     NewRows = defined_in("embedding-by-hand", "NewRows", nn=torch.nn, torch=torch)
     table = torch.nn.Embedding(9, 4).requires_grad_(False)
     rows = torch.randn(num_vectors, 4)
-    by_hand, module = NewRows(table, rows, 9), tokens.TokenEmbedding(table, rows, 9, None)
+    by_hand, module = NewRows(table, rows, 9), token_embedding.TokenEmbedding(table, rows, 9, None)
     ids = torch.tensor([[0, 8, 9, 3], [8 + num_vectors, 9, 1, 9]])
     weight = torch.randn(2, 4, 4)
     for embedding in (by_hand, module):
@@ -58,7 +62,7 @@ def test_the_notebook_reads_a_word_from_left_to_right(small_model):
     """What its section on hidden states says of any CLIP text encoder."""
     parts = models.load(small_model)
     hidden_states = defined_in(
-        "hidden-states", "hidden_states", torch=torch, tokens=tokens, parts=parts,
+        "hidden-states", "hidden_states", torch=torch, token_embedding=token_embedding, parts=parts,
         **{"print": lambda *_: None},
     )  # fmt: skip
     plain, longer, other = map(
@@ -72,18 +76,22 @@ def test_the_notebook_reads_a_word_from_left_to_right(small_model):
 def test_the_nearest_word_is_the_word_itself(small_model):
     parts = models.load(small_model)
     table = parts.text_encoder.get_input_embeddings().weight
-    words = tokens.whole_words(parts.tokenizer).items()
+    words = whole_words(parts.tokenizer).items()
     reached = [(w, n) for w, n in words if len(parts.tokenizer.tokenize(w)) == 1]  # merges win
     for word, number in reached[:5]:
-        vector = tokens.vector_of(parts, word)
+        vector = token_embedding.vector_of(parts, word)
         assert torch.equal(vector, table[number])
-        found = tokens.neighbors(parts, 3 * vector, 4)
+        found = token_embedding.neighbors(parts, 3 * vector, 4)
         assert found[0] == (word, pytest.approx(1.0, abs=1e-5))
         assert [value for _, value in found] == sorted((v for _, v in found), reverse=True)
-    learned = tokens.add_placeholder(parts, "<t>", vectors=table[[number]] * 2)
-    assert torch.equal(tokens.vector_of(parts, "<t>"), tokens.rows_of(parts, learned)[0])
-    assert tokens.neighbors(parts, tokens.vector_of(parts, "<t>"), 1)[0][0] == word
-    everything = tokens.neighbors(parts, vector, 10**6)
+    learned = token_embedding.add_placeholder(parts, "<t>", vectors=table[[number]] * 2)
+    assert torch.equal(
+        token_embedding.vector_of(parts, "<t>"), token_embedding.rows_of(parts, learned)[0]
+    )
+    assert (
+        token_embedding.neighbors(parts, token_embedding.vector_of(parts, "<t>"), 1)[0][0] == word
+    )
+    everything = token_embedding.neighbors(parts, vector, 10**6)
     assert {name for name, _ in everything} == {w for w in WORDS if len(w) > 2}
 
 
@@ -91,9 +99,9 @@ def test_a_blend_is_drawn_and_leaves_no_trace(small_model):
     parts = models.load(small_model)
     tokenizer, table = parts.tokenizer, parts.text_encoder.get_input_embeddings()
     pages = {amount: explore.blend_preview(parts, "cat", " dog", amount) for amount in (0, 0.5, 1)}
-    assert "Nearest words: cat 1.00" in figures.alt_text(pages[0])
-    assert "Nearest words: dog 1.00" in figures.alt_text(pages[1])
-    assert figures.alt_text(pages[0.5]).startswith("50% cat + 50%")
+    assert "Nearest words: cat 1.00" in output.alt_text(pages[0])
+    assert "Nearest words: dog 1.00" in output.alt_text(pages[1])
+    assert output.alt_text(pages[0.5]).startswith("50% cat + 50%")
     assert all(len(figure.axes) == 2 for figure in pages.values()), "bars and a picture"
     with pytest.raises(InputError, match="but must be one"):
         explore.blend_preview(parts, "cat", "catdogcat", 0.5)
@@ -177,9 +185,9 @@ def test_wrong_prompts_are_refused(function):
 def test_what_the_exercise_writes_is_what_the_module_writes(small_model):
     parts = models.load(small_model)
     for number, count in itertools.product(range(2), (2, 3)):
-        word = tokens.add_placeholder(
+        word = token_embedding.add_placeholder(
             parts, f"<w{number}{count}>", initializer_token="toy", num_vectors=count
         )
         for prompt in (f"a photo of a {word.token}", f"{word.token} and {word.token}, in snow"):
             written = SOLUTIONS["write_out"](prompt, word.token, count)
-            assert tokens.expand_prompt(parts.tokenizer, prompt) == written
+            assert expand_prompt(parts.tokenizer, prompt) == written

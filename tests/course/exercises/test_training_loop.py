@@ -7,8 +7,8 @@ import pages
 import pytest
 import torch
 
-from tiutils import batches, concept, diffusion, models, tokens
-from tiutils.exercises import training_loop as exercises
+from tiutils import batches, concept, diffusion, models, token_embedding
+from tiutils.course.exercises import training_loop as exercises
 
 CELLS = pages.sources("03_training_loop")
 
@@ -24,7 +24,7 @@ def page(small_model, photos):
     thing = concept.load(photos)
     names = {
         "parts": parts, "thing": thing, "device": parts.device, "np": np, "torch": torch, "BATCH": 4,
-        "WORD": "<w>", "INITIALIZER": "toy", "tokens": tokens, "concept": concept, "print": silent,
+        "WORD": "<w>", "INITIALIZER": "toy", "token_embedding": token_embedding, "concept": concept, "print": silent,
     }  # fmt: skip
     for cell in ("moments-by-hand", "noise-by-hand", "word", "loss-by-hand", "loop-by-hand"):
         exec(compile(CELLS[cell], cell, "exec"), names)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from tiutils.flax import convolution, layers
+from tiutils.flax.networks import convolution, layers
 
 sides = st.integers(3, 7)
 pads = st.tuples(st.integers(0, 2), st.integers(0, 2))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from tiutils.errors import InputError
-from tiutils.flax import weights
-from tiutils.flax.text_encoder import TextEncoder
-from tiutils.flax.vae import VAE
+from tiutils.flax.networks import weights
+from tiutils.flax.networks.text_encoder import TextEncoder
+from tiutils.flax.networks.vae import VAE
 
 TEXT = {
     "vocab_size": 50,
@@ -237,10 +237,10 @@ def test_the_host_holds_one_tensor_beside_the_result(tmp_path):
 
 
 def test_the_bundled_model_is_read_as_it_is_stored():
-    from tiutils import folders
+    from tiutils.io import pretrained
 
-    folder = folders.BUNDLED_MODEL / "text_encoder"
-    config = folders.read_config(folders.BUNDLED_MODEL, "text_encoder")
+    folder = pretrained.BUNDLED_MODEL / "text_encoder"
+    config = pretrained.read_config(pretrained.BUNDLED_MODEL, "text_encoder")
     module = weights.load_into(lambda: TextEncoder(config), folder)
     stored = load_file(folder / "model.safetensors")
     table = stored["text_model.embeddings.token_embedding.weight"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tiutils.exercises import NOT_YET, check_cases
+from tiutils.course.exercises import NOT_YET, check_cases
 
 Box = tuple[int, int, int, int]
 

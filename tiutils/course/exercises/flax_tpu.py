@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from tiutils.exercises import NOT_YET
+from tiutils.course.exercises import NOT_YET
 
 CASES = [
     ([0.5], "one step"),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tiutils.exercises import NOT_YET, check_cases
+from tiutils.course.exercises import NOT_YET, check_cases
 
 
 def check_unet_passes(function: Callable[[int, float], int]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tiutils.exercises import NOT_YET, check_cases
+from tiutils.course.exercises import NOT_YET, check_cases
 from tiutils.models import Models
-from tiutils.tokens import Placeholder
+from tiutils.tokenizer import Placeholder
 
 
 def check_learned_numbers(answer: Any, models: Models, placeholder: Placeholder) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tiutils.exercises import check_cases
+from tiutils.course.exercises import check_cases
 
 
 def check_nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tiutils import stopping
-from tiutils.exercises import NOT_YET, check_cases
+from tiutils.course.exercises import NOT_YET, check_cases
+from tiutils.runs import early_stopping
 
 
 def check_adam_bytes(function: Callable[[tuple[int, int]], int]) -> str:
@@ -36,11 +36,11 @@ def check_variance_ratio(function: Callable[[Sequence[float], int], Any]) -> str
             if answer is ... or answer is None:
                 return NOT_YET
             right = math.isclose(
-                answer, stopping.variance_ratio(losses, window), rel_tol=1e-6, abs_tol=1e-9
+                answer, early_stopping.variance_ratio(losses, window), rel_tol=1e-6, abs_tol=1e-9
             )
         except Exception as error:  # a reader's function may raise anything
             return f"not quite: your function raised {type(error).__name__}: {error}"
         if not right:
-            expected = stopping.variance_ratio(losses, window)
+            expected = early_stopping.variance_ratio(losses, window)
             return f"not quite: for {losses} and window {window} it gave {answer!r}, expected {expected:.4g}: {reason}"
     return "right: below 0.15 the loss has come to rest, says DVAR"

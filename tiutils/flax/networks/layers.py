@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 
 from tiutils.errors import InputError
-from tiutils.flax.convolution import convolution
+from tiutils.flax.networks.convolution import convolution
 
 
 class Make:

@@ -11,7 +11,7 @@ from flax import nnx
 from jax import Array
 
 from tiutils.errors import InputError
-from tiutils.flax.layers import Blocks, Make, attend, read_options
+from tiutils.flax.networks.layers import Blocks, Make, attend, read_options
 
 OPTIONS = {
     "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,

@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 from tiutils.errors import InputError
-from tiutils.flax.layers import Attention, Blocks, Make, Resizing, Resnet, read_options
+from tiutils.flax.networks.layers import Attention, Blocks, Make, Resizing, Resnet, read_options
 
 OPTIONS = {  # with diffusers' defaults: old files leave many out
     "in_channels": 4, "out_channels": 4, "sample_size": 64, "block_out_channels": (320, 640, 1280, 1280),

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 
 from tiutils.errors import InputError
-from tiutils.flax.layers import Attention, Blocks, Make, Resizing, Resnet, read_options
+from tiutils.flax.networks.layers import Attention, Blocks, Make, Resizing, Resnet, read_options
 
 OPTIONS = {  # with diffusers' defaults
     "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": (64,), "layers_per_block": 1,
