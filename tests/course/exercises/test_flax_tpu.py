@@ -79,7 +79,7 @@ def test_look_up_by_hand(page):
     ids = np.array([[first, 3, first + 1, 0], [7, first + 1, 5, first]])
     table = parts.text_encoder.embeddings.token_embedding.embedding[...]
     found = page["look_up_by_hand"](table, parts.rows, ids, first)
-    expected = page["tokens"].look_up(parts.text_encoder, ids, parts.rows, first)
+    expected = page["token_embedding"].look_up(parts.text_encoder, ids, parts.rows, first)
     assert found.shape == (2, 4, 32) and np.array_equal(found, expected)
 
 
@@ -108,7 +108,7 @@ def test_the_loop_by_hand_is_the_modules(page):
     np.testing.assert_allclose(losses, expected.losses, atol=1e-5)
     np.testing.assert_allclose(rows, begun.vectors(), atol=1e-5)
     assert not np.allclose(rows, start, atol=1e-3)
-    page["tokens"].set_rows(page["parts"], page["word"], start)
+    page["token_embedding"].set_rows(page["parts"], page["word"], start)
 
 
 @pytest.mark.slow
