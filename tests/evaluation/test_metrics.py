@@ -155,7 +155,8 @@ def test_a_new_word_that_equals_its_initializer_has_its_loss(small_model, images
     word = token_embedding.add_placeholder(parts, "<toy>", initializer_token="toy")
     loss = metrics.fixed_evaluation_loss(parts, images, "<toy>", draws=8)
     assert loss == metrics.fixed_evaluation_loss(parts, images, "toy", draws=8)
-    token_embedding.rows_of(parts, word).data += 1
+    # every other number, as one number for all would be taken out by the layer norm
+    token_embedding.rows_of(parts, word).data[:, ::2] += 1
     assert loss != metrics.fixed_evaluation_loss(parts, images, "<toy>", draws=8)
 
 
