@@ -30,11 +30,12 @@ from benchmarks.quality import (
     teach,
     write_between_markers,
 )
-from tiutils import evaluation, evaluator, figures, scores
 from tiutils.config import AS_THE_SCRIPT
+from tiutils.evaluation import clip, comparison, metrics
+from tiutils.figures import output
 
 TABLE = ROOT / "benchmarks" / "ablation.csv"
-COLUMNS = ("concept", "variant", "steps", *scores.MEASURES)
+COLUMNS = ("concept", "variant", "steps", *comparison.MEASURES)
 LOOKS = (10, 25, 50, 100)  # steps with a look at the loss; the last ends the run, with all scores
 DRAWS = 64
 NUM_IMAGES = 8
@@ -71,7 +72,7 @@ def main() -> int:
                 print(name, variant, flush=True)
                 add_rows(list(measure(name, variant, flags)))
     table = read_table()
-    figures.save(learning_rates(table), ROOT / "docs" / "learning-rates.png")
+    output.save(learning_rates(table), ROOT / "docs" / "learning-rates.png")
     text = as_markdown(table)
     write_between_markers(ROOT / "docs" / "better_rows.md", text, "ablation")
     print(text)
@@ -89,17 +90,17 @@ def measure(name: str, variant: str, flags: dict[str, Any]) -> Iterator[dict[str
     def look(progress: Any) -> None:
         if progress.step in LOOKS[:-1]:
             parts = progress.training.models
-            losses = evaluation.evaluation_losses(parts, held_out, word, "object", DRAWS)
+            losses = metrics.evaluation_losses(parts, held_out, word, "object", DRAWS)
             found[progress.step] = {"evaluation_loss": losses}
 
     flags = {**AS_THE_SCRIPT, **flags}
     parts = teach(name, folder, [look], max_train_steps=LOOKS[-1], **flags).models
-    found[LOOKS[-1]] = scores.measure(
+    found[LOOKS[-1]] = comparison.measure(
         parts,
         word,
         held_out,
         plain_word=plain_word,
-        evaluator=evaluator.beside(parts),
+        evaluator=clip.beside(parts),
         prompts=FOLLOWED,
         num_images=NUM_IMAGES,
     )
@@ -143,13 +144,13 @@ def gains(table: list[dict[str, str]], variant: str, measure: str) -> list[float
             value_of(table, concept, name, LOOKS[-1], measure) for name in ("as it is", variant)
         )
         if plain and other:
-            better.append(100 * scores.MEASURES[measure][1] * (other / plain - 1))
+            better.append(100 * comparison.MEASURES[measure][1] * (other / plain - 1))
     return better
 
 
 def as_markdown(table: list[dict[str, str]]) -> str:
     """By how much each switch is better than none: mean over concepts, and on how many of them."""
-    names = [scores.MEASURES[measure][0][:-2] for measure in JUDGED_BY]
+    names = [comparison.MEASURES[measure][0][:-2] for measure in JUDGED_BY]
     lines = [
         f"| switch, {LOOKS[-1]} steps | {' | '.join(names)} | helps on every concept |",
         "|---|" + "--:|" * len(names) + "---|",
@@ -170,7 +171,7 @@ def as_markdown(table: list[dict[str, str]]) -> str:
 
 def learning_rates(table: list[dict[str, str]]) -> Figure:
     """Held-out loss over the steps, a line for each rate, a panel for each concept; then what is drawn."""
-    figure = Figure(figsize=(12.4, 2.9), dpi=figures.DPI, layout="constrained")
+    figure = Figure(figsize=(12.4, 2.9), dpi=output.DPI, layout="constrained")
     *axes, last = figure.subplots(1, len(CONCEPTS) + 1)
     colors = ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00")
     text = []
@@ -188,14 +189,14 @@ def learning_rates(table: list[dict[str, str]]) -> Figure:
     lines, names = axes[0].get_legend_handles_labels()
     figure.legend(lines, names, title="learning rate", loc="outside left center", frameon=False)
     styles = {"image_similarity": "o-", "prompt_following": "s--"}
-    for measure, color in zip(styles, (figures.BLUE, figures.VERMILION), strict=True):
+    for measure, color in zip(styles, (output.BLUE, output.VERMILION), strict=True):
         means = {}
         for rate in RATES:
             values = [value_of(table, c, f"{rate:g}", LOOKS[-1], measure) for c in CONCEPTS]
             known_values = [value for value in values if value is not None]
             if known_values:
                 means[rate] = statistics.mean(known_values)
-        label = scores.MEASURES[measure][0][:-2]
+        label = comparison.MEASURES[measure][0][:-2]
         last.plot(list(means), list(means.values()), styles[measure], color=color, label=label)
         if means:
             text.append(f"{label} is highest with {max(means, key=lambda rate: means[rate]):g}")

@@ -22,9 +22,9 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.flax import random_parts
 from tiutils import diffusion
 from tiutils.batches import BatchPlan
+from tiutils.io.quantized import quantize
 from tiutils.models import Models
-from tiutils.quantized import quantize
-from tiutils.tokens import TokenEmbedding
+from tiutils.token_embedding import TokenEmbedding
 from tiutils.training import recompute_activations
 
 BLOCK = 512  # bytes, the grain of PyTorch's allocator on a GPU

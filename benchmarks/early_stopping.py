@@ -37,8 +37,10 @@ from benchmarks.quality import (
     teach,
     write_between_markers,
 )
-from tiutils import embedding_files, evaluator, models, scores, tokens
-from tiutils.models import BUNDLED_MODEL
+from tiutils import models, token_embedding
+from tiutils.evaluation import clip, comparison
+from tiutils.io import embeddings
+from tiutils.io.pretrained import BUNDLED_MODEL
 
 TABLE = ROOT / "benchmarks" / "early_stopping.csv"
 RUNS = ROOT / "runs" / "early_stopping"
@@ -46,7 +48,7 @@ THEIR_STEPS = 3000
 OUR_LIMIT = THEIR_STEPS // 8
 NUM_IMAGES = 16
 KEY = ("concept", "program", "seed", "steps")
-COLUMNS = (*KEY, "kept_step", "seconds", *scores.MEASURES)
+COLUMNS = (*KEY, "kept_step", "seconds", *comparison.MEASURES)
 
 
 def main() -> int:
@@ -143,14 +145,14 @@ def score(name: str, path: Path) -> dict[str, float]:
     """Each measure of a learned word on the held-out photos."""
     torch.manual_seed(0)
     parts, words = models.load(BUNDLED_MODEL), card(name)
-    vectors = torch.from_numpy(embedding_files.read(path).vectors)
-    tokens.add_placeholder(parts, words["placeholder_token"], vectors=vectors)
-    measured = scores.measure(
+    vectors = torch.from_numpy(embeddings.read(path).vectors)
+    token_embedding.add_placeholder(parts, words["placeholder_token"], vectors=vectors)
+    measured = comparison.measure(
         parts,
         words["placeholder_token"],
         photos(name, "held_out"),
         plain_word=words["initializer_token"],
-        evaluator=evaluator.beside(parts),
+        evaluator=clip.beside(parts),
         prompts=FOLLOWED,
         num_images=NUM_IMAGES,
     )
@@ -186,9 +188,10 @@ def add_row(row: dict[str, Any]) -> None:
 
 def as_markdown(table: list[dict[str, str]]) -> str:
     """The table for a page, means over seeds: a line for each concept, program and number of runs."""
-    names = [m for m in scores.MEASURES if any(row[m] for row in table)]
+    names = [m for m in comparison.MEASURES if any(row[m] for row in table)]
     lines = [
-        "| concept | program | runs | steps | " + " | ".join(scores.MEASURES[m][0] for m in names),
+        "| concept | program | runs | steps | "
+        + " | ".join(comparison.MEASURES[m][0] for m in names),
         "|---|---|--:|--:|" + "--:|" * len(names),
     ]
     lines[0] += " |"

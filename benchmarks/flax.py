@@ -132,11 +132,12 @@ def random_parts(name: str, dtype: Any = None, vocabulary: int | None = None) ->
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from tiutils import folders, models
+    from tiutils import models
+    from tiutils.io import pretrained
 
     torch.manual_seed(0)
     shapes = SHAPES[name]
-    tokenizer = folders.load_tokenizer(folders.BUNDLED_MODEL)
+    tokenizer = pretrained.load_tokenizer(pretrained.BUNDLED_MODEL)
     ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos")}
     blocks = len(shapes["vae"]["block_out_channels"])
     kinds = {"down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"]}

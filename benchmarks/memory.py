@@ -3,7 +3,7 @@
     python -m benchmarks.memory                  counted, on any machine, in a few minutes
     python -m benchmarks.memory --device cuda    measured on a GPU, with random weights
 
-Writes tiutils/memory_table.json, from which `--fit` plans, benchmarks/memory.json, and the tables in
+Writes tiutils/runs/memory_table.json, from which `--fit` plans, benchmarks/memory.json, and the tables in
 benchmarks/README.md. Without a GPU the bytes of a step are counted, see `benchmarks.counting`, and its time is stood
 for by the bytes that it moves. How near the count is to reality is tried on a CPU: a step of a tenth of the channels
 is run, and its tensors counted are set beside what PyTorch's allocator really gave out. The loss is compared on the
@@ -26,13 +26,15 @@ import torch
 from benchmarks import counting, programs
 from benchmarks.flax import random_parts
 from benchmarks.quality import ROOT, write_between_markers
-from tiutils import memory, models
+from tiutils import models
+from tiutils.io import pretrained
+from tiutils.runs import memory
 
 GIB, MIB = 2**30, 2**20
 GOAL = 2.5 * GIB  # at batch 1, the leanest
 SWITCHES = list(itertools.product(("no", "half"), (False, True), (None, "8bit", "4bit")))
 BATCHES = (1, 2, 4)
-TABLE = ROOT / "tiutils" / "memory_table.json"
+TABLE = ROOT / "tiutils" / "runs" / "memory_table.json"
 RECORD = ROOT / "benchmarks" / "memory.json"
 
 
@@ -160,16 +162,16 @@ def against_reality(checkpointing: bool, bits: str | None) -> dict[str, Any]:
 
 def losses() -> dict[str, float]:
     """The bundled model's loss on a fixed batch, without a gradient, for each format of the U-Net's weights."""
-    from tiutils import concept, diffusion, stopping
+    from tiutils import concept, diffusion
 
     found = {}
     formats = [(torch.float32, b) for b in (None, "8bit", "4bit")] + [(torch.bfloat16, None)]
     photos = concept.load(ROOT / "data" / "concepts" / "wood-toy")
     for dtype, bits in formats:
-        parts = models.load(models.BUNDLED_MODEL, dtype=dtype, quantize=bits)
+        parts = models.load(pretrained.BUNDLED_MODEL, dtype=dtype, quantize=bits)
         learned = diffusion.prepare_material(parts, photos, "toy")
         name = bits or str(dtype).removeprefix("torch.")
-        found[name] = stopping.fixed_loss(parts, stopping.fixed_batch(learned, 64))
+        found[name] = diffusion.fixed_loss(parts, diffusion.fixed_batch(learned, 64))
     return found
 
 

@@ -30,8 +30,10 @@ from typing import Any
 from PIL import Image
 
 import tiutils
-from tiutils import concept, evaluation, evaluator, figures, scores
-from tiutils.models import BUNDLED_MODEL
+from tiutils import concept
+from tiutils.evaluation import clip, comparison, metrics
+from tiutils.figures import grids, output
+from tiutils.io.pretrained import BUNDLED_MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
 CONCEPTS = ("wood-toy", "rocking-horse", "teddy-bear")
@@ -91,7 +93,7 @@ def main() -> int:
         ],
     }
     (ROOT / "benchmarks" / "quality.json").write_text(json.dumps(record, indent=2) + "\n")
-    figures.save(picture(results), ROOT / "docs" / "quality.png")
+    output.save(picture(results), ROOT / "docs" / "quality.png")
     text = as_markdown(table, results)
     write_between_markers(ROOT / "README.md", text)
     print(text)
@@ -107,7 +109,7 @@ def fingerprint_of(model: Path) -> str:
         for path in sorted(folder.rglob("*")):
             if path.suffix in (".safetensors", ".json", ".jpg"):
                 digest.update(path.read_bytes())
-    for module in (evaluation, evaluator, scores):
+    for module in (metrics, clip, comparison):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -149,12 +151,12 @@ def measure(name: str, seed: int, folder: Path) -> None:
     found = {
         label: {
             measure: float(values.mean())
-            for measure, values in scores.measure(
+            for measure, values in comparison.measure(
                 result.models,
                 word,
                 held_out,
                 plain_word=plain_word,
-                evaluator=evaluator.beside(result.models),
+                evaluator=clip.beside(result.models),
                 prompts=FOLLOWED,
                 num_images=NUM_IMAGES,  # from the same noise for every word and seed
             ).items()
@@ -165,7 +167,7 @@ def measure(name: str, seed: int, folder: Path) -> None:
         prompts = [prompt.format(word) for prompt in PROMPTS]
         drawn = tiutils.generate(result.models, prompts, seed=seed)
         for number, (image, prompt) in enumerate(zip(drawn, prompts, strict=True)):
-            figures.save(image, folder / f"{label}-{number}.png", alt=prompt)
+            output.save(image, folder / f"{label}-{number}.png", alt=prompt)
     measured = {**found, "seconds": round(time.perf_counter() - start, 1)}
     (folder / "measured.json").write_text(json.dumps(measured))
 
@@ -192,7 +194,7 @@ def summarize(results: list[Measured]) -> list[dict[str, Any]]:
     for name in dict.fromkeys(result.concept for result in results):
         runs = [result for result in results if result.concept == name]
         for key in runs[0].learned:
-            sign = scores.MEASURES[key][1]
+            sign = comparison.MEASURES[key][1]
             learned, initial = [r.learned[key] for r in runs], [r.plain[key] for r in runs]
             gains = [sign * (a - b) for a, b in zip(learned, initial, strict=True)]
             rows.append(
@@ -221,7 +223,7 @@ def picture(results: list[Measured]) -> Any:
         "Three concepts, three seeds each, a row for every seed: a photo; four prompts drawn with "
         "the plain word; the same prompts, from the same noise, with the learned word."
     )
-    return figures.image_grid(
+    return grids.image_grid(
         rows,
         row_labels=labels,
         column_labels=["photo", *columns, *columns],
@@ -248,7 +250,7 @@ def as_markdown(table: list[dict[str, Any]], results: list[Measured]) -> str:
         "|---|---|--:|--:|--:|--:|",
     ]
     for row in table:
-        name = scores.MEASURES[row["measure"]][0]
+        name = comparison.MEASURES[row["measure"]][0]
         digits = 4 if row["measure"] == "evaluation_loss" else 3
         values = [row[key] for key in ("initializer", "learned", "advantage", "spread")]
         cells = " | ".join(f"{value:.{digits}f}" for value in values)

@@ -35,8 +35,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import flax, programs
 from benchmarks.quality import write_between_markers
-from tiutils import concept, models, tokens
+from tiutils import concept, models, token_embedding
 from tiutils.config import TrainingConfig
+from tiutils.io import pretrained
 from tiutils.training import Training, prepare, training_step
 
 ROOT = programs.ROOT
@@ -85,7 +86,7 @@ def make_training(
     gpu = options.device == "gpu"
     dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     parts = models.load(
-        models.BUNDLED_MODEL if model == "bundled" else flax.make_model(model),
+        pretrained.BUNDLED_MODEL if model == "bundled" else flax.make_model(model),
         device="cuda" if gpu else "cpu",
         dtype=dtypes[options.mixed_precision],
     )
@@ -94,7 +95,7 @@ def make_training(
         longer = nn.Embedding(vocabulary, parts.hidden_size, device=parts.device)
         longer.weight.data[: table.num_embeddings] = table.weight
         parts.text_encoder.set_input_embeddings(longer.requires_grad_(False))
-    placeholder = tokens.add_placeholder(parts, "<wood-toy>", initializer_token="toy")
+    placeholder = token_embedding.add_placeholder(parts, "<wood-toy>", initializer_token="toy")
     side, noise = parts.resolution, np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         for index in range(photos):
@@ -164,7 +165,7 @@ def fewest(training: Training) -> dict[str, float]:
         sum(p.numel() * p.element_size() for p in part.parameters())
         for part in (parts.unet, parts.text_encoder.base_model)
     )
-    table = tokens.table_of(parts)
+    table = token_embedding.table_of(parts)
     encoder -= table.numel() * table.element_size()  # only the rows of a prompt's words are read
     return found | {"floor_bytes": 2 * unet, "step_bytes": 2 * (unet + encoder)}
 

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 
 from benchmarks import programs, step_cost
 from benchmarks.step_cost import in_turns, make_training
-from tiutils import diffusion, figures, tokens
+from tiutils import diffusion, token_embedding
+from tiutils.figures import output
 from tiutils.training import Training, training_step
 
 ROOT = programs.ROOT
@@ -39,7 +40,7 @@ def main() -> int:
         "photos": photo_growth(options),
     }
     figure = draw(record)
-    figures.save(figure, ROOT / "docs" / "step-cost.png")
+    output.save(figure, ROOT / "docs" / "step-cost.png")
     path = ROOT / "benchmarks" / "step_growth.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(figure.get_label())
@@ -62,7 +63,7 @@ def vocabulary_growth(options: argparse.Namespace) -> list[dict[str, float]]:
 
 def whole_table_step(training: Training) -> Callable[[int], None]:
     """As peers do it: the whole table has gradients and moments, then all other rows are put back."""
-    parts = tokens.merged(training.models)
+    parts = token_embedding.merged(training.models)
     parts.text_encoder.to(parts.device)
     table = parts.text_encoder.get_input_embeddings().weight.requires_grad_(True)
     before, count = table.detach().clone(), len(training.rows)
@@ -91,7 +92,7 @@ def photo_growth(options: argparse.Namespace) -> list[dict[str, float]]:
 
 def draw(record: dict[str, Any]) -> Figure:
     """Two panels: seconds a step by rows of the table, and by photos."""
-    figure = Figure(figsize=(7.6, 2.8), dpi=figures.DPI, layout="constrained")
+    figure = Figure(figsize=(7.6, 2.8), dpi=output.DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
     by_rows, by_photos = record["vocabulary"], record["photos"]
     rows, photos = [r["rows"] for r in by_rows], [r["photos"] for r in by_photos]
@@ -99,14 +100,14 @@ def draw(record: dict[str, Any]) -> Figure:
         rows,
         [r["whole"] for r in by_rows],
         "s--",
-        color=figures.VERMILION,
+        color=output.VERMILION,
         label="whole table trained",
     )
-    left.plot(rows, [r["ours"] for r in by_rows], "o-", color=figures.BLUE, label="new rows only")
+    left.plot(rows, [r["ours"] for r in by_rows], "o-", color=output.BLUE, label="new rows only")
     left.set(xlabel="rows of the embedding table", ylabel="CPU seconds a step", xscale="log")
     left.set_xticks(rows, [f"{n:,}" for n in rows])
     left.legend(frameon=False, fontsize=8)
-    right.plot(photos, [r["ours"] for r in by_photos], "o-", color=figures.BLUE)
+    right.plot(photos, [r["ours"] for r in by_photos], "o-", color=output.BLUE)
     right.set(xlabel="photos", xscale="log", ylim=(0, 1.5 * max(r["ours"] for r in by_photos)))
     right.set_xticks(photos, [str(n) for n in photos])
     for axis in (left, right):

@@ -17,6 +17,7 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tiutils import models
+from tiutils.io import pretrained
 
 TEXT = """a an the of photo rendering cropped clean dirty dark my cool bright good one nice small
 large weird toy cat dog horse red in on sand snow"""
@@ -116,8 +117,8 @@ def save_sd15_shaped(folder: Path, *, resolution: int = 64) -> Path:
     Only its channels are few. It has the words of the bundled model, so that the notebooks run with it.
     """
     torch.manual_seed(0)
-    shutil.copytree(models.BUNDLED_MODEL / "tokenizer", folder / "tokenizer")
-    tokenizer = models.load_tokenizer(folder)
+    shutil.copytree(pretrained.BUNDLED_MODEL / "tokenizer", folder / "tokenizer")
+    tokenizer = pretrained.load_tokenizer(folder)
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=768, intermediate_size=64, num_hidden_layers=2,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import ablation, diffusers_script, early_stopping
-from tiutils import figures
+from tiutils.figures import output
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_the_figure_names_the_best_rate():
     table = []
     for rate in ablation.RATES:
         table += lines_of(f"{rate:g}", rate, 1 - rate, rate, image_similarity=str(1 - rate))
-    alt = figures.alt_text(ablation.learning_rates(table))
+    alt = output.alt_text(ablation.learning_rates(table))
     assert "wood-toy: 5e-05, rocking-horse: 0.5, teddy-bear: 5e-05" in alt
     assert "similarity to photos is highest with 5e-05" in alt
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import against_diffusers, programs, step_cost, step_growth
-from tiutils import figures
+from tiutils.figures import output
 
 MIB = 2**20
 
@@ -111,7 +111,7 @@ def test_the_figure_says_what_it_shows():
     by_rows = [{"rows": n, "ours": 0.2, "whole": n / 1e5} for n in step_growth.VOCABULARIES]
     by_photos = [{"photos": n, "ours": 0.2} for n in step_growth.PHOTOS]
     figure = step_growth.draw({"vocabulary": by_rows, "photos": by_photos})
-    assert "grows from 0.08 to 5.00" in figures.alt_text(figure)
+    assert "grows from 0.08 to 5.00" in output.alt_text(figure)
 
 
 @pytest.mark.parametrize("name", ["step_cost-cpu-bundled", "step_growth"])

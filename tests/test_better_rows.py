@@ -14,20 +14,10 @@ from PIL import Image
 from small_model import draw_photo
 
 import tiutils
-from tiutils import (
-    batches,
-    captions,
-    checks,
-    concept,
-    diffusion,
-    evaluator,
-    models,
-    run,
-    tokens,
-    training,
-    weighting,
-)
+from tiutils import batches, concept, dataset, diffusion, models, token_embedding, training
 from tiutils.errors import InputError
+from tiutils.evaluation import clip as clip_model
+from tiutils.runs import inputs, run
 
 PLAN = batches.BatchPlan(0, 4, (2, 2), 27, (4, 2, 2))
 
@@ -40,7 +30,7 @@ def test_min_snr_by_hand(prediction_type, more):
     # SNR = ᾱ / (1 - ᾱ): 9, 4, 1 and 1/4
     alphas = np.array([0.9, 0.8, 0.5, 0.2])
     expected = [4 / (9 + more), 4 / (4 + more), 1 / (1 + more), 0.25 / (0.25 + more)]
-    weights = weighting.snr_weights(alphas, 4.0, prediction_type)
+    weights = dataset.snr_weights(alphas, 4.0, prediction_type)
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
@@ -85,11 +75,9 @@ def test_masks_by_hand(cut_out):
     assert photos.photos[0].alpha is None, "opaque"
     plain, mirrored = (v for v in concept.views(photos) if v.photo == 1)
     expected = np.tile(np.float32([3, 0, 0]), (3, 1))
-    np.testing.assert_array_equal(weighting.render_mask(photos, plain, (3, 3)), expected)
-    np.testing.assert_array_equal(
-        weighting.render_mask(photos, mirrored, (3, 3)), expected[:, ::-1]
-    )
-    masks = weighting.view_masks(photos, concept.views(photos), (3, 3))
+    np.testing.assert_array_equal(dataset.render_mask(photos, plain, (3, 3)), expected)
+    np.testing.assert_array_equal(dataset.render_mask(photos, mirrored, (3, 3)), expected[:, ::-1])
+    masks = dataset.view_masks(photos, concept.views(photos), (3, 3))
     assert masks.shape == (4, 1, 3, 3) and (masks[:2] == 1).all()
     np.testing.assert_allclose(masks.mean(axis=(1, 2, 3)), 1)
 
@@ -98,12 +86,12 @@ def test_a_photo_that_is_not_there_at_all_counts_evenly():
     image = Image.new("RGB", (8, 8))
     photo = concept.Photo("x.png", image, Image.new("L", (8, 8), 0))
     thing = concept.Concept((photo,), (), "x")
-    assert (weighting.render_mask(thing, concept.views(thing)[0], (2, 2)) == 1).all()
+    assert (dataset.render_mask(thing, concept.views(thing)[0], (2, 2)) == 1).all()
 
 
 def test_photos_without_alpha_have_no_masks(photos):
     thing = concept.load(photos)
-    assert weighting.view_masks(thing, concept.views(thing), (4, 4)) is None
+    assert dataset.view_masks(thing, concept.views(thing), (4, 4)) is None
 
 
 def material_of(parts, thing, **switches):
@@ -132,10 +120,12 @@ def test_losses_are_weighed_by_place_and_by_timestep(small_model, cut_out):
 def test_a_photo_with_a_caption_is_learned_from_it(small_model, cut_out):
     (cut_out / "2.txt").write_text("a red {} on sand\n")
     parts, thing = models.load(small_model), concept.load(cut_out)
-    assert captions.captions(thing, "toy") == (None, "a red toy on sand")
+    assert dataset.captions(thing, "toy") == (None, "a red toy on sand")
     plain, own = material_of(parts, thing), material_of(parts, thing, own_captions=True)
     assert own.captions.tolist() == [-1, -1, 27, 27] and len(own.prompt_ids) == 28
-    assert torch.equal(own.prompt_ids[27:], tokens.tokenize(parts.tokenizer, ["a red toy on sand"]))
+    assert torch.equal(
+        own.prompt_ids[27:], token_embedding.tokenize(parts.tokenizer, ["a red toy on sand"])
+    )
     with torch.no_grad():
         before = diffusion.losses_at(parts, plain, 0, 0, 8)
         after = diffusion.losses_at(parts, own, 0, 0, 8)
@@ -148,7 +138,7 @@ def test_a_photo_with_a_caption_is_learned_from_it(small_model, cut_out):
 def test_captions_that_cannot_teach_the_word_are_refused(cut_out, text):
     (cut_out / "1.txt").write_text(text)
     with pytest.raises(InputError, match=r"caption '1.txt' must be one line that holds <t>"):
-        captions.captions(concept.load(cut_out), "<t>")
+        dataset.captions(concept.load(cut_out), "<t>")
 
 
 @given(content=st.binary(max_size=200))
@@ -157,7 +147,7 @@ def test_any_caption_is_read_or_refused(content, tmp_path_factory):
     (folder / "x.txt").write_bytes(content)
     thing = concept.Concept((concept.Photo(folder / "x.png", Image.new("RGB", (8, 8))),), (), "x")
     try:
-        (caption,) = captions.captions(thing, "<t>")
+        (caption,) = dataset.captions(thing, "<t>")
     except InputError as error:
         assert "x.txt" in str(error) and str(error).isprintable()
     else:
@@ -177,7 +167,9 @@ def config_of(small_model, photos, folder, **flags):
 
 def begin(config):
     parts = models.load(config.pretrained_model_name_or_path)
-    word = tokens.add_placeholder(parts, "<t>", vectors=tokens.start_vectors(parts, config))
+    word = token_embedding.add_placeholder(
+        parts, "<t>", vectors=token_embedding.start_vectors(parts, config)
+    )
     thing = concept.load(config.train_data_dir)
     return training.prepare(parts, word, thing, config, Accelerator(cpu=True))
 
@@ -215,7 +207,7 @@ def test_a_phrase_gives_a_vector_for_each_token(small_model, photos, tmp_path):
     table = parts.text_encoder.get_input_embeddings().weight
     ids = parts.tokenizer.encode("small red toy", add_special_tokens=False)
     assert len(ids) == 3
-    assert torch.equal(tokens.start_vectors(parts, config), table[ids])
+    assert torch.equal(token_embedding.start_vectors(parts, config), table[ids])
     result = tiutils.train(dataclasses.replace(config, initializer_token=""))
     assert result.placeholder.num_vectors == 3
     assert result.placeholder.initializer_token == "small red toy"
@@ -231,15 +223,15 @@ def test_a_phrase_gives_a_vector_for_each_token(small_model, photos, tmp_path):
 def test_impossible_switches_are_refused(small_model, photos, tmp_path, flags, said):
     config = config_of(small_model, photos, tmp_path / "run", **flags)
     with pytest.raises(InputError, match=said):
-        checks.check_inputs(config, accelerated=False)
+        inputs.check_inputs(config, accelerated=False)
 
 
 def test_start_from_what_the_text_encoder_makes_of_the_word(small_model, photos, tmp_path):
     config = config_of(small_model, photos, tmp_path, cross_initialization=True)
     parts = models.load(small_model)
     with torch.no_grad():
-        hidden = parts.text_encoder(tokens.tokenize(parts.tokenizer, ["toy"]))[0]
-    torch.testing.assert_close(tokens.start_vectors(parts, config), hidden[0, 1:2])
+        hidden = parts.text_encoder(token_embedding.tokenize(parts.tokenizer, ["toy"]))[0]
+    torch.testing.assert_close(token_embedding.start_vectors(parts, config), hidden[0, 1:2])
 
 
 class Clip:
@@ -251,7 +243,7 @@ class Clip:
 
 
 def test_the_word_to_start_from_is_picked(small_model, photos, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(run.evaluator, "load", lambda name: Clip())
+    monkeypatch.setattr(run.clip_model, "load", lambda name: Clip())
     flags = {"pick_initializer": True, "evaluator": "some/clip", "learning_rate": 1e-12}
     flags |= {"norm_control": 0.0}  # so that the row stays where it starts
     config = config_of(small_model, photos, tmp_path / "run", **flags, max_train_steps=1)
@@ -264,7 +256,7 @@ def test_the_word_to_start_from_is_picked(small_model, photos, tmp_path, monkeyp
     table, tokenizer = models.load(small_model).text_encoder, result.models.tokenizer
     red = table.get_input_embeddings().weight[tokenizer.encode("red", add_special_tokens=False)]
     np.testing.assert_allclose(
-        tiutils.embedding_files.read(result.embedding_path).vectors, red.detach(), atol=1e-6
+        tiutils.io.embeddings.read(result.embedding_path).vectors, red.detach(), atol=1e-6
     )
 
 
@@ -280,7 +272,7 @@ def test_nearest_words_by_hand():
         see=lambda images: torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
     )
     words = [f"w{k % 7}" for k in range(300)]
-    found = evaluator.Evaluator.nearest_words(clip, [], words, "a {}")
+    found = clip_model.Evaluator.nearest_words(clip, [], words, "a {}")
     assert len(found) == 300 and found[0] == ("w6", 3.5) and found[-1] == ("w0", 0.5)
 
 
@@ -302,6 +294,6 @@ def test_each_switch_is_the_same_in_jax(small_model, cut_out, tmp_path):
     ours, others = tiutils.train(config), tiutils.train(plain)
     theirs = in_jax.train(dataclasses.replace(config, output_dir=str(tmp_path / "jax")))
     np.testing.assert_allclose(theirs.losses, ours.losses, rtol=1e-4)
-    rows = [tiutils.embedding_files.read(r.embedding_path).vectors for r in (ours, theirs)]
+    rows = [tiutils.io.embeddings.read(r.embedding_path).vectors for r in (ours, theirs)]
     np.testing.assert_allclose(*rows, rtol=1e-3, atol=1e-4)
     assert not np.allclose(ours.losses, others.losses, rtol=1e-2), "they do something"

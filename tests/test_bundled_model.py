@@ -12,9 +12,11 @@ import pytest
 import safetensors
 from PIL import Image
 
-from tiutils import concept, evaluator, models
+from tiutils import concept, models
+from tiutils.evaluation import clip as clip_model
+from tiutils.io import pretrained
 
-FOLDER = models.BUNDLED_MODEL
+FOLDER = pretrained.BUNDLED_MODEL
 WEIGHTS = [
     "text_encoder/model.safetensors",
     "unet/diffusion_pytorch_model.safetensors",
@@ -66,15 +68,15 @@ def test_the_five_parts_of_stable_diffusion():
         "unet": "UNet2DConditionModel",
         "vae": "AutoencoderKL",
     }
-    scheduler = models.read_config(FOLDER, "scheduler")
+    scheduler = pretrained.read_config(FOLDER, "scheduler")
     expected = {
         "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False,
         "num_train_timesteps": 1000, "prediction_type": "epsilon", "set_alpha_to_one": False, "steps_offset": 1,
     }  # fmt: skip
     assert scheduler.items() >= expected.items()
-    assert models.read_config(FOLDER, "vae")["latent_channels"] == 4
-    assert models.read_config(FOLDER, "text_encoder")["dtype"] == "float32"
-    assert "cross_attention_dim" in models.read_config(FOLDER, "unet")
+    assert pretrained.read_config(FOLDER, "vae")["latent_channels"] == 4
+    assert pretrained.read_config(FOLDER, "text_encoder")["dtype"] == "float32"
+    assert "cross_attention_dim" in pretrained.read_config(FOLDER, "unet")
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -87,7 +89,7 @@ def test_weights_are_half_precision_safetensors(name):
 
 
 def test_words_that_the_course_needs_are_single_tokens():
-    tokenizer = models.load_tokenizer(FOLDER)
+    tokenizer = pretrained.load_tokenizer(FOLDER)
     assert (FOLDER / "tokenizer/vocab.json").exists() and (FOLDER / "tokenizer/merges.txt").exists()
     assert tokenizer.model_max_length == 77 and 6000 < len(tokenizer) <= 9000
     words = "toy cat horse tower bear dog photo painting beach snow forest space grass red blue"
@@ -125,7 +127,7 @@ def test_concepts_come_with_photos_held_out_sides_and_a_card(name):
     assert len({image.tobytes() for image in pictures}) == 7
     card = json.loads((folder / "concept.json").read_text())
     assert card["placeholder_token"] == f"<{name}>" and card["licence"] and card["author"]
-    tokenizer = models.load_tokenizer(FOLDER)
+    tokenizer = pretrained.load_tokenizer(FOLDER)
     assert len(tokenizer.encode(card["initializer_token"], add_special_tokens=False)) == 1
     assert (folder / "README.md").read_text().strip()
 
@@ -176,7 +178,7 @@ def asked_by_transformers(program, path):
 def check_judge(asked, tolerance):
     """Our reader of the judge against what transformers said of the same pictures and sentences."""
     images, sentences = asked
-    clip = evaluator.load(FOLDER / "evaluator")
+    clip = clip_model.load(FOLDER / "evaluator")
     ours = clip.see([Image.new("RGB", (64, 64), color) for color in ("red", "blue")])
     np.testing.assert_allclose(ours.numpy(), images, atol=tolerance)
     ours = clip.read(["a red toy", "two cats on the beach, na\u00efve"])
@@ -202,7 +204,7 @@ def test_the_judge_knows_places_and_colors_in_drawn_pictures():
     from tiutils import inference
 
     parts = models.load(FOLDER)
-    clip = evaluator.beside(parts)
+    clip = clip_model.beside(parts)
     kinds = (
         ["a toy on the beach", "a toy in the snow", "a toy in space", "a toy on grass"],
         ["a toy on a red background", "a toy on a blue background", "a toy on a green background"],
@@ -214,7 +216,7 @@ def test_the_judge_knows_places_and_colors_in_drawn_pictures():
 
 
 def test_any_prompt_can_be_spelled_for_the_judge():
-    tokenizer = models.load_tokenizer(FOLDER, tokenizer_name=FOLDER / "evaluator")
+    tokenizer = pretrained.load_tokenizer(FOLDER, tokenizer_name=FOLDER / "evaluator")
     assert 2000 < len(tokenizer) < 4000
     for text in ("zyzzyva’s quokka", "ünïcode 漢字", "🧸"):
         ids = tokenizer(text).input_ids

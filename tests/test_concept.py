@@ -342,7 +342,7 @@ def test_the_token_is_not_in_the_error(monkeypatch):
 
 def test_import_is_light():
     heavy = "{'torch', 'huggingface_hub', 'diffusers', 'transformers'} & set(sys.modules)"
-    modules = "tiutils.concept, tiutils.checkpoints, tiutils.embedding_files"
+    modules = "tiutils.concept, tiutils.io.checkpoints, tiutils.io.embeddings"
     command = f"import sys, {modules}; print(len({heavy}))"
     output = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
     assert output.stdout.strip() == "0", output.stderr

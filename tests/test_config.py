@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from tiutils.config import LR_SCHEDULERS, TrainingConfig, learning_rate_at
 from tiutils.errors import InputError
-from tiutils.flag_checks import check
+from tiutils.runs.inputs import check
 
 GOOD = TrainingConfig("photos", "<my-toy>", "toy")
 KINDS = {field.name: str(field.type).split(" |")[0] for field in dataclasses.fields(TrainingConfig)}

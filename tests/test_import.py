@@ -18,17 +18,50 @@ HEAVY = {
     "accelerate", "matplotlib", "numpy", "PIL", "safetensors",
 }  # fmt: skip
 NEVER_AT_THE_TOP = {"jax", "flax", "bitsandbytes", "xformers", "huggingface_hub", "wandb", "google"}
-FLOORS = (
-    "errors config flag_checks pickles embedding_formats folders library words quantized models concept tokens "
-    "embedding_files captions weighting",
-    "batches checkpoints progress drawing inference memory",
-    "diffusion training evaluation evaluator scores stopping card",
-    "curves figures diagrams attention explore galleries",
-    "callbacks record hub checks sitting overfitting run report inspection flags",
-    "cli doctor widgets live exercises __init__ __main__",
-)
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
-ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py"))
+EVERYTHING_BELOW = "errors batches io figures config concept models tokenizer"
+CORE = f"{EVERYTHING_BELOW} token_embedding dataset protocols diffusion inference training"
+ALL_BUT_THE_DOORS = f"{CORE} evaluation publishing runs flax"
+# Who may import whom: a wing, a folder or a file of the core, and the wings below it. Within a wing all may, but in no
+# circle.
+TABLE = {
+    "errors": "",
+    "batches": "",
+    "io": "errors",
+    "figures": "errors io",
+    "config": "errors io",
+    "concept": "errors io",
+    "models": "errors io",
+    "tokenizer": "errors io config",
+    "token_embedding": EVERYTHING_BELOW,
+    "dataset": EVERYTHING_BELOW,
+    "protocols": EVERYTHING_BELOW,
+    "diffusion": f"{EVERYTHING_BELOW} token_embedding dataset",
+    "inference": f"{EVERYTHING_BELOW} token_embedding",
+    "training": f"{EVERYTHING_BELOW} token_embedding dataset protocols diffusion",
+    "evaluation": CORE,
+    "publishing": CORE,
+    "runs": f"{CORE} evaluation publishing",
+    "flax": "errors batches io config concept tokenizer dataset protocols runs",
+    "course": ALL_BUT_THE_DOORS,
+    "cli": ALL_BUT_THE_DOORS,
+    "__init__": ALL_BUT_THE_DOORS,
+    "__main__": f"{ALL_BUT_THE_DOORS} cli",
+}
+MAY_IMPORT = {wing: set(below.split()) for wing, below in TABLE.items()}
+NEVER = {"flax": {"runs.run"}}  # PyTorch's own
+
+
+def name_of(path):
+    """A module's name within the package: `io.files`, a folder's own `io`, the package's `__init__`."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def wing_of(module):
+    return module.split(".")[0]
 
 
 def modules_after(statement):
@@ -43,7 +76,7 @@ def modules_after(statement):
     [
         "import tiutils",
         "from tiutils import TrainingConfig, InputError",
-        "from tiutils import cli; cli.build_parser()",
+        "from tiutils.cli.main import build_parser; build_parser()",
     ],
 )
 def test_nothing_heavy_is_imported(statement):
@@ -53,50 +86,93 @@ def test_nothing_heavy_is_imported(statement):
 def test_every_name_of_the_package_is_there():
     for name in tiutils.__all__:
         assert getattr(tiutils, name).__name__ == name
-    from tiutils import run
+    from tiutils.runs import run
 
     assert tiutils.train is run.train
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = tiutils.nonsense
 
 
-def imports_of(room, *, everywhere=True):
-    """Absolute names that a module imports; without `everywhere`, only those at its top."""
-    tree = ast.parse((PACKAGE / f"{room}.py").read_text())
+def imports_of(path, *, everywhere=True):
+    """Absolute names that a file imports; without `everywhere`, only those at its top."""
+    tree = ast.parse(path.read_text())
     for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{room} imports relatively"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            assert node.level == 0 or PACKAGE not in path.parents, f"{path} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if not node.level)
 
 
-def rooms_known_to(room):
-    """Rooms that a module imports; `import tiutils`, for its version, is no room."""
-    names = (name.split(".") for name in imports_of(room))
-    return {name[1] for name in names if name[0] == "tiutils" and len(name) > 1} & set(ROOMS)
+def modules_in(path):
+    """Modules of ours that a file imports; `import tiutils`, for its version, is none."""
+    for name in imports_of(path):
+        package, _, rest = name.partition(".")
+        if package == "tiutils" and rest:
+            parts = rest.split(".")
+            names = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+            yield next((name for name in names if name in MODULES), "__init__")
 
 
-def test_every_room_has_its_floor():
-    assert set(ROOMS) <= set(FLOOR), "a new room: say where it stands"
+KNOWN = {module: set(modules_in(path)) for module, path in MODULES.items()}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_go_down_only(room):
-    above = {other for other in rooms_known_to(room) if FLOOR[other] > FLOOR[room]}
-    assert not above, f"{room} knows rooms above it"
+def test_every_wing_stands_in_the_table():
+    assert {wing_of(module) for module in MODULES} == set(TABLE), "a new room: say where it stands"
+    assert all(below <= set(TABLE) for below in MAY_IMPORT.values())
 
 
-def test_no_two_rooms_need_each_other():
-    order = TopologicalSorter({room: rooms_known_to(room) for room in ROOMS})
-    assert set(order.static_order()) >= set(ROOMS)  # raises CycleError
+@pytest.mark.parametrize("wing", TABLE)
+def test_imports_go_down_only(wing):
+    climbs = [
+        f"{module} -> {other}"
+        for module in MODULES
+        if wing_of(module) == wing
+        for other in sorted(KNOWN[module])
+        if wing_of(other) not in MAY_IMPORT[wing] | {wing} or other in NEVER.get(wing, ())
+    ]
+    assert not climbs
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_what_may_not_be_there_is_imported_where_it_is_used(room):
-    names = {name.split(".")[0] for name in imports_of(room, everywhere=False)}
-    assert not names & NEVER_AT_THE_TOP
+def test_the_table_has_no_circle():
+    assert list(TopologicalSorter(MAY_IMPORT).static_order())  # raises CycleError
 
 
-def test_training_knows_no_figure_no_hub_and_no_file_of_its_own():
-    assert not rooms_known_to("training") & {"figures", "hub", "callbacks", "run", "inference"}
+def test_no_two_modules_need_each_other():
+    order = TopologicalSorter({module: KNOWN[module] - {module} for module in MODULES})
+    assert set(order.static_order()) >= set(MODULES)  # raises CycleError, which names them
+
+
+def defined_in(path):
+    """Names that a module defines itself at its top, and does not import."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (
+                name.id for t in targets for name in ast.walk(t) if isinstance(name, ast.Name)
+            )
+
+
+@pytest.mark.parametrize("folder", ["tiutils", "tests", "benchmarks", "data"])
+def test_a_name_is_imported_from_where_it_is_defined(folder):
+    """So that no module is a second door to what another one holds."""
+    defined = {module: set(defined_in(path)) for module, path in MODULES.items()}
+    defined["__init__"] |= set(tiutils.__all__)
+    wrong = []
+    for path in (PACKAGE.parent / folder).rglob("*.py"):
+        for name in imports_of(path):
+            package, _, rest = name.partition(".")
+            module, _, attribute = rest.rpartition(".")
+            is_there = rest in MODULES or attribute in defined.get(module or "__init__", ())
+            if package == "tiutils" and rest and not is_there:
+                wrong.append(f"{path.name}: {name}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_may_not_be_there_is_imported_where_it_is_used(module):
+    never = NEVER_AT_THE_TOP - ({"jax", "flax"} if wing_of(module) == "flax" else set())
+    names = {name.split(".")[0] for name in imports_of(MODULES[module], everywhere=False)}
+    assert not names & never

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_model import save_small_model
 
-from tiutils import embedding_files, inference, models, tokens
-from tiutils.embedding_files import LearnedEmbedding
+from tiutils import inference, models, token_embedding
 from tiutils.errors import InputError
+from tiutils.io import embeddings
+from tiutils.io.embeddings import LearnedEmbedding
 
 STEPS = {"num_inference_steps": 3}
 
@@ -28,7 +29,7 @@ def parts(small_model):
 def add_word(parts, token, num_vectors=1, seed=0):
     """A word whose rows are far from every other word's."""
     vectors = torch.randn(num_vectors, 32, generator=torch.Generator().manual_seed(seed))
-    return tokens.add_placeholder(parts, token, vectors=vectors)
+    return token_embedding.add_placeholder(parts, token, vectors=vectors)
 
 
 def difference(images, others):
@@ -49,7 +50,7 @@ def test_encode_prompts_is_the_text_encoder_on_the_tokenizers_ids(parts):
 def test_encoding_follows_the_learned_rows_and_keeps_no_gradient(parts):
     word = add_word(parts, "<toy>")
     before = inference.encode_prompts(parts, ["a <toy>"])
-    tokens.rows_of(parts, word).data += 1
+    token_embedding.rows_of(parts, word).data += 1
     after = inference.encode_prompts(parts, ["a <toy>"])
     assert not torch.allclose(before, after)
     assert not after.requires_grad
@@ -59,7 +60,7 @@ def test_every_vector_of_a_mixed_case_word_counts(parts):
     word = add_word(parts, "<My-Toy>", num_vectors=3)
     encoded = inference.encode_prompts(parts, ["a <My-Toy>"])
     for row in range(3):
-        rows = tokens.rows_of(parts, word)
+        rows = token_embedding.rows_of(parts, word)
         rows.data[row] += 1
         assert not torch.allclose(inference.encode_prompts(parts, ["a <My-Toy>"]), encoded)
         rows.data[row] -= 1
@@ -214,10 +215,10 @@ def test_drawing_changes_no_part(parts):
 
 def test_load_embedding_gives_the_word_its_rows(parts, tmp_path):
     vectors = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
-    path = embedding_files.write(tmp_path / "toy.safetensors", LearnedEmbedding("<t>", vectors, {}))
+    path = embeddings.write(tmp_path / "toy.safetensors", LearnedEmbedding("<t>", vectors, {}))
     word = inference.load_embedding(parts, path)
     assert (word.token, word.num_vectors) == ("<t>", 2)
-    np.testing.assert_array_equal(tokens.rows_of(parts, word).detach().numpy(), vectors)
+    np.testing.assert_array_equal(token_embedding.rows_of(parts, word).detach().numpy(), vectors)
     renamed = inference.load_embedding(parts, path, token="<other>")
     assert torch.equal(
         inference.encode_prompts(parts, ["a <t>"]), inference.encode_prompts(parts, ["a <other>"])
@@ -227,11 +228,11 @@ def test_load_embedding_gives_the_word_its_rows(parts, tmp_path):
 
 def test_load_embedding_refuses_another_models_width_and_a_taken_word(parts, tmp_path):
     narrow = LearnedEmbedding("<t>", np.ones((1, 8), np.float32), {})
-    path = embedding_files.write(tmp_path / "narrow.safetensors", narrow)
+    path = embeddings.write(tmp_path / "narrow.safetensors", narrow)
     with pytest.raises(InputError, match=r"8 .*32"):
         inference.load_embedding(parts, path)
     fits = LearnedEmbedding("toy", np.ones((1, 32), np.float32), {})
-    path = embedding_files.write(tmp_path / "taken.safetensors", fits)
+    path = embeddings.write(tmp_path / "taken.safetensors", fits)
     with pytest.raises(InputError, match="toy"):
         inference.load_embedding(parts, path)
 
@@ -241,14 +242,14 @@ def test_words_of_a_class_keep_their_names_where_they_can(small_model, tmp_path)
     for value, name in enumerate(("Anna", "Ben B", "cara")):
         word = "<cat>" if name == "cara" else "<my-thing>"
         vectors = np.full((1, 32), value, np.float32)
-        embedding_files.write(tmp_path / f"{name}.safetensors", LearnedEmbedding(word, vectors))
+        embeddings.write(tmp_path / f"{name}.safetensors", LearnedEmbedding(word, vectors))
     (tmp_path / "notes.txt").write_text("no word")
     found = inference.load_words(parts, tmp_path)
     assert {name: word.token for name, word in found.items()} == {
         "Anna": "<my-thing>", "Ben B": "<ben-b>", "cara": "<cat>",
     }  # fmt: skip
     for value, word in enumerate(found.values()):
-        assert tokens.rows_of(parts, word).unique().item() == value
+        assert token_embedding.rows_of(parts, word).unique().item() == value
 
 
 def test_a_class_folder_without_words_or_with_a_bad_one_is_named(parts, tmp_path):

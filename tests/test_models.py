@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import torch
@@ -14,8 +11,9 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from small_model import save_small_model, save_tokenizer_files
 
-from tiutils import folders, models, tokens
+from tiutils import models, token_embedding
 from tiutils.errors import InputError
+from tiutils.io import pretrained
 
 
 @pytest.fixture
@@ -49,7 +47,7 @@ def test_sizes(small_model):
     parts = models.load(small_model)
     assert (parts.vae_factor, parts.resolution, parts.hidden_size) == (2, 32, 32)
     assert parts.latent_shape() == (4, 16, 16) and parts.latent_shape(64) == (4, 32, 32)
-    assert models.vae_factor({"block_out_channels": [128, 256, 512, 512]}) == 8, "SD 1.5"
+    assert pretrained.vae_factor({"block_out_channels": [128, 256, 512, 512]}) == 8, "SD 1.5"
 
 
 def test_weights_are_those_of_stock_diffusers(small_model):
@@ -84,182 +82,6 @@ def test_another_tokenizer(small_model, tmp_path):
     (other / "vocab.json").write_text(json.dumps(vocabulary))
     parts = models.load(small_model, tokenizer_name=str(other))
     assert "zebra</w>" in parts.tokenizer.get_vocab()
-
-
-# Finding
-
-
-def test_default_model(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert models.default_model() == str(models.BUNDLED_MODEL)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert models.default_model() == str(models.BUNDLED_MODEL), "a GPU, but no Hub"
-    monkeypatch.setattr(
-        folders, "hub_answers", lambda path: path == f"models/{models.DEFAULT_MODEL}"
-    )
-    assert models.default_model() == models.DEFAULT_MODEL
-    monkeypatch.setattr(folders, "hub_answers", lambda path: False)
-    monkeypatch.setattr(folders, "_cached", lambda name: True)
-    assert models.default_model() == models.DEFAULT_MODEL, "offline, but in the cache"
-
-
-@pytest.mark.parametrize("gpu", [True, False])
-def test_one_variable_overrides_what_the_device_decides(monkeypatch, small_model, gpu):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setenv("TIUTILS_MODEL", str(small_model))
-    assert models.default_model() == models.load().name == str(small_model)
-    monkeypatch.setenv("TIUTILS_MODEL", "")
-    assert models.default_model() == str(models.BUNDLED_MODEL)
-
-
-@pytest.mark.parametrize("part", ["tokenizer", "text_encoder", "vae", "unet", "scheduler"])
-def test_a_folder_that_lacks_a_part(copy, part):
-    shutil.rmtree(copy / part)
-    assert f"lacks {part};" in refused(models.locate, copy)
-
-
-@pytest.mark.parametrize("name", ["nobody/nothing", "a b", "../up", "/etc/hostname", "x" * 300])
-def test_a_name_that_is_no_model(name):
-    for weights in (True, False):
-        message = refused(models.locate, name, weights=weights)
-        assert f"no model {name!r}" in message and str(models.BUNDLED_MODEL) in message
-
-
-def hub_with(monkeypatch, tmp_path, *files):
-    """A Hub whose model `owner/name` has these files; returns the snapshot's folder and what was asked for."""
-    folder, asked = tmp_path / "snapshot", []
-
-    def snapshot_download(name, *, revision, allow_patterns):
-        asked.append((name, revision))
-        for file in files:
-            if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns):
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                (folder / file).touch()
-        return str(folder)
-
-    monkeypatch.setattr(folders, "hub_answers", lambda path: path == "models/owner/name")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    return folder, asked
-
-
-def files_in(folder):
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-
-SMALL = {"model_index.json", "unet/config.json", "tokenizer/merges.txt"}
-UNET, VAE, TEXT = (
-    "unet/diffusion_pytorch_model",
-    "vae/diffusion_pytorch_model",
-    "text_encoder/model",
-)
-WHOLE = {f"{stem}.safetensors" for stem in (UNET, VAE, TEXT)}
-HALF = {f"{stem}.fp16.safetensors" for stem in (UNET, VAE, TEXT)}
-PICKLES = {f"{UNET}.bin", f"{VAE}.bin", "text_encoder/pytorch_model.bin"}
-OTHERS = {f"{UNET}.non_ema.safetensors", "safety_checker/model.safetensors", "v1-5-pruned.ckpt"}
-
-
-@pytest.mark.parametrize(
-    "variant, wanted", [(None, WHOLE), ("fp16", HALF)], ids=["whole", "variant"]
-)
-def test_a_model_of_the_hub(monkeypatch, tmp_path, variant, wanted):
-    """Small files first; the weights, of the wanted revision and variant, only when they are needed."""
-    everything = SMALL | WHOLE | HALF | PICKLES | OTHERS
-    folder, asked = hub_with(monkeypatch, tmp_path, *everything)
-    assert models.locate("owner/name", revision="v1", weights=False) == folder
-    assert files_in(folder) == SMALL
-    assert models.locate("owner/name", revision="v1", variant=variant) == folder
-    assert files_in(folder) == SMALL | wanted
-    assert set(asked) == {("owner/name", "v1")}
-
-
-def test_weights_in_shards(monkeypatch, tmp_path):
-    """Numbered after the variant, as now, or before it, as in older folders."""
-    rest = {f"{VAE}.fp16.safetensors", f"{TEXT}.fp16.safetensors"}
-    shards = {f"{UNET}.fp16-00001-of-00002.safetensors", f"{UNET}-00002-of-00002.fp16.safetensors"}
-    others = {f"{UNET}-00001-of-00002.safetensors", f"{UNET}.fp32-00001-of-00002.safetensors"}
-    folder, _ = hub_with(monkeypatch, tmp_path, *SMALL, *rest, *shards, *others)
-    models.locate("owner/name", variant="fp16")
-    assert files_in(folder) == SMALL | rest | shards
-
-
-def test_weights_that_are_pickles_only(monkeypatch, tmp_path):
-    folder, _ = hub_with(monkeypatch, tmp_path, *SMALL, *PICKLES)
-    models.locate("owner/name")
-    assert files_in(folder) == SMALL | PICKLES
-
-
-def test_a_model_from_the_hub_has_its_id_as_its_name(small_model, monkeypatch):
-    monkeypatch.setattr(folders, "hub_answers", lambda path: True)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(small_model))
-    assert models.load("owner/name").name == "owner/name"
-
-
-@pytest.mark.parametrize("weights", [True, False])
-def test_a_hub_that_fails_half_way(monkeypatch, weights):
-    def fail(*arguments, **options):
-        raise RuntimeError("the connection broke\nwith a long story")
-
-    monkeypatch.setattr(folders, "hub_answers", lambda path: True)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    message = refused(models.locate, "owner/name", weights=weights)
-    assert message == "the Hub did not give the model 'owner/name': the connection broke"
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A Hub of our own on this machine; `seen` are the requests it got."""
-    seen = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            seen.append((self.path, self.headers.get("authorization")))
-            known = self.path == "/api/models/owner/public" or seen[-1] == (
-                "/api/models/owner/private",
-                "Bearer hf_mine",
-            )
-            self.send_response(200 if known else 401)
-            self.end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(
-        "huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}"
-    )
-    monkeypatch.setenv("NO_PROXY", "*")
-    yield seen
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_asking_the_hub(hub, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.utils._headers.get_token", lambda: None)
-    assert models.hub_answers("models/owner/public")
-    assert not models.hub_answers("models/owner/private")
-    assert not models.hub_answers("models/with space/and ?")
-    assert [path for path, _ in hub] == [
-        "/api/models/owner/public", "/api/models/owner/private", "/api/models/with%20space/and%20%3F",
-    ]  # fmt: skip
-    monkeypatch.setattr("huggingface_hub.utils._headers.get_token", lambda: "hf_mine")
-    assert models.hub_answers("models/owner/private"), "its owner has logged in"
-
-
-def test_a_hub_that_hangs_or_is_off(monkeypatch):
-    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("offline, but asked"))
-    assert not models.hub_answers("models/owner/name")
-
-    def hang(request, timeout):
-        assert timeout <= 10
-        raise TimeoutError
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("urllib.request.urlopen", hang)
-    assert not models.hub_answers("models/owner/name")
 
 
 # Damage: whatever is wrong with a folder, it is one line and never random weights
@@ -307,13 +129,6 @@ def test_a_damaged_model_is_refused(copy, damage):
     assert message.startswith("cannot read the ") and str(copy) in message
 
 
-def test_a_tokenizer_without_files_is_refused(copy):
-    """transformers 5 would make an empty one."""
-    for path in (copy / "tokenizer").iterdir():
-        path.unlink()
-    assert "it holds no words" in refused(models.load_tokenizer, copy)
-
-
 def test_weights_saved_for_another_version_are_refused(copy):
     """transformers would go on with random weights and a mere warning."""
     path = copy / "text_encoder" / "model.safetensors"
@@ -325,16 +140,6 @@ def test_weights_saved_for_another_version_are_refused(copy):
     assert "lacks" in message and lost.removeprefix("text_model.") in message
 
 
-@pytest.mark.parametrize("part", ["vae", "unet", "scheduler"])
-def test_configuration_of_a_part(small_model, copy, part):
-    assert models.read_config(small_model, part)["_class_name"]
-    for path in (copy / part).glob("*.json"):
-        cut(path)
-    assert "cannot read" in refused(models.read_config, copy, part)
-    shutil.rmtree(copy / part)
-    assert "cannot read" in refused(models.read_config, copy, part)
-
-
 # Writing
 
 
@@ -344,12 +149,12 @@ def saved(small_model, tmp_path_factory):
     parts = models.load(small_model)
     rows = {}
     for token, count in (("<one>", 1), ("<Two>", 2)):
-        placeholder = tokens.add_placeholder(
+        placeholder = token_embedding.add_placeholder(
             parts, token, initializer_token="toy", num_vectors=count
         )
-        rows[token] = tokens.rows_of(parts, placeholder)
+        rows[token] = token_embedding.rows_of(parts, placeholder)
         torch.nn.init.normal_(rows[token])
-    folder = models.save(tokens.merged(parts), tmp_path_factory.mktemp("saved") / "model")
+    folder = models.save(token_embedding.merged(parts), tmp_path_factory.mktemp("saved") / "model")
     return folder, {token: value.detach() for token, value in rows.items()}
 
 

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import quality
-from tiutils import figures
+from tiutils.figures import output
 
 KEYS = ("evaluation_loss", "image_similarity", "histogram_distance")
 
@@ -45,7 +45,7 @@ def test_the_picture_shows_every_seed_and_says_so():
     figure = quality.picture(RESULTS)
     shown = [axis for axis in figure.axes if axis.images]
     assert len(shown) == 3 * (1 + 2 * len(quality.PROMPTS))
-    assert "a row for every seed" in figures.alt_text(figure)
+    assert "a row for every seed" in output.alt_text(figure)
 
 
 def test_only_the_text_between_the_markers_changes(tmp_path):

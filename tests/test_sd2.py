@@ -9,7 +9,10 @@ from diffusers import StableDiffusionPipeline
 from small_model import SD2, save_small_model
 
 import tiutils
-from tiutils import cli, embedding_files, inspection, models
+from tiutils import models
+from tiutils.cli import inspect
+from tiutils.cli.main import room
+from tiutils.io import embeddings
 
 DRAWING = {"num_inference_steps": 3, "guidance_scale": 5.0}
 PROMPT = "a <my-toy> on sand"
@@ -26,7 +29,7 @@ def train(framework, sd2, photos, output_dir, **flags):
         placeholder_token="<my-toy>", initializer_token="toy", num_vectors=2, max_train_steps=5,
         output_dir=str(output_dir), **flags,
     )  # fmt: skip
-    return cli.room("run", framework).train(config)
+    return room("run", framework).train(config)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,7 @@ def test_only_its_new_rows_are_learned(sd2, result):
     saved = StableDiffusionPipeline.from_pretrained(result.output_dir, safety_checker=None)
     after = saved.text_encoder.get_input_embeddings().weight
     assert torch.equal(after[: len(before)], before) and after.shape == (len(before) + 2, 64)
-    rows = embedding_files.read(result.embedding_path).vectors
+    rows = embeddings.read(result.embedding_path).vectors
     assert np.array_equal(after[-2:].detach().numpy(), rows)
     toy = before[models.load(sd2).tokenizer.encode("toy")[1]].detach().numpy()
     assert np.abs(rows - toy).min() > 0
@@ -95,11 +98,12 @@ def test_jax_learns_and_draws_the_same(sd2, photos, tmp_path):
     pytest.importorskip("jax")
     runs = {f: train(f, sd2, photos, tmp_path / f) for f in ("pytorch", "flax")}
     np.testing.assert_allclose(runs["flax"].losses, runs["pytorch"].losses, rtol=0, atol=1e-4)
-    rows = [embedding_files.read(run.embedding_path).vectors for run in runs.values()]
+    rows = [embeddings.read(run.embedding_path).vectors for run in runs.values()]
     np.testing.assert_allclose(rows[1], rows[0], rtol=1e-3, atol=1e-4)
     pictures = [
         np.asarray(
-            cli.room("inference", framework).generate(run.models, PROMPT, seed=0, **DRAWING)[0], int
+            room("inference", framework).generate(run.models, PROMPT, seed=0, **DRAWING)[0],
+            int,
         )
         for framework, run in runs.items()
     ]
@@ -107,4 +111,4 @@ def test_jax_learns_and_draws_the_same(sd2, photos, tmp_path):
 
 
 def test_what_it_fits_is_told_by_its_width(sd2, result):
-    assert "64" in inspection.describe(str(result.embedding_path), str(sd2))
+    assert "64" in inspect.describe(str(result.embedding_path), str(sd2))

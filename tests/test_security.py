@@ -18,9 +18,13 @@ from PIL import Image
 from small_model import draw_photo
 
 import tiutils
-from tiutils import checks, concept, figures, folders, models, record
-from tiutils.embedding_files import LearnedEmbedding, replace_file, write
+from tiutils import concept, models
 from tiutils.errors import InputError
+from tiutils.figures import output
+from tiutils.io import pretrained, run_folder
+from tiutils.io.embeddings import LearnedEmbedding, write
+from tiutils.io.files import replace_file
+from tiutils.runs import session
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "tiutils").rglob("*.py"))
@@ -90,7 +94,7 @@ def test_a_model_that_names_code_on_the_hub_is_refused(small_model, tmp_path, ke
     path = folder / "text_encoder" / "config.json"
     known = json.loads(path.read_text())
     path.write_text(json.dumps(known | {key: "sdpa"}))
-    folders.refuse_code(folder)
+    pretrained.refuse_code(folder)
     path.write_text(json.dumps(known | {key: "attacker/kernels"}))
     with pytest.raises(InputError, match="attacker/kernels"):
         models.load(folder)
@@ -182,13 +186,13 @@ def test_a_link_within_the_output_folder_is_its_owners_business(small_model, pho
     (tmp_path / "out" / "logs-of-today").mkdir(parents=True)
     (tmp_path / "out" / "logs").symlink_to("logs-of-today")
     (tmp_path / "out" / "other").symlink_to(tmp_path)  # nothing is written there
-    checks.check_output_dir(config(small_model, photos, tmp_path / "out"))
+    run_folder.check_output_dir(tmp_path / "out", photos, "logs", "<toy>", resumed=False)
 
 
 WRITERS = {
-    "figures.save": lambda path: figures.save(draw_photo(0), path, alt="a toy"),
+    "figures.save": lambda path: output.save(draw_photo(0), path, alt="a toy"),
     "embedding": lambda path: write(path, LearnedEmbedding("<toy>", np.ones((1, 8)))),
-    "record": lambda path: record.update_record(path.parent, {"steps": 1}),
+    "record": lambda path: run_folder.update_record(path.parent, {"steps": 1}),
     "replace_file": lambda path: replace_file(path, b"new"),
 }
 
@@ -216,7 +220,7 @@ def test_the_access_token_is_in_no_file_and_in_no_text(run_dir, small_model, pho
         assert path.is_dir() or TOKEN.encode() not in path.read_bytes(), path
     settings = config(small_model, photos, run_dir)
     assert TOKEN not in repr(settings) and TOKEN not in f"{settings}"
-    assert TOKEN not in json.dumps(record.public_flags(settings))
+    assert TOKEN not in json.dumps(session.public_flags(settings))
 
 
 @pytest.mark.parametrize("value", [TOKEN.encode(), [TOKEN], f"{TOKEN}\n", f"{TOKEN} "])
@@ -238,12 +242,12 @@ def test_no_notebook_has_a_token():
 def test_a_notebook_does_not_keep_the_token(small_model, photos, tmp_path):
     """Not where settings and results are shown, and not in the traceback of a failed publication."""
     cells = [
-        "import dataclasses, os\nfrom pathlib import Path\nimport tiutils\nfrom tiutils import hub",
+        "import dataclasses, os\nfrom pathlib import Path\nimport tiutils\nfrom tiutils.publishing import publish",
         f"config = tiutils.TrainingConfig({str(small_model)!r} and {str(photos)!r}, '<toy>', 'toy', "
         f"pretrained_model_name_or_path={str(small_model)!r}, output_dir='out', max_train_steps=1, "
         "hub_token=os.environ['SECRET'])\nconfig",
         "result = tiutils.train(config)\nresult.output_dir, result.losses",
-        "hub.push(result.output_dir, token=config.hub_token)",
+        "publish.push(result.output_dir, token=config.hub_token)",
         "tiutils.train(dataclasses.replace(config, seed=-1))",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])

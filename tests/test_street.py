@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tiutils import concept, evaluation
-from tiutils.cli import main
-from tiutils.models import BUNDLED_MODEL
+from tiutils import concept
+from tiutils.cli.main import main
+from tiutils.evaluation import metrics
+from tiutils.io.pretrained import BUNDLED_MODEL
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,7 @@ def test_stock_diffusers_draws_the_toy(run_dir, tmp_path):
         [Image.open(tmp_path / f"{name}-{number}.png") for number in range(8)]
         for name in ("learned", "plain")
     )
-    assert evaluation.histogram_distance(learned, held_out) < evaluation.histogram_distance(
+    assert metrics.histogram_distance(learned, held_out) < metrics.histogram_distance(
         plain, held_out
     )
     assert np.mean([np.asarray(image).std() for image in learned]) > 20

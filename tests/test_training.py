@@ -11,16 +11,17 @@ from accelerate import Accelerator
 from small_model import save_small_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tiutils import checks, concept, diffusion, models, tokens, training
+from tiutils import concept, diffusion, models, token_embedding, training
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
+from tiutils.runs import inputs
 
 
 def make_training(small_model, photos, scaler=None, **flags):
     flags = {"train_batch_size": 2, "max_train_steps": 6, "learning_rate": 5e-3} | flags
     config = TrainingConfig(str(photos), "<my-toy>", "toy", **flags)
     parts = models.load(small_model)
-    placeholder = tokens.add_placeholder(
+    placeholder = token_embedding.add_placeholder(
         parts, "<my-toy>", initializer_token="toy", num_vectors=config.num_vectors
     )
     loaded = concept.load(photos)
@@ -70,7 +71,7 @@ def test_gradient_equals_that_of_a_whole_trainable_table(small_model, photos):
     diffusion.losses_at(session.models, session.material, 0, 0, 2).mean().backward()
 
     plain = copy.copy(session.models)
-    plain.text_encoder = tokens.merged(session.models).text_encoder
+    plain.text_encoder = token_embedding.merged(session.models).text_encoder
     table = plain.text_encoder.get_input_embeddings().weight
     table.requires_grad_(True)
     diffusion.losses_at(plain, session.material, 0, 0, 2).mean().backward()
@@ -125,7 +126,7 @@ def test_a_model_that_predicts_the_sample_is_refused_before_it_is_loaded(
     with pytest.raises(
         InputError, match="predicts 'sample'; only models that predict epsilon or v_prediction"
     ):
-        checks.check_inputs(config, accelerated=False)
+        inputs.check_inputs(config, accelerated=False)
 
 
 def relative_difference(rows, other, start):
@@ -151,8 +152,8 @@ def test_gradient_checkpointing_changes_no_number(small_model, photos):
     "flags", [{}, {"use_8bit_adam": True}, {"use_8bit_adam": True, "num_vectors": 4}]
 )
 def test_resume_is_exact(small_model, photos, tmp_path, flags):
-    """In one process, through a file; tests/test_resume.py does it with killed processes."""
-    from tiutils import checkpoints
+    """In one process, through a file; tests/runs/test_resume.py does it with killed processes."""
+    from tiutils.io import checkpoints
 
     whole, _, _ = learn(small_model, photos, **flags)
     first = make_training(small_model, photos, **flags)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from tiutils.errors import InputError
     from tiutils.inference import generate, load_embedding
     from tiutils.models import load
-    from tiutils.run import train
-    from tiutils.sitting import TrainingResult
+    from tiutils.runs.run import train
+    from tiutils.runs.session import TrainingResult
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,11 +36,11 @@ __all__ = [
 _HOMES = {
     "InputError": "errors",
     "TrainingConfig": "config",
-    "TrainingResult": "sitting",
+    "TrainingResult": "runs.session",
     "generate": "inference",
     "load": "models",
     "load_embedding": "inference",
-    "train": "run",
+    "train": "runs.run",
 }
 
 

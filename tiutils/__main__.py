@@ -2,7 +2,7 @@
 
 import sys
 
-from tiutils.cli import main
+from tiutils.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,12 +10,14 @@ because NumPy promises its bit generators' streams and not its distributions'.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
 # What a stream of random bits is for: a number each, never reused, so that a new purpose moves no old number.
 _PHOTO_ORDER, _VIEW, _PROMPT, _TIMESTEP, _LATENT_NOISE, _NOISE = range(6)
+SEED = 2302_04841  # no training run of sane seed draws the fixed batch
 
 
 @dataclass(frozen=True)
@@ -130,3 +132,8 @@ def _normals(bits: np.ndarray) -> np.ndarray:
     ) * 2.0**-32  # in (0, 1): its logarithm is finite
     lower = (bits & np.uint64(0xFFFFFFFF)).astype(np.float64) * 2.0**-32
     return (np.sqrt(-2.0 * np.log(upper)) * np.cos(2.0 * np.pi * lower)).astype(np.float32)
+
+
+def fixed_plan(plan: BatchPlan, draws: int) -> BatchPlan:
+    """The same photos and prompts, with a batch of `draws` samples that belongs to no training run."""
+    return dataclasses.replace(plan, seed=SEED, batch_size=draws)

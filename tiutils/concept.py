@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tiutils.errors import InputError, first_line
+from tiutils.io import hub
 
 logger = logging.getLogger("tiutils")
 
@@ -107,29 +108,8 @@ def find_photos(train_data_dir: str | Path, *, token: str | None = None) -> Path
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, re.ASCII):
         expected = "a folder of photos, or a Hub dataset id (owner/name)"
         raise InputError(f"no folder {name!r}: give {expected}")
-    return _download(name, token)
-
-
-def _download(dataset: str, token: str | None) -> Path:
-    """The top-level pictures of a Hub dataset, in the Hub client's cache, which works offline."""
     patterns = [f"*{suffix}" for lower in PHOTO_SUFFIXES for suffix in (lower, lower.upper())]
-    try:
-        from huggingface_hub import snapshot_download  # here: a local folder needs no Hub client
-
-        folder = snapshot_download(
-            dataset,
-            repo_type="dataset",
-            token=token,
-            allow_patterns=patterns,  # datasets may hold gigabytes of archives
-            ignore_patterns=["*/*"],
-        )
-    except Exception as error:  # the client and its HTTP library raise a dozen unrelated types
-        raise InputError(
-            f"no folder {dataset!r} here, and no Hub dataset of that name could be fetched "
-            f"({type(error).__name__}: {first_line(error)}): check the name and the connection "
-            "(a private dataset needs a token), or give a local folder of photos"
-        ) from error
-    return Path(folder)
+    return hub.fetch_dataset(name, patterns, token)
 
 
 def load(folder: str | Path) -> Concept:

@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from tiutils.errors import InputError
+
 AS_THE_SCRIPT = {"norm_control": 0.0, "timestep_sampling": "uniform"}  # to compare like with like
 LR_SCHEDULERS = (
     "constant",
@@ -253,3 +255,20 @@ def learning_rate_at(
         return 0.0 if progress >= 1.0 else peak * max(0.0, 0.5 * (1.0 + math.cos(math.pi * cycle)))
     lowest = 1e-7  # where diffusers' polynomial schedule ends; its power is 1
     return lowest if step > total_steps else lowest + (peak - lowest) * (1 - progress)
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse a count below one, by its name."""
+    for name, value in counts.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}; it must be 1 or more")
+
+
+def check_size(model: str, factor: int, **sizes: int) -> None:
+    """Refuse a height or width that is no multiple of `factor`: the U-Net halves latents, what is left is whole."""
+    for name, value in sizes.items():
+        if value < 1 or value % factor:
+            nearest = max(factor, round(value / factor) * factor)
+            raise InputError(
+                f"{name} is {value}; {model} draws multiples of {factor} pixels, for example {nearest}"
+            )

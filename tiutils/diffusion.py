@@ -6,6 +6,7 @@ draws a fresh latent sample, while the VAE can leave the device.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,12 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from tiutils import concept as concepts
-from tiutils.batches import BatchPlan, batch_at
-from tiutils.captions import own_prompts
+from tiutils.batches import BatchPlan, batch_at, fixed_plan
 from tiutils.concept import Concept
+from tiutils.dataset import own_prompts, snr_weights, view_masks
 from tiutils.models import Models
-from tiutils.tokens import tokenize
-from tiutils.weighting import snr_weights, view_masks
+from tiutils.token_embedding import tokenize
 
 
 @dataclass(frozen=True)
@@ -180,3 +180,19 @@ def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def fixed_batch(material: Material, draws: int = 16) -> Material:
+    """The same material, whose batch 0 is the fixed one."""
+    return dataclasses.replace(material, plan=fixed_plan(material.plan, draws))
+
+
+def fixed_loss(models: Models, batch: Material, at_once: int = 8) -> float:
+    """Mean loss of all samples of a fixed batch, without a gradient."""
+    draws = batch.plan.batch_size
+    with torch.no_grad():
+        parts = [
+            losses_at(models, batch, 0, start, min(start + at_once, draws))
+            for start in range(0, draws, at_once)
+        ]
+    return torch.cat(parts).mean().item()

@@ -1,7 +1,7 @@
 """Prompts to pictures, with parts that are already loaded and words that were just learned.
 
 Drawing is done by diffusers' `StableDiffusionPipeline`; the prompt is encoded here, by the same
-`tokens.tokenize` that training uses, so that mixed-case words and words of several vectors mean
+`token_embedding.tokenize` that training uses, so that mixed-case words and words of several vectors mean
 what they meant while they were learned.
 """
 
@@ -16,9 +16,11 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from tiutils import drawing, embedding_files, tokens
+from tiutils import config, token_embedding
 from tiutils.errors import InputError
+from tiutils.io import embeddings
 from tiutils.models import Models
+from tiutils.tokenizer import Placeholder, read_word
 
 
 @torch.no_grad()
@@ -33,7 +35,7 @@ def encode_prompts(models: Models, prompts: Sequence[str]) -> torch.Tensor:
     Returns:
         `(len(prompts), 77, hidden)` float32, on the models' device.
     """
-    ids = tokens.tokenize(models.tokenizer, prompts).to(models.device)
+    ids = token_embedding.tokenize(models.tokenizer, prompts).to(models.device)
     with torch.autocast(models.device.type, enabled=False):
         return models.text_encoder(ids)[0]
 
@@ -111,8 +113,8 @@ def generate(
     # 8 is what the pipeline itself asks for, whatever the model
     halvings = len(models.unet.config.block_out_channels) - 1
     factor = math.lcm(8, models.vae_factor * 2**halvings)
-    drawing.check_size(models.name, factor, height=height, width=width)
-    drawing.check_counts(
+    config.check_size(models.name, factor, height=height, width=width)
+    config.check_counts(
         num_images_per_prompt=num_images_per_prompt,
         num_inference_steps=num_inference_steps,
         batch_size=batch_size,
@@ -142,25 +144,25 @@ def generate(
     return images
 
 
-def load_embedding(
-    models: Models, path: str | Path, token: str | None = None
-) -> tokens.Placeholder:
+def load_embedding(models: Models, path: str | Path, token: str | None = None) -> Placeholder:
     """Read a learned embedding and give `models` its word.
 
     Args:
         models: the loaded parts; tokenizer and input embedding gain the word.
-        path: a file, folder or Hub repository that `embedding_files.read` understands.
+        path: a file, folder or Hub repository that `embeddings.read` understands.
         token: the word to use instead of the one in the file.
 
     Raises:
         InputError: the file cannot be read, was learned with a model of another width or of
             several text encoders, or the word is taken or cannot be one: another is offered.
     """
-    learned = drawing.read_word(models, path, token)
-    return tokens.add_placeholder(models, learned.token, vectors=torch.from_numpy(learned.vectors))
+    learned = read_word(models, path, token)
+    return token_embedding.add_placeholder(
+        models, learned.token, vectors=torch.from_numpy(learned.vectors)
+    )
 
 
-def load_words(models: Models, folder: str | Path) -> dict[str, tokens.Placeholder]:
+def load_words(models: Models, folder: str | Path) -> dict[str, Placeholder]:
     """Give `models` every learned word in a folder: what a class has handed in.
 
     A word that another file teaches as well gets its own file's name: `<my-thing>` in
@@ -176,10 +178,10 @@ def load_words(models: Models, folder: str | Path) -> dict[str, tokens.Placehold
     paths = sorted(path for path in Path(folder).glob("*") if path.suffix in ends)
     if not paths:
         raise InputError(f"{str(folder)!r} holds no file that ends in {', '.join(ends)}")
-    found: dict[str, tokens.Placeholder] = {}
+    found: dict[str, Placeholder] = {}
     for path in paths:
         try:
-            taken = embedding_files.read(path).token in models.tokenizer.get_added_vocab()
+            taken = embeddings.read(path).token in models.tokenizer.get_added_vocab()
             own = f"<{'-'.join(path.stem.lower().split())}>" if taken else None
             found[path.stem] = load_embedding(models, path, own)
         except InputError as error:

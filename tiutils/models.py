@@ -19,24 +19,16 @@ import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from tiutils import folders, quantized
 from tiutils.errors import InputError, first_line
-
-# where a model is, is no matter of PyTorch; the names can be had here, too
-from tiutils.folders import BUNDLED_MODEL as BUNDLED_MODEL
-from tiutils.folders import DEFAULT_MODEL as DEFAULT_MODEL
-from tiutils.folders import hub_answers as hub_answers
-from tiutils.folders import load_tokenizer as load_tokenizer
-from tiutils.folders import locate as locate
-from tiutils.folders import read_config as read_config
-from tiutils.folders import vae_factor as vae_factor
+from tiutils.io import pretrained, quantized
 
 
 @dataclass
 class Models:
     """The parts of one latent diffusion model, frozen.
 
-    `tokenizer` and the text encoder's input embedding change when `tokens.add_placeholder` adds a word; no weight does.
+    `tokenizer` and the text encoder's input embedding change when `token_embedding.add_placeholder` adds a word; no
+    weight does.
     """
 
     name: str
@@ -64,7 +56,7 @@ class Models:
     @property
     def vae_factor(self) -> int:
         """Pixels along one side of a latent: 8 in Stable Diffusion."""
-        return vae_factor(self.vae.config)
+        return pretrained.vae_factor(self.vae.config)
 
     @property
     def resolution(self) -> int:
@@ -74,7 +66,7 @@ class Models:
     @property
     def guidance_scale(self) -> float:
         """How strongly to follow prompts unless told."""
-        return folders.guidance_scale(self.resolution)
+        return pretrained.guidance_scale(self.resolution)
 
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """Shape of one picture's latents, `(channels, height / factor, width / factor)`."""
@@ -83,8 +75,8 @@ class Models:
 
 
 def default_model() -> str:
-    """See `folders.default_model`; PyTorch's accelerator is the GPU."""
-    return folders.default_model(accelerated=torch.cuda.is_available())
+    """See `pretrained.default_model`; PyTorch's accelerator is the GPU."""
+    return pretrained.default_model(accelerated=torch.cuda.is_available())
 
 
 def best_device() -> torch.device:
@@ -119,10 +111,10 @@ def load(
         InputError: the model is missing or incomplete, or the Hub cannot be reached.
     """
     name = str(name or default_model())
-    folder = locate(name, revision=revision, variant=variant)
-    tokenizer = load_tokenizer(folder, tokenizer_name=tokenizer_name)
+    folder = pretrained.locate(name, revision=revision, variant=variant)
+    tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name)
     try:
-        folders.refuse_code(folder)
+        pretrained.refuse_code(folder)
         with _no_progress_bars():
             text_encoder, report = CLIPTextModel.from_pretrained(
                 folder, subfolder="text_encoder", variant=variant, output_loading_info=True
@@ -156,7 +148,7 @@ def save(models: Models, folder: str | Path) -> Path:
 
     transformers 5 leaves out the `text_model.` prefix of the text encoder's weights and the tokenizer's vocab.json and
     merges.txt; transformers 4 then loads random weights with a mere warning. Both are put back. The text encoder must
-    have a plain embedding table: see `tokens.merged`.
+    have a plain embedding table: see `token_embedding.merged`.
     """
     folder = Path(folder)
     pipeline = diffusers.StableDiffusionPipeline(
@@ -185,7 +177,7 @@ def save(models: Models, folder: str | Path) -> Path:
     (folder / "tokenizer" / "merges.txt").write_text(
         "\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8"
     )
-    for part in folders.WEIGHTS:
+    for part in pretrained.WEIGHTS:
         path = folder / part / "config.json"
         known = json.loads(path.read_text(encoding="utf-8"))
         known.pop("_name_or_path", None)  # a model is for sharing, the name of a folder here is not

@@ -6,8 +6,8 @@ a run is a callback that the caller gives; nothing here draws, prints or uploads
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from tiutils.checkpoints import RunState, check_state
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig, learning_rate_at
-from tiutils.diffusion import Material, losses_at, prepare_material
+from tiutils.diffusion import Material, fixed_batch, fixed_loss, losses_at, prepare_material
 from tiutils.errors import InputError
-from tiutils.memory import Plan, retrying
+from tiutils.io.checkpoints import RunState, check_state
 from tiutils.models import Models
-from tiutils.progress import Callback, LoopResult, Progress
-from tiutils.stopping import fixed_batch, fixed_loss
-from tiutils.tokens import Placeholder, rows_of, table_of
-from tiutils.weighting import usual_length
+from tiutils.protocols import Callback, LoopResult, Progress
+from tiutils.token_embedding import rows_of, table_of
+from tiutils.tokenizer import Placeholder, usual_length
 
 
 @dataclass
@@ -42,7 +40,6 @@ class Training:
     scaler: torch.amp.GradScaler
     total_steps: int
     usual_length: float
-    leaner: list[Plan] = field(default_factory=list)  # for when memory runs out, with --fit
     packages: tuple[str, ...] = ("torch", "diffusers", "transformers", "accelerate")
 
     def vectors(self) -> np.ndarray:
@@ -58,12 +55,6 @@ class Training:
         batch = fixed_batch(self.material, draws)
         with self.accelerator.autocast():
             return fixed_loss(self.models, batch, self.config.train_batch_size)
-
-    def go_on_with(self, plan: Plan) -> None:
-        """Use another plan from now on; what is learned stays the same."""
-        self.config = plan.applied(self.config)
-        if self.config.gradient_checkpointing:
-            recompute_activations(self.models)
 
     def machine(self) -> dict[str, Any]:
         """Where it runs, for the record."""
@@ -201,9 +192,17 @@ def training_step(training: Training, step: int) -> Tensor:
 
 
 def train_rows(
-    training: Training, start: int = 0, callbacks: Sequence[Callback] = ()
+    training: Training,
+    start: int = 0,
+    callbacks: Sequence[Callback] = (),
+    *,
+    take_step: Callable[[Training, int], Tensor] | None = None,
 ) -> LoopResult:
-    """The loop: steps `start` to the end, callbacks after each; a non-finite loss ends it with the last good rows."""
+    """The loop: steps `start` to the end, callbacks after each; a non-finite loss ends it with the last good rows.
+
+    `take_step` takes a step, as `training_step` does; `memory.retrying` is one for where memory may run out.
+    """
+    take_step = take_step or training_step
     result = LoopResult(step=start)
     rows, on_cpu = training.rows, training.rows.device.type == "cpu"
     losses: list[Tensor] = []
@@ -211,7 +210,7 @@ def train_rows(
     for step in range(start, training.total_steps):
         rows_before = rows.detach().clone()
         try:
-            losses.append(retrying(training_step, training, step))
+            losses.append(take_step(training, step))
         except InputError as error:  # the rows and all else are those of the step before
             result.stopped, result.out_of_memory = str(error), True
             break

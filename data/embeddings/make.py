@@ -15,9 +15,9 @@ import json
 from pathlib import Path
 
 import tiutils
-from tiutils import embedding_files
 from tiutils.config import AS_THE_SCRIPT
-from tiutils.models import BUNDLED_MODEL
+from tiutils.io import embeddings
+from tiutils.io.pretrained import BUNDLED_MODEL
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -82,11 +82,11 @@ def teach(name: str, steps: int, save_steps: int, digest: str, **flags) -> Path:
     return folder
 
 
-def ship(source: Path, target: Path, digest: str) -> embedding_files.LearnedEmbedding:
+def ship(source: Path, target: Path, digest: str) -> embeddings.LearnedEmbedding:
     """Copy a learned word; its metadata name its model by a digest, and no folder of this machine."""
-    learned = embedding_files.read(source)
+    learned = embeddings.read(source)
     learned.metadata.update(base_model=BUNDLED_MODEL.name, model_digest=digest)
-    embedding_files.write(target, learned)
+    embeddings.write(target, learned)
     return learned
 
 
@@ -94,7 +94,7 @@ def card(digest: str) -> str:
     """The page about the words that are here now."""
     rows = []
     for name in NAMES:
-        learned = embedding_files.read(HERE / f"{name}.safetensors")
+        learned = embeddings.read(HERE / f"{name}.safetensors")
         about = learned.metadata
         rows.append(
             f"| `{name}.safetensors` | `{learned.token}` | `{about['initializer_token']}` | "

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tiutils import concept, evaluator
+from tiutils import concept
+from tiutils.evaluation import clip as clip_model
 
 from . import compose, places, sheet, train_evaluator
 from .names import NAMES
@@ -85,7 +86,7 @@ def draw(questions: Questions, model: Path) -> np.ndarray:
 
 
 def by_evaluator(
-    clip: evaluator.Evaluator, pictures: np.ndarray, questions: Questions
+    clip: clip_model.Evaluator, pictures: np.ndarray, questions: Questions
 ) -> np.ndarray:
     """What the evaluator sees, right or not: (COUNT, 2) for noun and place."""
     seen = clip.see([Image.fromarray(picture) for picture in pictures])
@@ -120,7 +121,7 @@ def colours(pictures: np.ndarray) -> np.ndarray:
     return np.sqrt(counts / flat.shape[1]).reshape(*pictures.shape[:-3], 512)
 
 
-def concepts(clip: evaluator.Evaluator) -> list[str]:
+def concepts(clip: clip_model.Evaluator) -> list[str]:
     """For each held-out photo, whether it looks more like its own concept's photos than like the others'."""
     photos = {
         name: [photo.image for photo in concept.load(Path("data/concepts") / name).photos]
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    preset, clip = PRESETS[arguments.preset], evaluator.load(arguments.model / "evaluator")
+    preset, clip = PRESETS[arguments.preset], clip_model.load(arguments.model / "evaluator")
     questions = Questions.of()
     real, gallery = held_out(preset, questions)
     scores = {}

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 import tiutils
-from tiutils import concept, evaluator, models
+from tiutils import concept, models
+from tiutils.evaluation import clip as clip_model
 
 from . import places
 
@@ -22,13 +23,13 @@ ROOT = Path(__file__).parents[2]
 PLACES = list(places.PLACES)
 
 
-def nearer(clip: evaluator.Evaluator, learned, plain, photos) -> float:
+def nearer(clip: clip_model.Evaluator, learned, plain, photos) -> float:
     """The share of the learned word's pictures that are more like the photos than like the noun's pictures."""
     closer = clip.similarities(learned, photos) > clip.similarities(learned, plain)
     return closer.float().mean().item()
 
 
-def in_place(clip: evaluator.Evaluator, pictures) -> float:
+def in_place(clip: clip_model.Evaluator, pictures) -> float:
     """The share that the evaluator finds in the place asked for; as many pictures of each place, in order."""
     found = (clip.see(pictures) @ clip.read(PLACES).T).argmax(dim=1)
     asked = torch.arange(len(PLACES)).repeat_interleave(len(pictures) // len(PLACES))
@@ -36,7 +37,7 @@ def in_place(clip: evaluator.Evaluator, pictures) -> float:
 
 
 def measure(
-    model: models.Models, clip: evaluator.Evaluator, name: str, words: Path, seeds: int
+    model: models.Models, clip: clip_model.Evaluator, name: str, words: Path, seeds: int
 ) -> tuple:
     """Teach `model` the concept's word from the folder `words`, draw, and judge."""
     about = json.loads((ROOT / "data" / "concepts" / name / "concept.json").read_text())
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("--words", type=Path, default=ROOT / "data" / "embeddings")
     parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args()
-    model, clip = tiutils.load(arguments.model), evaluator.load(arguments.model / "evaluator")
+    model, clip = tiutils.load(arguments.model), clip_model.load(arguments.model / "evaluator")
     print(
         "| word | from | pictures | nearer the concept than the noun | in the place asked for | the noun, too |"
     )

@@ -108,9 +108,9 @@ def evaluator_picture(preset: Preset, folder: Path, path: Path) -> None:
     """How well the evaluator finds each of some held-out pictures to match each of their captions."""
     from matplotlib.figure import Figure
 
-    from tiutils import evaluator
+    from tiutils.evaluation import clip as clip_model
 
-    clip = evaluator.load(folder)
+    clip = clip_model.load(folder)
     pictures, captions = pool.held_out(preset, 4 * SEEN)
     named = [i for i, c in enumerate(captions) if any(place in c for place in places.PLACES)]
     captions, pictures = [captions[i] for i in named[:SEEN]], pictures[named[:SEEN]]

@@ -13,12 +13,12 @@ from diffusers import DDIMScheduler, PNDMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiutils import embedding_files, folders
 from tiutils import inference as torch_inference
 from tiutils import models as torch_models
-from tiutils.embedding_files import LearnedEmbedding
 from tiutils.errors import InputError
 from tiutils.flax import inference, models, noise
+from tiutils.io import embeddings, pretrained
+from tiutils.io.embeddings import LearnedEmbedding
 
 PROMPTS = ["a photo of a dog", "a red car"]
 
@@ -90,8 +90,8 @@ def test_no_guidance_and_another_size(parts, theirs):
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["dpmsolver++", "ddim", "pndm"])
 def test_each_sampler_draws_the_bundled_models_pictures_as_diffusers(sampler, monkeypatch):
-    parts = models.load(folders.BUNDLED_MODEL)
-    theirs = torch_models.load(folders.BUNDLED_MODEL)
+    parts = models.load(pretrained.BUNDLED_MODEL)
+    theirs = torch_models.load(pretrained.BUNDLED_MODEL)
     make = torch_inference.pipeline
     classes = {"ddim": (DDIMScheduler, {"clip_sample": False}), "pndm": (PNDMScheduler, {})}
 
@@ -110,9 +110,7 @@ def test_each_sampler_draws_the_bundled_models_pictures_as_diffusers(sampler, mo
 
 def test_a_learned_word_is_drawn_as_in_pytorch(small_model, tmp_path):
     vectors = np.random.default_rng(0).normal(size=(3, 32)).astype(np.float32)
-    path = embedding_files.write(
-        tmp_path / "word.safetensors", LearnedEmbedding("<my-toy>", vectors)
-    )
+    path = embeddings.write(tmp_path / "word.safetensors", LearnedEmbedding("<my-toy>", vectors))
     ours, theirs = models.load(small_model), torch_models.load(small_model)
     prompts = ["a <my-toy> on sand", "a toy on sand"]
     before = inference.encode_prompts(ours, prompts)

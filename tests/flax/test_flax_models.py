@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from small_model import save_tokenizer_files
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tiutils import folders
 from tiutils import models as torch_models
 from tiutils.errors import InputError
-from tiutils.flax import models, unet
-from tiutils.flax.text_encoder import TextEncoder
-from tiutils.flax.unet import UNet
-from tiutils.flax.vae import VAE
+from tiutils.flax import models
+from tiutils.flax.networks import unet
+from tiutils.flax.networks.text_encoder import TextEncoder
+from tiutils.flax.networks.unet import UNet
+from tiutils.flax.networks.vae import VAE
+from tiutils.io import pretrained
 
 # few channels, but every option as Stable Diffusion has it
 UNETS = {
@@ -61,7 +62,7 @@ SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in UNETS]  # to comp
 def pair(request, tmp_path_factory):
     """The same model in both frameworks."""
     if request.param == "tiny-sd":
-        folder = folders.BUNDLED_MODEL
+        folder = pretrained.BUNDLED_MODEL
     else:
         folder = save_shapes(tmp_path_factory.mktemp(request.param), request.param)
     return models.load(folder), torch_models.load(folder)
@@ -152,7 +153,7 @@ def test_frozen_parts_in_bfloat16_and_the_text_encoder_in_float32(small_model):
     ],
 )
 def test_wrong_shapes_are_named(small_model, latents, context, message):
-    config = folders.read_config(small_model, "unet")
+    config = pretrained.read_config(small_model, "unet")
     part = nnx.eval_shape(lambda: UNet(config))
     with pytest.raises(InputError, match=message):
         part(jnp.zeros(latents), jnp.zeros(1, jnp.int32), jnp.zeros(context))
@@ -181,7 +182,7 @@ def test_wrong_shapes_are_named(small_model, latents, context, message):
     ],
 )
 def test_what_is_not_supported_is_named(small_model, part, option, value, message):
-    config = folders.read_config(small_model, part) | {option: value}
+    config = pretrained.read_config(small_model, part) | {option: value}
     kind = {"unet": UNet, "vae": VAE, "text_encoder": TextEncoder}[part]
     with pytest.raises(InputError, match=message):
         nnx.eval_shape(lambda: kind(config))

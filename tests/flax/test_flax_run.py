@@ -15,17 +15,18 @@ import pytest
 from PIL import Image
 
 import tiutils
-from tiutils import checkpoints, cli, embedding_files
+from tiutils.cli.main import main
 from tiutils.errors import InputError
 from tiutils.flax import run
+from tiutils.io import checkpoints, embeddings
 
 # What is None there cannot be imported: not installed, as far as a program can see.
 WITHOUT_TORCH = """
 import sys
 for name in ("torch", "diffusers", "accelerate", "torchvision", "bitsandbytes"):
     sys.modules[name] = None
-from tiutils import cli
-status = cli.main(sys.argv[1:])
+from tiutils.cli.main import main
+status = main(sys.argv[1:])
 assert not any(name.split(".")[0] == "torch" for name in sys.modules if sys.modules[name])
 sys.exit(status)
 """
@@ -85,11 +86,11 @@ def test_files_are_those_of_a_run_in_pytorch(finished, flags):
         "run.json", "learned_embeds.safetensors", "learned_embeds-steps-3.safetensors", "checkpoint-3",
         "learned_embeds-steps-6.safetensors", "checkpoint-6", "validation-steps-6.png",
     }  # fmt: skip
-    learned = embedding_files.read(folder / "learned_embeds.safetensors")
+    learned = embeddings.read(folder / "learned_embeds.safetensors")
     assert learned.token == "<my-toy>" and learned.vectors.shape == (2, 32)
     state = checkpoints.load(folder / "checkpoint-6")
     assert np.array_equal(state.tensors["rows"], learned.vectors) and state.step == 6
-    early = embedding_files.read(folder / "learned_embeds-steps-3.safetensors").vectors
+    early = embeddings.read(folder / "learned_embeds-steps-3.safetensors").vectors
     assert np.array_equal(checkpoints.load(folder / "checkpoint-3").tensors["rows"], early)
 
 
@@ -225,5 +226,5 @@ def test_a_flag_with_nothing_to_do_is_said(flags, caplog):
 
 def test_without_jax_the_command_says_what_to_install(flags, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert cli.main(["train", "--framework", "flax", *on_the_command_line(flags)]) == 2
+    assert main(["train", "--framework", "flax", *on_the_command_line(flags)]) == 2
     assert "needs jax, flax, optax: pip install 'tiutils[flax]'" in capsys.readouterr().err

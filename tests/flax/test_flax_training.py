@@ -12,12 +12,12 @@ from small_model import save_small_model
 
 from tiutils import TrainingConfig, concept, training
 from tiutils import models as torch_models
-from tiutils import run as torch_run
-from tiutils import tokens as torch_tokens
+from tiutils import token_embedding as torch_tokens
 from tiutils.errors import InputError
-from tiutils.flax import models, schedulers, tokens
+from tiutils.flax import models, schedulers, token_embedding
 from tiutils.flax import training as flax_training
-from tiutils.words import Placeholder
+from tiutils.runs import run as torch_run
+from tiutils.tokenizer import Placeholder
 
 CONFIG = TrainingConfig(
     placeholder_token="<my-toy>",
@@ -55,7 +55,7 @@ def in_jax(folder, photos, **changes):
     """The same in JAX."""
     config = dataclasses.replace(CONFIG, **changes)
     parts = models.load(folder)
-    placeholder = tokens.add_placeholder(parts, **word_of(config))
+    placeholder = token_embedding.add_placeholder(parts, **word_of(config))
     mesh = flax_training.make_mesh(config.train_batch_size, jax.devices()[:1])
     return flax_training.prepare(parts, placeholder, concept.load(photos), config, mesh)
 
@@ -157,7 +157,9 @@ def test_bfloat16(small_model, photos):
     """The rows, their moments and the loss stay float32."""
     config = dataclasses.replace(CONFIG, mixed_precision="bf16", max_train_steps=2)
     parts = models.load(small_model, dtype=jax.numpy.bfloat16)
-    placeholder = tokens.add_placeholder(parts, "<my-toy>", initializer_token="toy", num_vectors=2)
+    placeholder = token_embedding.add_placeholder(
+        parts, "<my-toy>", initializer_token="toy", num_vectors=2
+    )
     begun = flax_training.prepare(parts, placeholder, concept.load(photos), config)
     exact = flax_training.train_rows(in_jax(small_model, photos, max_train_steps=2))
     losses = flax_training.train_rows(begun).losses
@@ -170,9 +172,9 @@ def test_bfloat16(small_model, photos):
 
 def test_no_weight_and_no_other_word_changes(small_model, photos):
     parts = models.load(small_model)
-    first = tokens.add_placeholder(parts, "<one>", initializer_token="cat", num_vectors=2)
-    second = tokens.add_placeholder(parts, "<two>", initializer_token="dog")
-    last = tokens.add_placeholder(parts, "<three>", initializer_token="horse")
+    first = token_embedding.add_placeholder(parts, "<one>", initializer_token="cat", num_vectors=2)
+    second = token_embedding.add_placeholder(parts, "<two>", initializer_token="dog")
+    last = token_embedding.add_placeholder(parts, "<three>", initializer_token="horse")
     networks = (parts.text_encoder, parts.unet, parts.vae)
     before = jax.tree.map(np.array, networks), np.array(parts.rows)
     config = dataclasses.replace(CONFIG, placeholder_token="<two>", max_train_steps=3)
@@ -183,7 +185,7 @@ def test_no_weight_and_no_other_word_changes(small_model, photos):
     assert np.array_equal(rows[[0, 1, 3]], before[1][[0, 1, 3]])
     assert not np.array_equal(rows[2], before[1][2])
     for word, expected in ((first, rows[:2]), (second, rows[2:3]), (last, rows[3:])):
-        assert np.array_equal(tokens.rows_of(parts, word), expected)
+        assert np.array_equal(token_embedding.rows_of(parts, word), expected)
 
 
 # The loop
@@ -209,7 +211,7 @@ def test_a_stop_keeps_the_rows_of_that_step(fresh, both):
     now, then = fresh.capture(7), states[7]
     assert now.tensors.keys() == then.tensors.keys() and now.scalars == then.scalars
     assert all(np.array_equal(now.tensors[name], then.tensors[name]) for name in now.tensors)
-    assert np.array_equal(tokens.rows_of(fresh.models, fresh.placeholder), fresh.vectors())
+    assert np.array_equal(token_embedding.rows_of(fresh.models, fresh.placeholder), fresh.vectors())
 
 
 def test_validation_draws_with_the_rows_of_its_step(fresh, both):
@@ -218,7 +220,9 @@ def test_validation_draws_with_the_rows_of_its_step(fresh, both):
 
     def look(progress):
         models = progress.training.models
-        seen[progress.step] = np.array(tokens.rows_of(models, progress.training.placeholder))
+        seen[progress.step] = np.array(
+            token_embedding.rows_of(models, progress.training.placeholder)
+        )
 
     flax_training.train_rows(fresh, callbacks=[look])
     assert list(seen) == list(range(1, 21))
@@ -232,7 +236,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_rows(small_mo
     a, b = training.train_rows(ours), flax_training.train_rows(theirs)
     assert b.diverged and (a.stopped, a.step) == (b.stopped, b.step)
     np.testing.assert_allclose(theirs.vectors(), ours.vectors(), rtol=1e-4)
-    found = tokens.rows_of(theirs.models, theirs.placeholder)
+    found = token_embedding.rows_of(theirs.models, theirs.placeholder)
     assert np.array_equal(found, theirs.vectors()), "what pictures are drawn with"
 
 
@@ -291,7 +295,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 @pytest.mark.slow
 def test_the_same_rows_after_a_hundred_steps():
-    from tiutils.folders import BUNDLED_MODEL
+    from tiutils.io.pretrained import BUNDLED_MODEL
 
     photos = BUNDLED_MODEL.parent / "concepts" / "wood-toy"
     changes = {"max_train_steps": 100, "num_vectors": 1, "learning_rate": 5e-3}

@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from tiutils import concept as concepts
-from tiutils import words
 from tiutils.batches import BatchPlan
-from tiutils.captions import own_prompts
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
-from tiutils.flax import schedulers, tokens
+from tiutils.dataset import own_prompts, snr_weights, view_masks
+from tiutils.flax import schedulers, token_embedding
 from tiutils.flax.models import FlaxModels
-from tiutils.weighting import snr_weights, view_masks
+from tiutils.tokenizer import token_ids
 
 
 class Samples(NamedTuple):
@@ -75,7 +74,7 @@ def prepare_material(
         alphas_cumprod = schedulers.alphas_cumprod(models.scheduler_config)
         weights = snr_weights(alphas_cumprod, config.snr_gamma, predicts)
     masks = view_masks(concept, views, plan.latent_shape[1:]) if config.masked_loss else None
-    prompt_ids = jnp.asarray(words.token_ids(models.tokenizer, [*prompts, *own]))
+    prompt_ids = jnp.asarray(token_ids(models.tokenizer, [*prompts, *own]))
     rest = (None if a is None else jnp.asarray(a) for a in (of_view, masks, weights))
     return Material(mean, std, prompt_ids, plan, *rest)
 
@@ -98,7 +97,7 @@ def batch_loss(
         prompts = jnp.where(own < 0, prompts, own)
     input_ids = frozen["prompt_ids"][prompts]
     all_rows = frozen["rows"].at[place].set(rows)
-    vectors = tokens.look_up(text_encoder, input_ids, all_rows, first_id)
+    vectors = token_embedding.look_up(text_encoder, input_ids, all_rows, first_id)
     keep = jax.checkpoint if unet.gradient_checkpointing else lambda function: function
     encoder_hidden_states = keep(lambda vectors: text_encoder(vectors))(vectors)
     scale = frozen["alphas_cumprod"], batch.timesteps

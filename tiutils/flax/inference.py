@@ -14,19 +14,19 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from PIL import Image
 
-from tiutils import drawing, words
-from tiutils.flax import noise, schedulers, tokens
+from tiutils import config
+from tiutils.flax import noise, schedulers, token_embedding
 from tiutils.flax.models import FlaxModels
+from tiutils.flax.networks.text_encoder import TextEncoder
+from tiutils.flax.networks.unet import UNet
+from tiutils.flax.networks.vae import VAE
 from tiutils.flax.schedulers import Sampler
-from tiutils.flax.text_encoder import TextEncoder
-from tiutils.flax.unet import UNet
-from tiutils.flax.vae import VAE
-from tiutils.words import Placeholder
+from tiutils.tokenizer import Placeholder, read_word, token_ids
 
 
 def encode_prompts(models: FlaxModels, prompts: Sequence[str]) -> Array:
     """Text encoder output for each prompt, learned words included: float32 `(len(prompts), 77, hidden)`."""
-    ids = words.token_ids(models.tokenizer, prompts).astype(np.int32)
+    ids = token_ids(models.tokenizer, prompts).astype(np.int32)
     with jax.default_matmul_precision("float32"):
         return _encode(models.text_encoder, ids, models.rows, models.first_id)
 
@@ -73,8 +73,8 @@ def generate(
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     height, width = height or models.resolution, width or models.resolution
-    drawing.check_size(models.name, models.pixel_factor, height=height, width=width)
-    drawing.check_counts(
+    config.check_size(models.name, models.pixel_factor, height=height, width=width)
+    config.check_counts(
         num_images_per_prompt=num_images_per_prompt,
         num_inference_steps=num_inference_steps,
         batch_size=batch_size,
@@ -118,14 +118,14 @@ def make_sampler(models: FlaxModels, num_inference_steps: int, kind: str) -> Sam
 
 
 def load_embedding(models: FlaxModels, path: str | Path, token: str | None = None) -> Placeholder:
-    """Read a learned embedding and give `models` its word; see `drawing.read_word`."""
-    learned = drawing.read_word(models, path, token)
-    return tokens.add_placeholder(models, learned.token, vectors=learned.vectors)
+    """Read a learned embedding and give `models` its word; see `tokenizer.read_word`."""
+    learned = read_word(models, path, token)
+    return token_embedding.add_placeholder(models, learned.token, vectors=learned.vectors)
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def _encode(text_encoder: TextEncoder, input_ids: Array, rows: Array, first_id: int) -> Array:
-    return text_encoder(tokens.look_up(text_encoder, input_ids, rows, first_id))
+    return text_encoder(token_embedding.look_up(text_encoder, input_ids, rows, first_id))
 
 
 @jax.jit

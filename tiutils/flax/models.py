@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jax import Array
 from transformers import CLIPTokenizer
 
-from tiutils import folders
 from tiutils.errors import InputError
-from tiutils.flax import weights
-from tiutils.flax.text_encoder import TextEncoder
-from tiutils.flax.unet import UNet
-from tiutils.flax.vae import VAE
+from tiutils.flax.networks import weights
+from tiutils.flax.networks.text_encoder import TextEncoder
+from tiutils.flax.networks.unet import UNet
+from tiutils.flax.networks.vae import VAE
+from tiutils.io import pretrained
 
 
 @dataclass
@@ -71,7 +71,7 @@ class FlaxModels:
     @property
     def guidance_scale(self) -> float:
         """How strongly to follow prompts unless told."""
-        return folders.guidance_scale(self.resolution)
+        return pretrained.guidance_scale(self.resolution)
 
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """Shape of one picture's latents, `(channels, height / factor, width / factor)`."""
@@ -100,11 +100,11 @@ def load(
     Raises:
         InputError: the model is missing, incomplete or of a kind that is not supported here.
     """
-    name = str(name or folders.default_model(accelerated=jax.default_backend() != "cpu"))
-    folder = folders.locate(name, revision=revision, variant=variant)
-    tokenizer = folders.load_tokenizer(folder, tokenizer_name=tokenizer_name)
+    name = str(name or pretrained.default_model(accelerated=jax.default_backend() != "cpu"))
+    folder = pretrained.locate(name, revision=revision, variant=variant)
+    tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name)
     text_config, vae_config, unet_config = (
-        folders.read_config(folder, part) for part in folders.WEIGHTS
+        pretrained.read_config(folder, part) for part in pretrained.WEIGHTS
     )
     text_encoder = weights.load_into(
         lambda: TextEncoder(text_config), folder / "text_encoder", variant=variant
@@ -127,7 +127,7 @@ def load(
         unet=unet,
         rows=jnp.zeros((0, text_encoder.hidden_size)),
         first_id=len(tokenizer),
-        scheduler_config=folders.read_config(folder, "scheduler"),
+        scheduler_config=pretrained.read_config(folder, "scheduler"),
         vae_scaling=vae.scaling_factor,
         vae_factor=vae.factor,
         sample_size=unet.sample_size,

@@ -1,4 +1,4 @@
-"""A whole run in JAX: `tiutils.run` once more, with the other framework's parts; the files are the same."""
+"""A whole run in JAX: `tiutils.runs.run` once more, with the other framework's parts; the files are the same."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from tiutils import callbacks as watchers
-from tiutils.checks import check_inputs
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
-from tiutils.flax import inference, models, tokens
+from tiutils.flax import inference, models, token_embedding
 from tiutils.flax.training import make_mesh, prepare, restore, train_rows
-from tiutils.progress import Callback
-from tiutils.record import Stopwatch
-from tiutils.sitting import TrainingResult, sit, warn_of_changes
+from tiutils.protocols import Callback
+from tiutils.runs import callbacks as watchers
+from tiutils.runs.inputs import check_inputs
+from tiutils.runs.session import Stopwatch, TrainingResult, sit, warn_of_changes
 
 logger = logging.getLogger("tiutils")
 
@@ -35,7 +34,7 @@ def train(
 
     Args:
         config: all settings; `train_batch_size` is shared by all devices.
-        callbacks: called after each step with a `progress.Progress`; one that returns true ends
+        callbacks: called after each step with a `protocols.Progress`; one that returns true ends
             the run, keeping what was learned.
         devices: those to train on; all that JAX sees by default.
 
@@ -58,11 +57,11 @@ def train(
         dtype=DTYPES[config.mixed_precision],
     )
     clock.lap("loading")
-    placeholder = tokens.add_placeholder(
+    placeholder = token_embedding.add_placeholder(
         parts,
         config.placeholder_token,
         initializer_token=config.initializer_phrase or config.initializer_token,
-        vectors=tokens.start_vectors(parts, config),
+        vectors=token_embedding.start_vectors(parts, config),
     )
     if config.validation_prompt is not None:  # its refusals come now, not in the midst of the run
         inference.make_sampler(parts, 1, "dpmsolver++")

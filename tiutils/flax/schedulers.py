@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array, lax
 
 from tiutils.errors import InputError
-from tiutils.folders import PREDICTION_TYPES
+from tiutils.io.pretrained import PREDICTION_TYPES
 
 SAMPLERS = ("dpmsolver++", "ddim", "pndm")
 SPACINGS = ("linspace", "leading", "trailing")

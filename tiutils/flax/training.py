@@ -18,19 +18,17 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tiutils.batches import batch_at
-from tiutils.checkpoints import RunState, check_state
+from tiutils.batches import batch_at, fixed_plan
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig, learning_rate_at
 from tiutils.errors import InputError
-from tiutils.flax import schedulers, tokens
+from tiutils.flax import schedulers, token_embedding
 from tiutils.flax.diffusion import Material, Samples, batch_loss, prepare_material
 from tiutils.flax.models import FlaxModels
 from tiutils.flax.steps import State, compile_steps, precision_of
-from tiutils.progress import Callback, LoopResult, Progress
-from tiutils.stopping import fixed_plan
-from tiutils.weighting import usual_length
-from tiutils.words import Placeholder
+from tiutils.io.checkpoints import RunState, check_state
+from tiutils.protocols import Callback, LoopResult, Progress
+from tiutils.tokenizer import Placeholder, usual_length
 
 STEPS_PER_DISPATCH = 10
 OPTIMIZER = "AdamW"  # optax's and PyTorch's compute the same, so that their checkpoints do for both
@@ -67,7 +65,7 @@ class Training:
     def set_vectors(self, vectors: np.ndarray) -> None:
         """Put other rows in the place of those learned last."""
         self.state = self.state._replace(rows=jnp.asarray(vectors))
-        tokens.set_rows(self.models, self.placeholder, vectors)
+        token_embedding.set_rows(self.models, self.placeholder, vectors)
 
     def fixed_loss(self, draws: int) -> float:
         """Mean loss of a batch of `draws` samples that is the same at every step."""
@@ -141,14 +139,16 @@ def prepare(
     }
     loss = functools.partial(
         batch_loss,
-        place=tokens.place_of(models, placeholder),
+        place=token_embedding.place_of(models, placeholder),
         first_id=models.first_id,
         prediction_type=models.scheduler_config.get("prediction_type", "epsilon"),
     )
     length = 0.0
     if config.norm_control:
-        length = usual_length(np.asarray(tokens.table_of(models)))
-    rows = jnp.array(tokens.rows_of(models, placeholder))  # a copy: the steps' buffers are donated
+        length = usual_length(np.asarray(token_embedding.table_of(models)))
+    rows = jnp.array(
+        token_embedding.rows_of(models, placeholder)
+    )  # a copy: the steps' buffers are donated
     zeros = jnp.zeros_like(rows)
     return Training(
         models,
@@ -199,13 +199,15 @@ def train_rows(
         # the rows that this finite loss was seen with are those of the step before
         good_state, good_step = training.state, step
         training.state, result.step = state, step + 1
-        tokens.set_rows(training.models, training.placeholder, rows)
+        token_embedding.set_rows(training.models, training.placeholder, rows)
         rate = learning_rate_at(training.config, step, training.total_steps)
         wishes = [callback(Progress(step + 1, loss, rate, training)) for callback in callbacks]
         if any(wishes):
             result.stopped = "stopped by request"
             break
-    tokens.set_rows(training.models, training.placeholder, training.vectors())  # the good ones
+    token_embedding.set_rows(
+        training.models, training.placeholder, training.vectors()
+    )  # the good ones
     return result
 
 
@@ -246,4 +248,4 @@ def restore(training: Training, state: RunState) -> None:
     values = State(*(jnp.asarray(found[name]) for name in State._fields))
     values = values._replace(step=values.step.astype(jnp.int32))
     training.state = jax.device_put(values, NamedSharding(training.mesh, P()))
-    tokens.set_rows(training.models, training.placeholder, values.rows)
+    token_embedding.set_rows(training.models, training.placeholder, values.rows)

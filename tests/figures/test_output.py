@@ -1,0 +1,94 @@
+"""What a figure leaves: alt text in every place that carries it, small files, no global state."""
+
+import base64
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tiutils.errors import InputError
+from tiutils.figures import grids, output
+
+RED, GREEN, BLUE = (Image.new("RGB", (16, 16), c) for c in ("#ff0000", "#00ff00", "#0000ff"))
+
+
+def test_contact_sheet_keeps_pixels_and_order():
+    sheet = output.contact_sheet([RED, GREEN, BLUE], columns=2, gap=2)
+    assert sheet.size == (34, 34)
+    assert sheet.getpixel((0, 0)) == (255, 0, 0)
+    assert sheet.getpixel((18, 0)) == (0, 255, 0)
+    assert sheet.getpixel((0, 18)) == (0, 0, 255)
+    assert sheet.getpixel((33, 33)) == sheet.getpixel((17, 0)) == (255, 255, 255)
+    with pytest.raises(InputError):
+        output.contact_sheet([])
+
+
+@pytest.mark.parametrize("kind", ["figure", "image"])
+def test_save_writes_the_alt_text_into_the_png(tmp_path, kind):
+    alt = "A red square – “rouge”"
+    picture = grids.image_grid([[RED]], alt=alt) if kind == "figure" else RED
+    path = output.save(picture, tmp_path / "new" / "a.png", alt=None if kind == "figure" else alt)
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.info["Description"] == alt
+    assert os.listdir(path.parent) == ["a.png"]
+
+
+def test_an_image_without_alt_text_is_refused(tmp_path):
+    with pytest.raises(InputError, match="alt text"):
+        output.save(RED, tmp_path / "a.png")
+    assert not any(tmp_path.iterdir())
+
+
+def test_saved_figures_are_small(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (15, 8, 8, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(n).resize((64, 64), Image.Resampling.BICUBIC) for n in noise]
+    path = output.save(
+        grids.image_grid([pictures[:5], pictures[5:10], pictures[10:]]), tmp_path / "a.png"
+    )
+    assert path.stat().st_size < 120_000
+
+
+def test_show_gives_notebooks_png_alt_text_and_plain_text():
+    data, metadata = output.show(RED, alt="A red square")._repr_mimebundle_()
+    assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).size == (16, 16)
+    assert data["text/plain"] == "A red square"
+    assert metadata == {"image/png": {"alt": "A red square"}}
+
+
+def test_show_as_a_notebook_sees_it():
+    formatters = pytest.importorskip("IPython.core.formatters")
+    data, metadata = formatters.DisplayFormatter().format(output.show(RED, alt="A red square"))
+    assert set(data) == {"image/png", "text/plain"}
+    assert metadata["image/png"]["alt"] == "A red square"
+
+
+def test_drawing_touches_neither_pyplot_nor_the_backend():
+    program = (
+        "import sys; from PIL import Image; from tiutils.figures import grids, output\n"
+        "output.to_png(grids.image_grid([[Image.new('RGB', (4, 4))]]))\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MPLBACKEND")}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+def test_figures_are_plain_figures():
+    assert type(grids.image_grid([[RED]])) is Figure
+
+
+def luminance(color):
+    """Relative luminance of WCAG 2."""
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return np.dot([0.2126, 0.7152, 0.0722], linear)
+
+
+@pytest.mark.parametrize("color", [output.BLUE, output.GREEN, output.VERMILION, output.GRAY])
+def test_lines_stand_out_from_white(color):
+    assert 1.05 / (luminance(color) + 0.05) >= 3  # WCAG 1.4.11, graphics

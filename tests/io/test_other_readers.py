@@ -1,0 +1,51 @@
+"""What we write, read by other programs' own readers.
+
+diffusers' is asked in `test_embedding_files` and `test_embedding_formats`, torch's restricted loader, which is A1111's
+and ComfyUI's, in the latter. Of the programs that people draw with, InvokeAI alone is on PyPI in a form whose reader
+can be had without all the rest; A1111, ComfyUI, kohya, ai-toolkit and OneTrainer are not there, so what they write is
+laid out by hand in `embedding_samples`, from their sources.
+"""
+
+from __future__ import annotations
+
+import embedding_samples as made
+import numpy as np
+import pytest
+from overlays import run_under
+
+from tiutils.io.embeddings import LearnedEmbedding, write, write_a1111
+
+READ = """
+import sys, types, importlib.util
+import numpy
+root = importlib.util.find_spec("invokeai").submodule_search_locations[0]
+util = types.ModuleType("invokeai.backend.util")  # without the settings and the web server it begins with
+util.__path__ = [f"{root}/backend/util"]
+sys.modules[util.__name__] = util
+from invokeai.backend.textual_inversion import TextualInversionModelRaw
+for path in sys.argv[1:]:
+    found = TextualInversionModelRaw.from_checkpoint(path)
+    halves = [half.numpy() for half in (found.embedding, found.embedding_2) if half is not None]
+    numpy.savez(path + ".npz", *halves)
+assert not any(name.split(".")[0] == "tiutils" for name in sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_invokeai_reads_what_we_write(tmp_path):
+    one, two = made.vectors(2, 768), made.vectors(2, 1280)
+    learned = LearnedEmbedding("<toy>", one, {"steps": "9", "seed": "7"})
+    pair = LearnedEmbedding("<toy>", one, {"steps": "9"}, others={"clip_g": two})
+    written = {
+        write(tmp_path / "toy.safetensors", learned): [one],
+        write(tmp_path / "toy.bin", learned, safe_serialization=False): [one],
+        write_a1111(tmp_path / "toy.pt", learned): [one],
+        write(tmp_path / "pair.safetensors", pair): [two, one],  # it asks for the larger half first
+    }
+    run_under("invokeai", READ, *map(str, written))
+    for path, expected in written.items():
+        with np.load(f"{path}.npz") as read:
+            found = [read[name] for name in read.files]
+        assert len(found) == len(expected), path.name
+        for theirs, ours in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(theirs, ours, err_msg=path.name)

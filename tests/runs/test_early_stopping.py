@@ -1,0 +1,255 @@
+"""DVAR's rule by hand, and the callback that applies it."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import tiutils
+from tiutils import batches, concept, diffusion
+from tiutils.cli.main import room
+from tiutils.errors import InputError
+from tiutils.io import checkpoints, embeddings
+from tiutils.runs import early_stopping, inputs
+
+
+def falling_then_flat(steps, seed=0):
+    """A loss that falls for 300 steps and then only wobbles a little."""
+    along = np.arange(steps)
+    return np.exp(-along / 100) + 0.01 * np.random.default_rng(seed).normal(size=steps)
+
+
+def test_the_ratio_by_hand():
+    # all: mean 2, variance (1 + 1 + 0 + 0) / 4; the last two do not vary
+    assert early_stopping.variance_ratio([1.0, 3.0, 2.0, 2.0], window=2) == 0
+    # the last two: mean 2.5, variance 1/4; all: mean 2, variance (4 + 0 + 1 + 1) / 4 = 3/2
+    assert early_stopping.variance_ratio([0.0, 3.0, 2.0, 3.0], 2) == pytest.approx(0.25 / 1.5)
+    assert early_stopping.variance_ratio([5.0] * 9, 3) == 0, "what never varied has come to rest"
+
+
+def test_it_waits_until_the_window_has_left_the_fall():
+    losses = falling_then_flat(2000)
+    stops = [n for n in range(1, 2000) if early_stopping.should_stop(losses[:n])]
+    # a window of 310 that begins at step s holds exp(-s / 100) of the fall, its variance the square
+    assert 310 + 50 < stops[0] < 310 + 200
+    assert not early_stopping.should_stop(losses[:310])
+
+
+def test_a_loss_that_keeps_falling_is_not_stopped():
+    steady = np.linspace(1, 0, 1000)
+    # the window's variance is (310 / n)² of all: below 0.15 only once n > 310 / sqrt(0.15)
+    assert not early_stopping.should_stop(steady[:790])
+    assert early_stopping.should_stop(steady[:810])
+
+
+@pytest.mark.parametrize("every", [2, 5, 10])
+def test_looking_every_few_steps_gives_nearly_the_same_answer(every):
+    losses = falling_then_flat(2000)
+    at_every_step = next(n for n in range(2000) if early_stopping.should_stop(losses[:n]))
+    seldom = losses[::every]
+    count = next(
+        n for n in range(len(seldom)) if early_stopping.should_stop(seldom[:n], every=every)
+    )
+    assert abs(count * every - at_every_step) <= 30
+
+
+@pytest.fixture(scope="module")
+def run(small_model, photos, tmp_path_factory):
+    """A run of six steps, watched every second one, whose learning rate does harm."""
+    watch = early_stopping.EarlyStopping(2, draws=4)
+    folder = tmp_path_factory.mktemp("run")
+    config = tiutils.TrainingConfig(
+        pretrained_model_name_or_path=str(small_model), train_data_dir=str(photos),
+        placeholder_token="<t>", initializer_token="toy", max_train_steps=6, save_steps=2,
+        train_batch_size=2, learning_rate=1e-2, output_dir=str(folder),
+    )  # fmt: skip
+    seen = {}
+
+    def rows_of(progress):
+        seen[progress.step] = progress.training.vectors()
+
+    result = tiutils.train(config, callbacks=[watch, rows_of])
+    return watch, result, seen, folder
+
+
+def test_the_callback_keeps_the_rows_with_the_lowest_loss(run):
+    watch, result, seen, _ = run
+    assert list(watch.losses) == [2, 4, 6] and result.steps == 6
+    assert watch.best_step == min(watch.losses, key=watch.losses.get)
+    np.testing.assert_array_equal(watch.best_rows, seen[watch.best_step])
+
+
+def test_the_fixed_loss_is_the_training_loss_of_the_fixed_batch(run, photos):
+    watch, result, _, folder = run
+    batch = diffusion.fixed_batch(diffusion.prepare_material(
+        result.models, concept.load(photos), "<t>", batch_size=2, timestep_sampling="noisy"
+    ), 4)  # fmt: skip
+    assert batch.plan.seed == batches.SEED and batch.plan.batch_size == 4
+    with torch.no_grad():
+        expected = diffusion.losses_at(result.models, batch, 0, 0, 4).mean().item()
+    assert watch.losses[6] == pytest.approx(expected, rel=1e-6)
+    assert diffusion.fixed_loss(result.models, batch, at_once=3) == pytest.approx(
+        expected, rel=1e-5
+    )
+    last = embeddings.read(folder / "learned_embeds.safetensors")
+    np.testing.assert_array_equal(last.vectors, run[2][6])
+
+
+def test_the_callback_stops_the_run(small_model, photos, tmp_path):
+    watch = early_stopping.EarlyStopping(
+        1, draws=2, window=3, threshold=10
+    )  # stops as soon as it may
+    config = tiutils.TrainingConfig(
+        pretrained_model_name_or_path=str(small_model), train_data_dir=str(photos),
+        placeholder_token="<t>", initializer_token="toy", max_train_steps=50,
+        output_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    result = tiutils.train(config, callbacks=[watch])
+    assert result.steps == 4 and "by request" in result.stopped
+
+
+def config_of(small_model, photos, folder, **flags):
+    flags = {
+        "max_train_steps": 20, "checkpointing_steps": 3, "early_stopping": True,
+        "early_stopping_steps": 2, "early_stopping_patience": 4,
+    } | flags  # fmt: skip
+    return tiutils.TrainingConfig(
+        pretrained_model_name_or_path=str(small_model), train_data_dir=str(photos),
+        placeholder_token="<t>", initializer_token="toy", output_dir=str(folder),
+        train_batch_size=2, **flags,
+    )  # fmt: skip
+
+
+def train(framework, config, callbacks=()):
+    return room("run", framework).train(config, callbacks)
+
+
+@pytest.mark.slow
+def test_both_frameworks_take_the_same_fixed_losses(small_model, photos, tmp_path):
+    losses = {}
+    for framework in ("pytorch", "flax"):
+        config = config_of(small_model, photos, tmp_path / framework, max_train_steps=5)
+        losses[framework] = train(framework, config).stopping.losses
+    assert list(losses["flax"]) == list(losses["pytorch"]) == [2, 4]
+    np.testing.assert_allclose(
+        list(losses["flax"].values()), list(losses["pytorch"].values()), rtol=1e-4
+    )
+
+
+@pytest.fixture(scope="module")
+def falls_and_rises():
+    """A fixed loss that is lowest at steps 6 and 8, in both frameworks; the small model's only falls."""
+
+    def loss(training, draws):
+        return abs(float(training.capture(0).tensors["optimizer.step"]) - 7)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for framework in ("pytorch", "flax"):
+            patch.setattr(room("training", framework).Training, "fixed_loss", loss)
+        yield
+
+
+@pytest.fixture(scope="module", params=["pytorch", pytest.param("flax", marks=pytest.mark.slow)])
+def stopped(small_model, photos, tmp_path_factory, request, falls_and_rises):
+    """A run that stops by itself, and the rows it had after each step."""
+    config = config_of(small_model, photos, tmp_path_factory.mktemp(request.param) / "run")
+    seen = {}
+    watch = [lambda progress: seen.update({progress.step: progress.training.vectors()})]
+    return request.param, config, train(request.param, config, watch), seen
+
+
+def rows_in(folder):
+    return embeddings.read(Path(folder) / "learned_embeds.safetensors")
+
+
+def test_the_run_ends_and_leaves_the_best_rows(stopped):
+    _, config, result, seen = stopped
+    assert result.stopped is None, "it is finished"
+    assert result.stopping.losses == {2: 5, 4: 3, 6: 1, 8: 1, 10: 3}
+    assert (result.steps, result.best_step) == (10, 6), "the first of the lowest, and 4 steps more"
+    saved = rows_in(config.output_dir)
+    np.testing.assert_array_equal(saved.vectors, seen[result.best_step])
+    assert saved.metadata["steps"] == str(result.best_step)
+    state = checkpoints.load_latest(config.output_dir)
+    np.testing.assert_array_equal(state.tensors["rows"], seen[result.steps])
+    assert state.step == result.steps, "the checkpoint is of the last step, not of the best"
+
+
+@pytest.mark.parametrize("killed_after", [4, 7])
+def test_resume_gives_the_same_stop_and_the_same_best_step(stopped, tmp_path, killed_after):
+    framework, config, whole, _ = stopped
+
+    def kill(progress):
+        if progress.step == killed_after:
+            raise KeyboardInterrupt  # no last checkpoint: as far as the run knows, it was killed
+
+    config = replace(config, output_dir=str(tmp_path / "run"), resume_from_checkpoint="latest")
+    with pytest.raises(KeyboardInterrupt):
+        train(framework, config, [kill])
+    resumed = train(framework, config)
+    assert resumed.stopping.losses == whole.stopping.losses
+    assert (resumed.steps, resumed.best_step) == (whole.steps, whole.best_step)
+    np.testing.assert_array_equal(
+        rows_in(config.output_dir).vectors, rows_in(whole.output_dir).vectors
+    )
+    again = train(framework, config)
+    assert again.losses == [] and again.steps == whole.steps, "a run that is over stays over"
+    np.testing.assert_array_equal(
+        rows_in(config.output_dir).vectors, rows_in(whole.output_dir).vectors
+    )
+
+
+def test_a_run_that_diverges_leaves_its_best_rows(small_model, photos, tmp_path, falls_and_rises):
+    config = config_of(small_model, photos, tmp_path / "run")
+    seen = {}
+
+    def poison(progress):
+        seen[progress.step] = progress.training.vectors()
+        if progress.step == 7:
+            progress.training.rows.data.fill_(float("nan"))
+
+    result = train("pytorch", config, [poison])
+    assert result.diverged and f"the rows of step {result.best_step} are kept" in result.stopped
+    np.testing.assert_array_equal(rows_in(config.output_dir).vectors, seen[result.best_step])
+
+
+def test_without_the_flag_nothing_of_it_is_in_the_run_state(run):
+    state = checkpoints.load_latest(run[3])
+    assert run[1].best_step is None
+    assert not {"best_rows", "stopping.losses"} & set(state.tensors)
+
+
+def test_what_was_not_finite_is_never_the_best():
+    watch = early_stopping.EarlyStopping(1)
+    losses = iter([float("nan"), 2.0, float("nan"), 1.0])
+    training = SimpleNamespace(
+        fixed_loss=lambda draws: next(losses), vectors=lambda: np.ones((1, 2))
+    )
+    assert [watch(SimpleNamespace(step=k, training=training)) for k in (1, 2, 3, 4)] == [False] * 4
+    assert watch.best_step == 4
+
+
+@pytest.mark.parametrize("flags, fits", [
+    ({"max_train_steps": 310}, False), ({"max_train_steps": 311}, True),
+    ({"max_train_steps": 311, "early_stopping_window": 400}, False),
+    ({"max_train_steps": 50, "early_stopping_patience": 40}, True),
+    ({"max_train_steps": 20, "early_stopping_patience": 40}, False),
+])  # fmt: skip
+def test_fewer_steps_than_the_window_are_refused(small_model, photos, tmp_path, flags, fits):
+    config = config_of(small_model, photos, tmp_path, **{"early_stopping_patience": None, **flags})
+    if fits:
+        inputs.check_inputs(config, accelerated=False)
+    else:
+        with pytest.raises(InputError, match=r"looks back over .* steps, but the run has only"):
+            inputs.check_inputs(config, accelerated=False)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"every": 0}, {"draws": 0}, {"window": 0}, {"threshold": 0}, {"patience": -1}]
+)
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(InputError, match="above zero"):
+        early_stopping.EarlyStopping(**wrong)

@@ -1,0 +1,119 @@
+"""Command-line flags: those of `train` are the fields of TrainingConfig, and may come from a file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tiutils.config import TrainingConfig
+from tiutils.errors import InputError
+
+EXIT_INPUT = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line, not a screen of all flags."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line and leave with status 2."""
+        self.exit(EXIT_INPUT, f"tiutils: {message}; see `{self.prog} --help`\n")
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag for each field of TrainingConfig; what is not given stays out of the namespace."""
+    kinds = typing.get_type_hints(TrainingConfig)
+    for field in dataclasses.fields(TrainingConfig):
+        kind = kinds[field.name]
+        if isinstance(kind, types.UnionType):  # `int | None`
+            kind = next(part for part in kind.__args__ if part is not type(None))
+        details: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help_of(field)}
+        if kind is bool:
+            parser.add_argument(f"--{field.name}", action="store_true", **details)
+        else:
+            parser.add_argument(
+                f"--{field.name}", type=kind, choices=field.metadata["choices"], **details
+            )
+
+
+def help_of(field: dataclasses.Field[Any]) -> str:
+    """The field's help with its default."""
+    text = field.metadata["help"].replace("%", "%%")
+    says_nothing = field.default in (None, "") or field.default is False
+    return text if says_nothing else f"{text} (default: {field.default})"
+
+
+def add_drawing_flags(parser: argparse.ArgumentParser, num_images: int) -> None:
+    """Flags that every command which draws has."""
+    parser.add_argument("--pretrained_model_name_or_path", help="model folder or Hub id")
+    parser.add_argument(
+        "--num_images", type=int, default=num_images, help="pictures of each prompt (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture (%(default)s)")
+    parser.add_argument(
+        "--num_inference_steps", type=int, default=25, help="steps of the sampler (%(default)s)"
+    )
+    parser.add_argument(
+        "--guidance_scale",
+        type=float,
+        help="how closely to follow the prompt (default: the model's own, 7.5 in Stable Diffusion)",
+    )
+
+
+def add_framework_flag(parser: argparse.ArgumentParser) -> None:
+    """Which library computes; files and numbers are the same."""
+    parser.add_argument(
+        "--framework",
+        choices=("pytorch", "flax"),
+        default="pytorch",
+        help="flax is JAX, for TPUs (%(default)s)",
+    )
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """Flags from a TOML or JSON file, by name, with or without dashes in front.
+
+    A `run.json` of an earlier run will do: its flags are taken.
+
+    Raises:
+        InputError: it cannot be read, or holds something that is no flag.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        values = json.loads(text) if path.endswith(".json") else tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"--config {path} cannot be read ({error}); it must be TOML or JSON"
+        ) from error
+    values = values.get("flags", values) if isinstance(values, dict) else values
+    if not isinstance(values, dict):
+        raise InputError(
+            f"--config {path} holds a {type(values).__name__}; it must hold flags with their values"
+        )
+    known = {field.name for field in dataclasses.fields(TrainingConfig)}
+    unknown = [name for name in values if name.lstrip("-") not in known]
+    if unknown:
+        raise InputError(
+            f"--config {path} holds {unknown[0]!r}, which is no flag; see `tiutils train --help`"
+        )
+    return {name.lstrip("-"): value for name, value in values.items()}
+
+
+def training_config(options: argparse.Namespace) -> TrainingConfig:
+    """The file's flags, then the command line's."""
+    values = read_config_file(options.config) if options.config else {}
+    known = {field.name for field in dataclasses.fields(TrainingConfig)}
+    values |= {name: value for name, value in vars(options).items() if name in known}
+    return TrainingConfig(**values)
+
+
+def source_and_name(text: str) -> tuple[str, str | None]:
+    """Split `FILE=<new-name>`, as the command line takes it; a file may have a `=` in its name."""
+    source, equals, name = text.rpartition("=")
+    return (source, name) if equals and not os.path.lexists(text) else (text, None)

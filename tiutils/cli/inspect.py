@@ -1,0 +1,149 @@
+"""What a learned word is, told in words: its file, its fit, its place in the vocabulary; converting."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tiutils.errors import InputError, first_line, printable
+from tiutils.io import embeddings, pretrained
+from tiutils.io.embeddings import LearnedEmbedding
+from tiutils.tokenizer import whole_words
+
+FITS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL's second encoder",
+        4096: "a T5 encoder, as of SD 3 or Flux"}  # fmt: skip
+NEAREST = 5
+MAX_SHOWN = 100  # characters of one thing that a file says about itself
+
+
+def describe(source: str | Path, model: str | None = None) -> str:
+    """What `tiutils inspect` prints; compares with the vocabulary where the width fits the model.
+
+    Raises:
+        InputError: `source` is no learned word; see `embeddings.read`.
+    """
+    found = embeddings.read_all(source)
+    model = model or pretrained.default_model(accelerated=_has_gpu())
+    lines = [f"{printable(str(source))}: {found[0].layout}"]
+    for learned in found:
+        lines += _facts(learned)
+        try:
+            lines += _comparison(learned, model)
+        except InputError as error:  # the word is sound all the same
+            lines.append(f"  not compared  {error}")
+    return "\n".join(lines)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _facts(learned: LearnedEmbedding) -> list[str]:
+    halves = {learned.text_encoder: learned.vectors, **learned.others}
+    shapes = (f"{len(v)} × {v.shape[1]} {name}".rstrip() for name, v in halves.items())
+    width = learned.vectors.shape[1]
+    fits = "SDXL" if halves.keys() == {"clip_l", "clip_g"} else FITS.get(width, "")
+    if learned.others and fits != "SDXL":
+        fits = "models with these text encoders"
+    facts = {
+        "fits": fits or f"models whose text encoder is {width} wide",
+        **dict(sorted(learned.metadata.items())),
+    }
+    return [f"{learned.token!r}: {', '.join(shapes)}"] + [
+        f"  {_shown(name):<12}  {_shown(value)}" for name, value in facts.items()
+    ]
+
+
+def _shown(text: str) -> str:
+    """A stranger's text, cut to what fits on a line of a terminal."""
+    return printable(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…")
+
+
+def _comparison(learned: LearnedEmbedding, model: str) -> list[str]:
+    """Norms and nearest words, for each vector of width `hidden` of the model.
+
+    Raises:
+        InputError: the model cannot be had, or is of another width.
+    """
+    folder = pretrained.locate(model, weights=False)
+    hidden = pretrained.read_config(folder, "text_encoder").get("hidden_size")
+    if learned.others or learned.vectors.shape[1] != hidden:
+        raise InputError(f"{model} has one text encoder, {hidden} wide")
+    table = _token_table(model, folder)
+    norms = np.linalg.norm(table, axis=1)
+    low, middle, high = np.percentile(norms, [1, 50, 99])
+    lines = [f"  vocabulary    of {model}: norms {low:.3g} to {high:.3g}, median {middle:.3g}"]
+    vocabulary = whole_words(pretrained.load_tokenizer(folder))
+    names, ids = list(vocabulary), list(vocabulary.values())
+    for token, vector in zip(learned.tokens, learned.vectors, strict=True):
+        norm = np.linalg.norm(vector)
+        cosines = table[ids] @ vector / np.maximum(norms[ids] * norm, 1e-12)
+        best = np.argsort(-cosines)[:NEAREST]
+        nearest = ", ".join(f"{names[place]} {cosines[place]:.2f}" for place in best)
+        lines.append(f"  {token!r}: norm {norm:.3g}, nearest {nearest}")
+    return lines
+
+
+def _token_table(model: str, folder: Path) -> np.ndarray:
+    """The text encoder's token embeddings, float32 of shape (vocabulary, hidden).
+
+    Raises:
+        InputError: they are not there, or not as safetensors.
+    """
+    from safetensors import safe_open
+
+    path = folder / "text_encoder" / "model.safetensors"
+    try:
+        if not path.exists() and not os.path.isdir(model):  # this one part, not gigabytes
+            import huggingface_hub
+
+            path = Path(huggingface_hub.hf_hub_download(model, "text_encoder/model.safetensors"))
+        with safe_open(path, framework="np") as file:
+            names = file.keys()
+            (name,) = (name for name in names if name.endswith("token_embedding.weight"))
+            return file.get_tensor(name).astype(np.float32)
+    except Exception as error:  # the parser's errors, the Hub client's, and its HTTP library's
+        raise InputError(
+            f"the text encoder of {model} is not here ({first_line(error)})"
+        ) from error
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    word: str | None = None,
+    token: str | None = None,
+    license: str | None = None,
+) -> Path:
+    """Read a learned word and write it as `.safetensors` or `.bin` (diffusers) or `.pt` (A1111).
+
+    Args:
+        source: see `embeddings.read`.
+        target: a new file; its ending says in which form.
+        word: which one, of a file with several.
+        token: a new name for it.
+        license: what others may do with it, such as `cc-by-4.0`; kept in the file where it can be.
+
+    Raises:
+        InputError: the source is no learned word, or the target exists or has another ending.
+    """
+    target = Path(target)
+    if target.suffix not in (".safetensors", ".bin", ".pt"):
+        raise InputError(
+            f"{str(target)!r} must end in .safetensors, .bin (diffusers) or .pt (A1111)"
+        )
+    if os.path.lexists(target):
+        raise InputError(f"{str(target)!r} is there already: choose another name")
+    learned = embeddings.read(source, word)
+    facts = learned.metadata | ({"license": license} if license else {})
+    learned = dataclasses.replace(learned, token=token or learned.token, metadata=facts)
+    if target.suffix == ".pt":
+        return embeddings.write_a1111(target, learned)
+    is_safe = target.suffix == ".safetensors"
+    return embeddings.write(target, learned, safe_serialization=is_safe)

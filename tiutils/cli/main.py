@@ -1,0 +1,292 @@
+"""The command line: `tiutils train | generate | evaluate | push | inspect | convert | doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tiutils.cli import quiet_libraries
+from tiutils.cli.flags import (
+    EXIT_INPUT,
+    Parser,
+    add_drawing_flags,
+    add_framework_flag,
+    add_training_flags,
+    training_config,
+)
+from tiutils.errors import InputError
+
+logger = logging.getLogger("tiutils")
+EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+# Prompts that put the thing where it was never photographed.
+PLACES = ("a {} on the beach", "a {} in the snow", "a {} in the forest", "two {} on grass")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 something given is wrong."""
+    options = build_parser().parse_args(arguments)
+    quiet_libraries()
+    with warnings_on_stderr():
+        try:
+            return options.run(options)
+        except InputError as error:
+            print(f"tiutils: {error}", file=sys.stderr)
+            return EXIT_INPUT
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their flags."""
+    parser = Parser(prog="tiutils", description="Textual Inversion: teach a model a new word.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    train = commands.add_parser("train", help="learn a word from photos")
+    train.add_argument(
+        "--config", metavar="FILE", help="read flags from a TOML or JSON file; flags given here win"
+    )
+    add_training_flags(train)
+    add_framework_flag(train)
+    # flags of older scripts and launchers: let through, though there is nothing for them to do
+    train.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    train.add_argument("--validation_epochs", type=int, help=argparse.SUPPRESS)
+    train.set_defaults(run=run_train)
+
+    generate = commands.add_parser("generate", help="draw prompts with learned words")
+    generate.add_argument(
+        "--embedding",
+        action="append",
+        default=[],
+        metavar="FILE[=WORD]",
+        help="a learned word: a file, a run's folder or a Hub id, under a new name; may repeat",
+    )
+    generate.add_argument(
+        "--prompt", action="append", required=True, help="what to draw; may repeat"
+    )
+    generate.add_argument("--output_dir", default="pictures", help="folder for the PNG files")
+    add_drawing_flags(generate, num_images=4)
+    add_framework_flag(generate)
+    generate.set_defaults(run=run_generate)
+
+    evaluate = commands.add_parser(
+        "evaluate", help="photos | before | after, and scores; of several runs, side by side"
+    )
+    evaluate.add_argument("run_dirs", nargs="+", help="output folder of `tiutils train`")
+    evaluate.add_argument(
+        "--held_out", metavar="DIR", help="photos to compare with; held_out/ beside the photos"
+    )
+    evaluate.add_argument(
+        "--prompt", action="append", help="prompts with {} for the word; may repeat"
+    )
+    evaluate.add_argument(
+        "--evaluator",
+        metavar="CLIP",
+        help="folder or Hub id of a CLIP model that judges, too (default: the model's own)",
+    )
+    evaluate.add_argument(
+        "--output_dir", default="comparison", help="folder for a comparison of several runs"
+    )
+    add_drawing_flags(evaluate, num_images=2)
+    evaluate.set_defaults(run=run_evaluate)
+
+    push = commands.add_parser(
+        "push", help="publish a learned word and its card on the Hub, for you alone to see"
+    )
+    push.add_argument("run_dir", help="output folder of `tiutils train`")
+    push.add_argument("--hub_model_id", help="repository; the folder's name by default")
+    push.add_argument("--hub_token", help="access token; that of `hf auth login` by default")
+    push.add_argument("--public", action="store_true", help="let everyone see it")
+    push.add_argument("--license", help="the Hub's name of a licence, such as cc-by-4.0")
+    push.add_argument(
+        "--picture",
+        action="append",
+        default=[],
+        metavar="PNG",
+        help="for the card, such as one of `tiutils generate`; may repeat",
+    )
+    push.add_argument(
+        "--save_as_full_pipeline",
+        action="store_true",
+        help="upload the whole model too, of a run that was trained with this flag",
+    )
+    push.set_defaults(run=run_push)
+
+    inspect = commands.add_parser("inspect", help="what a file with a learned word holds")
+    inspect.add_argument("source", metavar="FILE", help="a file, a run's folder or a Hub id")
+    inspect.add_argument(
+        "--pretrained_model_name_or_path", help="model whose vocabulary to compare with"
+    )
+    inspect.set_defaults(run=run_inspect)
+
+    convert = commands.add_parser("convert", help="write a learned word in another form")
+    convert.add_argument("source", metavar="IN", help="a file, a run's folder or a Hub id")
+    convert.add_argument("target", metavar="OUT", help=".safetensors, .bin or .pt (A1111)")
+    convert.add_argument("--word", help="which one, if the file has several")
+    convert.add_argument("--token", metavar="WORD", help="a new name for the word")
+    convert.add_argument("--license", help="what others may do with it, such as cc-by-4.0")
+    convert.set_defaults(run=run_convert)
+
+    doctor = commands.add_parser("doctor", help="what is installed, what fits, what to change")
+    doctor.set_defaults(run=run_doctor)
+    return parser
+
+
+def room(name: str, framework: str) -> Any:
+    """The framework's own module: `tiutils.<name>`, where a run's is `tiutils.runs.run`, or `tiutils.flax.<name>`.
+
+    Raises:
+        InputError: JAX is not installed.
+    """
+    if framework == "pytorch":
+        return importlib.import_module("tiutils.runs.run" if name == "run" else f"tiutils.{name}")
+    missing = [p for p in ("jax", "flax", "optax") if importlib.util.find_spec(p) is None]
+    if missing:
+        raise InputError(
+            f"--framework flax needs {', '.join(missing)}: pip install 'tiutils[flax]'"
+        )
+    return importlib.import_module(f"tiutils.flax.{name}")
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """`tiutils train`."""
+    if options.validation_epochs is not None:
+        logger.warning(
+            "--validation_epochs has nothing to do: --validation_steps says when to draw"
+        )
+    result = room("run", options.framework).train(training_config(options))
+    if not result.is_main_process:
+        return EXIT_OK
+    kept = f"{result.best_step} of " if result.best_step else ""
+    print(f"{result.placeholder.token} after {kept}{result.steps} steps: {result.embedding_path}")
+    if result.stopped is None:
+        return EXIT_OK
+    print(f"tiutils: {result.stopped}", file=sys.stderr)
+    return EXIT_FAILED if result.diverged else EXIT_INTERRUPTED
+
+
+def run_generate(options: argparse.Namespace) -> int:
+    """`tiutils generate`."""
+    from tiutils.cli import flags
+    from tiutils.figures import output
+    from tiutils.io.embeddings import read
+
+    embeddings = [flags.source_and_name(text) for text in options.embedding]
+    for source, _ in embeddings:
+        read(source).refuse_pair()  # told before gigabytes are loaded
+    inference, models = (room(name, options.framework) for name in ("inference", "models"))
+    device = {"device": models.best_device()} if options.framework == "pytorch" else {}
+    parts = models.load(options.pretrained_model_name_or_path, **device)
+    for source, word in embeddings:
+        inference.load_embedding(parts, source, word)
+    images = inference.generate(parts, options.prompt, **drawing(options))
+    for number, image in enumerate(images):
+        prompt = options.prompt[number // options.num_images]
+        path = Path(options.output_dir) / f"{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print(output.save(image, path, alt=prompt), prompt)
+    return EXIT_OK
+
+
+def drawing(options: argparse.Namespace) -> dict[str, Any]:
+    """The flags of `add_drawing_flags` as arguments of `inference.generate`."""
+    return {
+        "num_images_per_prompt": options.num_images,
+        "seed": options.seed,
+        "num_inference_steps": options.num_inference_steps,
+        "guidance_scale": options.guidance_scale,
+    }
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """`tiutils evaluate`."""
+    from tiutils.evaluation import report
+
+    made = report.evaluate(
+        options.run_dirs,
+        options.prompt or PLACES,
+        held_out=options.held_out,
+        model=options.pretrained_model_name_or_path,
+        judge=options.evaluator,
+        output_dir=options.output_dir,
+        **drawing(options),
+    )
+    print("\n\n".join(map(report.as_text, made.verdicts)))
+    if len(options.run_dirs) > 1:
+        print(f"\nside by side:             {made.picture}")
+        return EXIT_OK
+    print(f"\nphotos | before | after:  {made.picture}")
+    print(f"the learned word:         {options.run_dirs[0]}/learned_embeds.safetensors")
+    print("what to open next:        notebooks/00_start_here.ipynb")
+    return EXIT_OK
+
+
+def run_push(options: argparse.Namespace) -> int:
+    """`tiutils push`."""
+    from tiutils.publishing import publish
+
+    print(
+        publish.push(
+            options.run_dir,
+            options.hub_model_id,
+            token=options.hub_token,
+            public=options.public,
+            license=options.license,
+            pictures=options.picture,
+            full_pipeline=options.save_as_full_pipeline,
+        )
+    )
+    return EXIT_OK
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """`tiutils inspect`."""
+    from tiutils.cli import inspect
+
+    print(inspect.describe(options.source, options.pretrained_model_name_or_path))
+    return EXIT_OK
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    """`tiutils convert`."""
+    from tiutils.cli import inspect
+
+    names = {"word": options.word, "token": options.token, "license": options.license}
+    print(inspect.convert(options.source, options.target, **names))
+    return EXIT_OK
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """`tiutils doctor`."""
+    from tiutils.cli import doctor
+
+    return doctor.main()
+
+
+class LineHandler(logging.Handler):
+    """Writes each record as a line of its own, also while a progress bar is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record to stderr."""
+        tqdm.write(f"tiutils: {record.getMessage()}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def warnings_on_stderr() -> Iterator[None]:
+    """Show this package's warnings, each as one line; of several processes only the first speaks."""
+    handler = LineHandler()
+    handler.setLevel(logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

@@ -1,0 +1,1 @@
+"""What only a notebook needs: widgets, pictures to explore, exercises with their checks."""

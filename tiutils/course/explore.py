@@ -1,0 +1,153 @@
+"""What the first notebooks' widgets draw: plain functions from the choices made to a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageEnhance
+
+from tiutils import concept as concepts
+from tiutils import diffusion, inference, token_embedding
+from tiutils.concept import Concept, View
+from tiutils.errors import InputError
+from tiutils.evaluation import metrics
+from tiutils.figures import diagrams, grids, output
+from tiutils.models import Models
+from tiutils.tokenizer import check_initializer
+
+CROPS = ("start", "center", "end")
+CROP_SHARE = 0.015  # width of the frame, of a photo's short side
+
+
+def crop_preview(
+    concept: Concept, chosen: Sequence[int], crop: str, mirrored: bool, resolution: int
+) -> Figure:
+    """The chosen photos with the square that is cut out, and below what the model is shown.
+
+    Args:
+        concept: the photos.
+        chosen: indices of photos.
+        crop: "start", "center" or "end" of the long side; a square photo has only the whole.
+        mirrored: left and right exchanged.
+        resolution: side of what the model is shown, in pixels.
+
+    Raises:
+        InputError: no photo chosen.
+    """
+    if not chosen:
+        raise InputError("no photo is chosen; choose 3 to 5")
+    framed, seen = [], []
+    for index in chosen:
+        views = [v for v in concepts.views(concept) if v.photo == index and v.flip == mirrored]
+        view = views[CROPS.index(crop)] if len(views) > 1 else views[0]
+        framed.append(_framed(concept.photos[index].image, view))
+        pixels = concepts.render_view(concept, view, resolution).transpose(1, 2, 0)
+        seen.append(Image.fromarray(((pixels + 1) * 127.5).round().astype("uint8")))
+    names = [concept.photos[index].path.name for index in chosen]
+    how = f"crop at the {crop}{', mirrored' if mirrored else ''}"
+    return grids.image_grid(
+        [framed, seen],
+        row_labels=["photo", f"what the model sees, {resolution} × {resolution}"],
+        column_labels=names,
+        alt=f"{', '.join(names)}: the photo with the square that is cut out, and below it what the "
+        f"model sees: {how}.",
+    )
+
+
+def _framed(photo: Image.Image, view: View) -> Image.Image:
+    """The photo, pale outside the view's square."""
+    pale = ImageEnhance.Brightness(photo).enhance(0.35)
+    pale.paste(photo.crop(view.box), view.box[:2])
+    left, upper, right, lower = view.box
+    width = max(1, round(CROP_SHARE * (right - left)))
+    frame = (left, upper, right - 1, lower - 1)
+    ImageDraw.Draw(pale).rectangle(frame, outline=output.VERMILION, width=width)
+    return pale
+
+
+@torch.no_grad()
+def noise_preview(
+    models: Models, concept: Concept, photo: int, prompt: str, timestep: int, *, seed: int = 0
+) -> Figure:
+    """A photo, its latents with the noise of a timestep, and what the U-Net takes the photo for.
+
+    Args:
+        models: the frozen parts.
+        concept: the photos.
+        photo: index of one; its center is taken.
+        prompt: what the U-Net is told.
+        timestep: noise level, from 0 to the model's last, 999.
+        seed: of the noise, which is the same for all timesteps.
+    """
+    scheduler, dtype = models.noise_scheduler, models.dtype
+    views = [v for v in concepts.views(concept, center_crop=True) if v.photo == photo]
+    latents, _ = diffusion.encode_views(models, concept, views[:1], models.resolution)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
+    noise, time = noise.to(latents), torch.tensor([timestep], device=latents.device)
+    noisy = scheduler.add_noise(latents, noise, time)
+    states = inference.encode_prompts(models, [prompt])
+    output = models.unet(noisy.to(dtype), time, states.to(dtype)).sample.float()
+    # from the predicted noise, or velocity, to the latents that it would leave
+    guess = scheduler.step(output, timestep, noisy).pred_original_sample
+    pictures = diffusion.decode(models, torch.cat([latents, noisy, guess]))
+    kept = float(scheduler.alphas_cumprod[timestep])
+    return grids.image_grid(
+        [pictures],
+        column_labels=["photo, from its latents", f"timestep {timestep}", "the model's guess"],
+        alt=f"A photo; the same with the noise of timestep {timestep}, {kept:.0%} of the variance "
+        f"left to the photo; and the photo as the model guesses it, told “{prompt}”.",
+        cell=1.5,
+    )
+
+
+def word_losses(
+    models: Models, images: Sequence[Image.Image], words: Iterable[str], *, draws: int = 32
+) -> dict[str, float]:
+    """How well each word describes the photos: word → loss on the same fixed draws, lowest first.
+
+    A diffusion model is a classifier: of several prompts, that of the lowest loss fits the picture
+    (Li et al. 2023, arXiv 2303.16203).
+
+    Raises:
+        InputError: a word is several tokens, so that no row could start as its copy.
+    """
+    words = list(words)
+    for word in words:
+        check_initializer(models.tokenizer, word)
+    losses = {w: metrics.fixed_evaluation_loss(models, images, w, draws=draws) for w in words}
+    return dict(sorted(losses.items(), key=lambda pair: pair[1]))
+
+
+def blend_preview(models: Models, first: str, second: str, amount: float) -> Figure:
+    """The vector `(1 - amount) · first + amount · second`: its neighbors, and what is drawn for it.
+
+    Raises:
+        InputError: a word is several tokens.
+    """
+    start, end = (token_embedding.vector_of(models, word.strip()) for word in (first, second))
+    vector = start.lerp(end, amount)
+    blend = token_embedding.add_placeholder(models, "<explored-blend>", vectors=vector[None])
+    try:
+        picture = inference.generate(models, f"a photo of a {blend.token}", seed=1)[0]
+    finally:
+        token_embedding.remove_placeholder(models, blend)
+    title = f"{1 - amount:.0%} {first} + {amount:.0%} {second}"
+    return diagrams.neighbor_bars(
+        token_embedding.neighbors(models, vector), title=title, picture=picture
+    )
+
+
+def play(
+    models: Models, prompt: str, negative_prompt: str, seed: int, guidance_scale: float
+) -> Figure:
+    """Draw one picture of what a playground's controls say; raises as `inference.generate`."""
+    picture = inference.generate(
+        models, prompt, negative_prompt=negative_prompt, seed=seed, guidance_scale=guidance_scale
+    )[0]
+    alt = (
+        f"“{prompt}”{f', away from “{negative_prompt}”' if negative_prompt else ''}, drawn from "
+        f"seed {seed} with guidance {guidance_scale:g}."
+    )
+    return grids.image_grid([[picture]], title=prompt, alt=alt, cell=1.8)

@@ -1,0 +1,184 @@
+"""A run to watch while it goes on: loss, pictures, time and memory left; pause, and stop and keep.
+
+A notebook hears a press on a button while a cell waits, not while it computes; so the run computes in
+a thread of its own, and the cell waits for it. Where the kernel is older than ipykernel 7 (Colab's is)
+presses wait for the end of the cell; there the notebook's own stop button does what *stop and keep* does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tiutils.course.widgets import as_html
+from tiutils.errors import InputError
+from tiutils.figures import curves
+from tiutils.protocols import Progress
+
+if TYPE_CHECKING:
+    from tiutils.config import TrainingConfig
+    from tiutils.runs.session import TrainingResult
+
+Draw = Callable[[Any, int], Sequence[Image.Image]]
+
+
+class LiveView:
+    """A callback for `train`, and a box to watch it in; used as a context, it shows the box.
+
+        with LiveView(draw) as view:
+            result = await view.train(config)  # or train(config, callbacks=[view]), and no buttons
+
+    Attributes:
+        box: an `ipywidgets.VBox`: the buttons, a line of figures, the picture.
+        samples: step → what `draw` gave.
+        losses: of each step seen.
+    """
+
+    def __init__(
+        self,
+        draw: Draw | None = None,
+        *,
+        every: int = 50,
+        photo: Image.Image | None = None,
+        fixed_losses: Mapping[int, float] | None = None,
+    ):
+        """Make the box.
+
+        Args:
+            draw: called as `draw(models, step)` every so many steps; its pictures are shown.
+            every: how many.
+            photo: shown beside the pictures, to compare with.
+            fixed_losses: step → loss on fixed questions, filled by whoever takes it; drawn as well.
+        """
+        import ipywidgets
+
+        self.draw, self.every, self.photo = draw, every, photo
+        self.fixed_losses = {} if fixed_losses is None else fixed_losses
+        self.samples: dict[int, Sequence[Image.Image]] = {}
+        self.losses: list[Any] = []
+        self.step = 0
+        self.stopped, self.running = threading.Event(), threading.Event()
+        self.running.set()
+        self._begun: float | None = None
+        self._paused = 0.0
+        self._pause = ipywidgets.Button(description="pause", icon="pause")
+        self._stop = ipywidgets.Button(description="stop and keep", icon="stop")
+        self._pause.on_click(lambda _: self.pause() if self.running.is_set() else self.go_on())
+        self._stop.on_click(lambda _: self.stop())
+        self._line, self._page = ipywidgets.HTML("not begun yet"), ipywidgets.HTML()
+        buttons = ipywidgets.HBox([self._pause, self._stop])
+        self.box = ipywidgets.VBox([buttons, self._line, self._page])
+
+    def __enter__(self) -> LiveView:
+        """Show the box."""
+        from IPython.display import display
+
+        display(self.box)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Say where the run ended, whoever ended it; there is nothing to press any more."""
+        self._line.value = f"ended after step {self.step}; what was learned is kept"
+        self._show()
+        self._pause.disabled = self._stop.disabled = True
+
+    async def train(self, config: TrainingConfig) -> TrainingResult:
+        """Do `tiutils.train` in a thread, with this view as its callback.
+
+        To interrupt the cell, once, is to stop and keep: the call still returns what was learned.
+
+        Raises:
+            InputError: as `run.train`.
+        """
+        from tiutils.runs import run
+
+        work = asyncio.ensure_future(asyncio.to_thread(run.train, config, callbacks=[self]))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:  # the notebook's stop button
+            self.stop()
+            return await work
+
+    def pause(self) -> None:
+        """Wait after the step under way; the run's result does not depend on it."""
+        self.running.clear()
+        self._pause.description, self._pause.icon = "go on", "play"
+
+    def go_on(self) -> None:
+        """End a pause."""
+        self.running.set()
+        self._pause.description, self._pause.icon = "pause", "pause"
+
+    def stop(self) -> None:
+        """End the run after the step under way; what was learned is kept and written."""
+        self.stopped.set()
+        self.go_on()
+
+    def __call__(self, progress: Progress) -> bool:
+        """Look at the run after a step; true stops it."""
+        self._begun = self._begun or time.perf_counter()
+        self.step, total = progress.step, progress.training.total_steps
+        self.losses.append(progress.loss)  # a number on the device; reading it now would wait
+        due = self.step % self.every == 0
+        if due and self.draw is not None:
+            self.samples[self.step] = self.draw(progress.training.models, self.step)
+        if due or self.step % 10 == 0 or len(self.losses) == 1:
+            self._line.value = self.line(total)
+        if due:
+            self._show()
+        if not self.running.is_set():
+            self._wait(total)
+        return self.stopped.is_set()
+
+    def line(self, total: int) -> str:
+        """Where the run is, and what is left of time and memory."""
+        done = len(self.losses) - 1  # the clock runs since the end of the first step
+        text = f"step {self.step} of {total}"
+        if done and self._begun is not None:
+            seconds = (
+                (time.perf_counter() - self._begun - self._paused) / done * (total - self.step)
+            )
+            text += f" · {seconds // 60:.0f} min {seconds % 60:02.0f} s left"
+        return text + f" · {memory_left()}"
+
+    def figure(self) -> Figure:
+        """The losses so far beside the last pictures."""
+        last = self.samples[max(self.samples)] if self.samples else ()
+        pictures = [*([self.photo] if self.photo is not None else []), *last]
+        self.losses = [float(loss) for loss in self.losses]
+        return curves.loss_and_pictures(
+            self.losses, pictures, evaluation=self.fixed_losses, last_step=self.step
+        )
+
+    def _show(self) -> None:
+        """Draw the figure anew. Without a finite loss there is none, and the loop itself says why."""
+        with contextlib.suppress(InputError):
+            self._page.value = as_html(self.figure())
+
+    def _wait(self, total: int) -> None:
+        """Wait out a pause; `stop` ends it, too."""
+        begun = time.perf_counter()
+        self._line.value = f"paused after step {self.step} of {total}"
+        self.running.wait()
+        self._paused += time.perf_counter() - begun
+
+
+def memory_left() -> str:
+    """Free memory where the work is done, of the GPU if there is one."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        place = "GPU memory"
+    else:
+        memory = psutil.virtual_memory()
+        free, total, place = memory.available, memory.total, "memory"
+    return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB of {place} free"

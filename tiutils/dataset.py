@@ -1,0 +1,79 @@
+"""What a run learns from, in NumPy, for both frameworks: captions of the photos' own, masks, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tiutils.concept import Concept, View
+from tiutils.errors import InputError, first_line
+
+
+def captions(concept: Concept, word: str) -> tuple[str | None, ...]:
+    """What the text files beside the photos say, photo-1.txt of photo-1.jpg, with `word` for `{}`; else None.
+
+    Raises:
+        InputError: a file is no text of a line, or does not hold the word: it could not be learned from it.
+    """
+    return tuple(_caption(photo.path.with_suffix(".txt"), word) for photo in concept.photos)
+
+
+def _caption(path: Path, word: str) -> str | None:
+    try:
+        text = path.read_bytes()[:4096].decode("utf-8-sig").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the caption {path.name!r} ({first_line(error)})") from None
+    caption = text.replace("{}", word)
+    if word not in caption or not caption.isprintable():
+        raise InputError(
+            f"the caption {path.name!r} must be one line that holds {word} or {{}}, such as "
+            f"'a {{}} on a table'; it begins with {text[:40]!r}"
+        )
+    return caption
+
+
+def own_prompts(
+    concept: Concept, word: str, views: Sequence[View], first: int
+) -> tuple[list[str], np.ndarray]:
+    """The captions there are, and for each view the number of its photo's, counted from `first`; -1 if none."""
+    found = captions(concept, word)
+    number = {photo: first + k for k, photo in enumerate(p for p, c in enumerate(found) if c)}
+    of_view = np.array([number.get(view.photo, -1) for view in views], np.int64)
+    return [caption for caption in found if caption], of_view
+
+
+def snr_weights(alphas_cumprod: np.ndarray, gamma: float, prediction_type: str) -> np.ndarray:
+    """Min-SNR: a weight for each timestep's loss, float32 `(timesteps,)`.
+
+    Nearly clean pictures have a signal-to-noise ratio of thousands, and their easy losses would
+    count as much as any; min(SNR, γ) / SNR counts them less (Hang et al. 2023, arXiv 2303.09556,
+    section 3.4; for the velocity the divisor is SNR + 1).
+    """
+    snr = alphas_cumprod.astype(np.float64) / (1 - alphas_cumprod.astype(np.float64))
+    divisor = snr + 1 if prediction_type == "v_prediction" else snr
+    return (np.minimum(snr, gamma) / divisor).astype(np.float32)
+
+
+def render_mask(concept: Concept, view: View, size: Sequence[int]) -> np.ndarray:
+    """How much each place of the view counts, by the photo's alpha: float32 (height, width), mean 1.
+
+    Without alpha, and where a view is transparent all over, every place counts the same.
+    """
+    alpha, (height, width) = concept.photos[view.photo].alpha, size
+    if alpha is None:
+        return np.ones(size, np.float32)
+    small = alpha.crop(view.box).resize((width, height), Image.Resampling.BOX)
+    mask = np.asarray(small, np.float32)[:, :: -1 if view.flip else 1]
+    return mask / mask.mean() if mask.any() else np.ones(size, np.float32)
+
+
+def view_masks(concept: Concept, views: Sequence[View], size: Sequence[int]) -> np.ndarray | None:
+    """The masks of all views, `(views, 1, height, width)`; None where no photo has an alpha channel."""
+    if all(photo.alpha is None for photo in concept.photos):
+        return None
+    return np.stack([render_mask(concept, view, size)[None] for view in views])

@@ -1,0 +1,1 @@
+"""How good a learned word is: measures, their comparison, a report, overfitting."""

@@ -1,0 +1,144 @@
+"""A CLIP model as judge: which pictures are alike, and does a picture show what its prompt says.
+
+CLIP (Radford et al. 2021, arXiv 2103.00020) puts pictures and sentences into one space, where the
+cosine says how well they go together. Any CLIP will do: the one beside the bundled model, one in
+a folder, or one from the Hub, such as `openai/clip-vit-base-patch32`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.nn.functional import normalize
+from transformers import CLIPModel, CLIPTokenizer
+
+from tiutils.errors import InputError, first_line
+from tiutils.io.hub import hub_answers
+from tiutils.io.pretrained import load_tokenizer
+from tiutils.models import Models
+
+Images = Sequence[Image.Image]
+
+# what CLIP's own training pictures had; a folder's preprocessor_config.json may say otherwise
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """A frozen CLIP model, its tokenizer, and how it wants its pixels: (p - mean) / std."""
+
+    name: str
+    model: CLIPModel
+    tokenizer: CLIPTokenizer
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+
+    @torch.no_grad()
+    def see(self, images: Images) -> torch.Tensor:
+        """Vectors of the pictures' central squares, float32 (images, width) of length 1, on the CPU."""
+        side = self.model.config.vision_config.image_size
+        squares = [
+            ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
+            for image in images
+        ]
+        pixels = np.stack([np.asarray(square, np.float32) / 255 for square in squares])
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        pixels = ((pixels - mean) / std).transpose(0, 3, 1, 2)
+        answer = self.model.get_image_features(
+            pixel_values=torch.from_numpy(np.ascontiguousarray(pixels)).to(self.model.device)
+        )
+        return _unit(answer)
+
+    @torch.no_grad()
+    def read(self, sentences: Sequence[str]) -> torch.Tensor:
+        """Vectors of the sentences, float32 (sentences, width) of length 1, on the CPU."""
+        longest = self.model.config.text_config.max_position_embeddings
+        ids = self.tokenizer(
+            list(sentences), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+        ).to(self.model.device)
+        answer = self.model.get_text_features(
+            input_ids=ids.input_ids, attention_mask=ids.attention_mask
+        )
+        return _unit(answer)
+
+    def similarities(self, images: Images, references: Images) -> torch.Tensor:
+        """How alike each picture is to the references: mean cosine, float32 (images,)."""
+        return (self.see(images) @ self.see(references).T).mean(dim=1)
+
+    def followings(self, images: Images, prompts: Sequence[str]) -> torch.Tensor:
+        """How well each picture shows its own prompt: cosine, float32 (images,).
+
+        CLIP does not know a learned word: give the prompts with the plain word in its place.
+
+        Raises:
+            InputError: not one prompt for each picture.
+        """
+        if len(images) != len(prompts):
+            raise InputError(f"{len(images)} pictures, {len(prompts)} prompts: give one for each")
+        return (self.see(images) * self.read(prompts)).sum(dim=1)
+
+    def nearest_words(
+        self, images: Images, words: Sequence[str], template: str = "a photo of a {}"
+    ) -> list[tuple[str, float]]:
+        """The words in the order in which they fit the pictures, with their mean cosine, the best first."""
+        sentences = [template.format(word) for word in words]
+        parts = [self.read(sentences[i : i + 256]) for i in range(0, len(sentences), 256)]
+        fits = torch.cat(parts) @ self.see(images).mean(dim=0)
+        return [(words[i], fits[i].item()) for i in fits.argsort(descending=True).tolist()]
+
+
+def load(name: str | Path, *, device: str | torch.device = "cpu") -> Evaluator:
+    """Load a CLIP model from a folder or by its Hub id, float32 and frozen.
+
+    Raises:
+        InputError: there is none, it is no CLIP model, or the Hub cannot be reached.
+    """
+    name = str(name)
+    if not os.path.isdir(name) and not hub_answers(f"models/{name}"):
+        raise InputError(
+            f"there is no CLIP model {name!r}: no folder of that name here, and the Hub cannot be "
+            f"reached or has none; give a folder with a CLIPModel, or leave --evaluator out"
+        )
+    try:
+        model, report = CLIPModel.from_pretrained(name, output_loading_info=True)
+    except Exception as error:  # over a damaged folder, transformers raises anything
+        raise InputError(f"cannot read {name!r} as a CLIP model: {first_line(error)}") from error
+    if report["missing_keys"]:  # transformers would go on with random weights
+        raise InputError(
+            f"{name!r} is no whole CLIP model: it lacks {sorted(report['missing_keys'])[0]}"
+        )
+    model = model.float().to(device).requires_grad_(False).eval()
+    tokenizer = load_tokenizer(name, tokenizer_name=name)
+    return Evaluator(name, model, tokenizer, *_normalization(Path(name)))
+
+
+def beside(model: Models) -> Evaluator | None:
+    """The judge that came with a model, on its device: `evaluator/` in its folder; None without one.
+
+    The bundled model's knows the bundled model's small world, and nothing of photos of the large one.
+    """
+    folder = Path(model.name) / "evaluator"
+    return load(folder, device=model.device) if folder.is_dir() else None
+
+
+def _normalization(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each color channel from the folder's preprocessor, else CLIP's own."""
+    try:
+        settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        return tuple(settings["image_mean"]), tuple(settings["image_std"])
+    except (OSError, ValueError, KeyError):
+        return MEAN, STD
+
+
+def _unit(answer: object) -> torch.Tensor:
+    """The answer of transformers 4, vectors, or of 5, an object that holds them, at length 1."""
+    vectors = getattr(answer, "pooler_output", answer)
+    assert isinstance(vectors, torch.Tensor)
+    return normalize(vectors.float(), dim=-1).cpu()

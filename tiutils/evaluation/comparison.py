@@ -1,0 +1,111 @@
+"""Scores: every measure of a word, and by how much, and how surely, one word is better than another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tiutils import concept, inference
+from tiutils.evaluation import metrics
+from tiutils.evaluation.clip import Evaluator
+from tiutils.evaluation.metrics import SEED, Images
+from tiutils.models import Models
+
+# measure: what a table calls it, and +1 if more is better (↑), -1 if less is better (↓)
+MEASURES = {
+    "evaluation_loss": ("loss on photos ↓", -1),
+    "image_similarity": ("similarity to photos ↑", +1),
+    "histogram_distance": ("color distance to photos ↓", -1),
+    "clip_similarity": ("CLIP similarity to photos ↑", +1),
+    "prompt_following": ("CLIP similarity to prompt ↑", +1),
+}
+
+
+def measure(
+    models: Models,
+    word: str,
+    references: Images,
+    *,
+    plain_word: str,
+    evaluator: Evaluator | None = None,
+    learnable_property: str = "object",
+    prompts: Sequence[str] = (),
+    num_images: int = 8,
+    seed: int = 0,
+    **drawing: Any,
+) -> dict[str, np.ndarray]:
+    """Take every measure of one word; two words get the same draws and start from the same noise.
+
+    Args:
+        models: the frozen parts, the word among their tokens.
+        word: the learned word, or the plain one.
+        references: photos of the thing, best such as training has not seen.
+        plain_word: what CLIP reads where a prompt has the word.
+        evaluator: the CLIP model; without one the two last measures are left out.
+        learnable_property: which templates, "object" or "style".
+        prompts: with `{}` for the word, for prompt following; the first template if there are none.
+        num_images: pictures drawn of the first template ("a photo of a …"), and of all prompts.
+        seed: of the first picture.
+        drawing: further arguments of `inference.generate`.
+
+    Returns:
+        names of `MEASURES` with a value for each draw of the loss or for each picture, (n,); for
+        prompt following (n, prompts). Their mean is the measure.
+    """
+    template = concept.templates(learnable_property)[0]
+    draw = {"num_images_per_prompt": num_images, "seed": seed, **drawing}
+    images = inference.generate(models, template.format(word), **draw)
+    losses = metrics.evaluation_losses(models, references, word, learnable_property, draws=64)
+    measured = {
+        "evaluation_loss": losses.numpy(),
+        "image_similarity": metrics.image_similarities(models, images, references).numpy(),
+        "histogram_distance": metrics.histogram_distances(images, references),
+    }
+    if evaluator is not None:
+        prompts = list(prompts) or [template]
+        drawn = inference.generate(models, [prompt.format(word) for prompt in prompts], **draw)
+        sentences = [p.format(plain_word) for p in prompts for _ in range(num_images)]
+        alike = evaluator.similarities(images, references)
+        follows = evaluator.followings(drawn, sentences).reshape(len(prompts), num_images)
+        measured["clip_similarity"] = alike.numpy()
+        measured["prompt_following"] = follows.numpy().T
+    return measured
+
+
+@dataclass(frozen=True)
+class Score:
+    """A word's value, by how much it is better than another word's, and from where to where that may be.
+
+    `better_by` is positive where the word is better, whichever way the measure points.
+    """
+
+    value: float
+    better_by: float
+    low: float
+    high: float
+
+
+def compare(
+    word: dict[str, np.ndarray],
+    other: dict[str, np.ndarray],
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+) -> dict[str, Score]:
+    """How much better one word is than another, with an interval of confidence.
+
+    Percentile bootstrap (Efron 1979): seeds, or draws of the loss, are drawn anew from those there
+    are, the same for both words, because the two stand side by side seed by seed. It speaks of
+    other noise, not of other training runs.
+    """
+    scores = {}
+    for name, values in word.items():
+        better = MEASURES[name][1] * (values - other[name])
+        chosen = np.random.default_rng(SEED).integers(len(better), size=(resamples, len(better)))
+        means = better[chosen].reshape(resamples, -1).mean(axis=1)
+        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+        scores[name] = Score(*map(float, (values.mean(), better.mean(), low, high)))
+    return scores

@@ -1,0 +1,117 @@
+"""Overfitting, seen while it happens: pictures grow more like the photos and stop following the prompt.
+
+The pictures of --validation_prompt are judged by a CLIP model, each against the photos and against
+the prompt. They start from the same noise every time, so that what changes is the word alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tiutils.config import TrainingConfig
+from tiutils.evaluation import clip as clip_model
+from tiutils.evaluation.clip import Evaluator
+from tiutils.figures import output
+from tiutils.io.run_folder import read_record, update_record
+from tiutils.models import Models
+
+logger = logging.getLogger("tiutils")
+History = Mapping[int, Mapping[str, Sequence[float]]]
+
+
+class Judge:
+    """Scores the pictures of each validation and warns when prompt following has fallen.
+
+    Attributes:
+        history: by step, "similarity" to the photos and "following" of the prompt of each picture.
+    """
+
+    def __init__(self, clip: Evaluator, config: TrainingConfig, photos: Sequence[Image.Image]):
+        self.clip, self.config, self.photos = clip, config, photos
+        earlier: dict[str, Any] = {}
+        if config.resume_from_checkpoint is not None:
+            earlier = read_record(config.output_dir).get("validation", {})
+        self.history = {int(step): scores for step, scores in earlier.items()}
+
+    def __call__(self, step: int, images: Sequence[Image.Image], prompt: str) -> dict[str, float]:
+        """Score the pictures of one step; returns the means, for a tracker."""
+        plain_word = self.config.initializer_phrase or self.config.initializer_token
+        sentence = prompt.replace(self.config.placeholder_token, plain_word)
+        scores = {
+            "similarity": self.clip.similarities(images, self.photos).tolist(),
+            "following": self.clip.followings(images, [sentence] * len(images)).tolist(),
+        }
+        # a resumed run takes its last steps anew
+        self.history = {s: kept for s, kept in self.history.items() if s < step} | {step: scores}
+        update_record(self.config.output_dir, {"validation": self.history})
+        best = has_fallen(self.history)
+        if best is not None:
+            logger.warning(
+                "prompt following fell from %.3f at step %d to %.3f at step %d: the word begins to "
+                "stand for the photos as they are; fewer steps, or --early_stopping, keep it a word",
+                np.mean(self.history[best]["following"]),
+                best,
+                np.mean(scores["following"]),
+                step,
+            )
+        return {name: float(np.mean(values)) for name, values in scores.items()}
+
+
+def judge(config: TrainingConfig, photos: Sequence[Image.Image], models: Models) -> Judge | None:
+    """Who judges the pictures of --validation_prompt: --evaluator, or the CLIP that comes with the model.
+
+    Raises:
+        InputError: there is no CLIP model where --evaluator says.
+    """
+    if config.validation_prompt is None:
+        return None
+    named = config.evaluator
+    clip = clip_model.beside(models) if named is None else clip_model.load(named)
+    return None if clip is None else Judge(clip, config, photos)
+
+
+def has_fallen(history: History) -> int | None:
+    """The step that followed its prompt best, if the last one follows it clearly worse; else None.
+
+    Clearly: by more than two standard errors, of the differences picture by picture.
+    """
+    *_, last = history
+    best = max(history, key=lambda step: np.mean(history[step]["following"]))
+    fall = np.subtract(history[best]["following"], history[last]["following"])
+    if best == last or len(fall) < 2:
+        return None
+    error = np.std(fall, ddof=1) / np.sqrt(len(fall))
+    return best if np.mean(fall) > 2 * error else None
+
+
+def curves(history: History) -> Figure:
+    """Similarity to the photos and prompt following over the steps, each picture a dot, the means a line."""
+    figure = Figure(figsize=(6.4, 2.8), dpi=output.DPI, layout="constrained")
+    text = []
+    for axis, name, color in zip(
+        figure.subplots(1, 2),
+        ("similarity", "following"),
+        (output.BLUE, output.VERMILION),
+        strict=True,
+    ):
+        what = {"similarity": "likeness to the photos", "following": "following of the prompt"}[
+            name
+        ]
+        means = [float(np.mean(scores[name])) for scores in history.values()]
+        for step, scores in history.items():
+            axis.plot([step] * len(scores[name]), scores[name], ".", color=color, alpha=0.4)
+        axis.plot(list(history), means, color=color, linewidth=1.8)
+        axis.set(xlabel="step", ylabel=f"{what} (cosine)")
+        axis.spines[["top", "right"]].set_visible(False)
+        first, *_, last = [*history, list(history)[-1]]
+        text.append(
+            f"{what} goes from {means[0]:.3f} at step {first} to {means[-1]:.3f} at step {last}"
+        )
+    figure.set_label("; ".join(text).capitalize() + ".")
+    return figure

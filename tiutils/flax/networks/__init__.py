@@ -1,0 +1,1 @@
+"""Text encoder, VAE and U-Net in JAX, and their weights."""

@@ -1,0 +1,111 @@
+"""New words and their vectors: as in `tiutils.token_embedding`, the table is neither resized nor copied.
+
+All learned rows stand in one array beside the table, `models.rows`, in the order in which the words were added; their
+ids begin at `models.first_id`, the length of the tokenizer before the first word.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tiutils.config import TrainingConfig
+from tiutils.errors import InputError
+from tiutils.flax.models import FlaxModels
+from tiutils.flax.networks.text_encoder import TextEncoder
+from tiutils.tokenizer import (
+    Placeholder,
+    check_initializer,
+    check_placeholder,
+    check_width,
+    initializer_ids,
+    token_ids,
+    with_tokens,
+)
+
+
+def look_up(
+    text_encoder: TextEncoder, input_ids: jax.Array, rows: jax.Array, first_id: int
+) -> jax.Array:
+    """Vectors of ids `(batch, tokens)`, from `rows` for those from `first_id` on: `(batch, tokens, hidden)`."""
+    if not len(rows):
+        return text_encoder.embed(input_ids)
+    is_new = input_ids >= first_id
+    vectors = text_encoder.embed(jnp.where(is_new, 0, input_ids))
+    new_vectors = rows[jnp.clip(input_ids - first_id, 0, len(rows) - 1)]
+    return jnp.where(is_new[..., None], new_vectors.astype(vectors.dtype), vectors)
+
+
+def add_placeholder(
+    models: FlaxModels,
+    token: str,
+    *,
+    initializer_token: str | None = None,
+    vectors: np.ndarray | jax.Array | None = None,
+    num_vectors: int = 1,
+) -> Placeholder:
+    """Give the model a new word; the arguments are those of `tiutils.token_embedding.add_placeholder`.
+
+    Raises:
+        InputError: see `tokenizer.check_placeholder`, `tokenizer.check_initializer` and `tokenizer.check_width`.
+    """
+    if vectors is not None:
+        num_vectors = len(vectors)
+        check_width(token, vectors.shape[1], models.name, models.hidden_size)
+    tokens = check_placeholder(models.tokenizer, token, num_vectors)
+    if vectors is None:
+        if initializer_token is None:
+            raise InputError(
+                f"the new word {token!r} needs an initializer token or vectors to start from"
+            )
+        start = jnp.array([[check_initializer(models.tokenizer, initializer_token)]])
+        vectors = jnp.repeat(models.text_encoder.embed(start)[0], num_vectors, axis=0)
+    models.tokenizer, ids = with_tokens(models.tokenizer, tokens)
+    if not len(models.rows):
+        models.first_id = ids[0]
+    models.rows = jnp.concatenate([models.rows, jnp.asarray(vectors, jnp.float32)])
+    return Placeholder(token, tokens, ids, initializer_token)
+
+
+def start_vectors(models: FlaxModels, config: TrainingConfig) -> jax.Array:
+    """The vectors that a run's rows start from; see `tiutils.token_embedding.start_vectors`.
+
+    Raises:
+        InputError: see `tokenizer.initializer_ids`.
+    """
+    ids = initializer_ids(models.tokenizer, config)
+    if not config.cross_initialization:
+        return models.text_encoder.embed(jnp.array([ids]))[0].astype(jnp.float32)
+    prompt = token_ids(models.tokenizer, [""])
+    prompt[0, 1 : len(ids) + 2] = [*ids, prompt[0, 1]]
+    vectors = models.text_encoder.embed(jnp.asarray(prompt))
+    return models.text_encoder(vectors)[0, 1 : len(ids) + 1].astype(jnp.float32)
+
+
+def table_of(models: FlaxModels) -> jax.Array:
+    """The model's own rows, frozen, `(tokens, hidden)`."""
+    return models.text_encoder.embeddings.token_embedding.embedding[...]
+
+
+def place_of(models: FlaxModels, placeholder: Placeholder) -> slice:
+    """Where the word's rows stand in `models.rows`.
+
+    Raises:
+        InputError: the model has no such word.
+    """
+    start = placeholder.ids[0] - models.first_id
+    known = models.tokenizer.get_added_vocab()
+    if known.get(placeholder.token) != placeholder.ids[0] or not 0 <= start < len(models.rows):
+        raise InputError(f"the model has no word {placeholder.token!r}")
+    return slice(start, start + placeholder.num_vectors)
+
+
+def rows_of(models: FlaxModels, placeholder: Placeholder) -> jax.Array:
+    """The word's rows, float32 `(num_vectors, hidden)`."""
+    return models.rows[place_of(models, placeholder)]
+
+
+def set_rows(models: FlaxModels, placeholder: Placeholder, rows: np.ndarray | jax.Array) -> None:
+    """Put other rows, float32 `(num_vectors, hidden)`, in the word's place."""
+    models.rows = models.rows.at[place_of(models, placeholder)].set(jnp.asarray(rows))

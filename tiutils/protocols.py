@@ -1,0 +1,95 @@
+"""A run as those see it who watch it: the same for PyTorch and JAX, and in need of neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from tiutils.config import TrainingConfig
+from tiutils.io.checkpoints import RunState
+from tiutils.tokenizer import Placeholder
+
+
+class Watched(Protocol):
+    """What `training.Training` and `flax.training.Training` both have.
+
+    Attributes:
+        models: the frozen parts; `models.name` says which.
+        placeholder: the word that is learned.
+        material: what it is learned from; `material.plan` says how batches are drawn.
+        config: all settings.
+        total_steps: length of the run.
+        packages: the libraries whose versions belong on record.
+    """
+
+    models: Any
+    placeholder: Placeholder
+    material: Any
+    config: TrainingConfig
+    total_steps: int
+    packages: tuple[str, ...]
+
+    def vectors(self) -> np.ndarray:
+        """A copy of the rows on the host, float32 `(num_vectors, hidden)`."""
+
+    def set_vectors(self, vectors: np.ndarray) -> None:
+        """Put other rows, float32 `(num_vectors, hidden)`, in the place of those learned last."""
+
+    def fixed_loss(self, draws: int) -> float:
+        """Mean loss of a batch of `draws` samples that is the same at every step, without a gradient."""
+
+    def capture(self, step: int) -> RunState:
+        """The run state after `step` steps: all that the next step depends on, beside seed and step."""
+
+    def machine(self) -> dict[str, Any]:
+        """Where it runs: framework, device, number of processes."""
+
+
+@dataclass
+class Progress:
+    """What a callback sees after each step.
+
+    Attributes:
+        step: steps done, from 1.
+        loss: mean loss of the step, a scalar array on the device; reading it waits for the device.
+        learning_rate: the one used in this step.
+        training: all parts, the rows among them.
+    """
+
+    step: int
+    loss: Any
+    learning_rate: float
+    training: Any
+
+
+Callback = Callable[[Progress], bool | None]  # true: stop after this step, keeping what was learned
+
+
+@dataclass
+class LoopResult:
+    """How a loop ended.
+
+    Attributes:
+        losses: one for each step done.
+        step: steps done in all, those before a resume among them.
+        stopped: why it ended before its time; None if it did not.
+        out_of_memory: a step did not fit into memory; everything is as it was before it.
+        diverged: the loss was not finite; the rows are the last good ones, the optimizer is not.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    step: int = 0
+    stopped: str | None = None
+    diverged: bool = False
+    out_of_memory: bool = False
+
+    def diverge(self, step: int, good_step: int) -> None:
+        """Note that the loss of `step`, from 1, was not finite and that the rows of `good_step` are kept."""
+        self.diverged = True
+        self.stopped = (
+            f"the loss was not finite at step {step}; the rows of step {good_step} are "
+            f"kept; a lower --learning_rate helps"
+        )

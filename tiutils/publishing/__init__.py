@@ -1,0 +1,1 @@
+"""A learned word on the Hub, with its card."""

@@ -1,0 +1,159 @@
+"""The model card of a learned word: how to use it, how it was learned, under which terms."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tiutils.errors import InputError, first_line
+from tiutils.io import embeddings, pretrained
+
+MAX_PICTURE_BYTES = 8 * 2**20
+# Base models whose licence is known to bind what is made from them; of others the card says to look.
+LICENSES = {pretrained.DEFAULT_MODEL: "creativeml-openrail-m"}
+
+
+def model_card(
+    files: dict[str, Path], repo_id: str, record: dict[str, Any], license: str | None = None
+) -> str:
+    """README.md of the repository.
+
+    Args:
+        files: what is published, by name in the repository.
+        repo_id: `owner/name`.
+        record: the run's `run.json`; whatever it lacks is left out.
+        license: see `push`.
+
+    Raises:
+        InputError: that is no name of a licence.
+    """
+    file = next(name for name in embeddings.NAMES if name in files)
+    learned = embeddings.read(files[file])
+    base, is_on_hub = base_model(str(record.get("model") or learned.metadata.get("base_model")))
+    license = license or learned.metadata.get("license") or LICENSES.get(base)
+    if license and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        raise InputError(f"--license {license!r}: give the Hub's name of one, such as cc-by-4.0")
+    # only what was matched against a pattern, or is ours, stands here: nothing to escape from
+    front = {
+        "license": license,
+        "base_model": base if is_on_hub else None,
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["textual-inversion", "stable-diffusion", "diffusers"],
+    }
+    whole = "model_index.json" in files
+    source = json.dumps(repo_id if whole else base)
+    load = f'pipeline.load_textual_inversion("{repo_id}", weight_name="{file}")\n'
+    prompt = json.dumps(f"a photo of a {learned.token}", ensure_ascii=False)
+    shown = "\n\n".join(
+        f"![{plain(alt_text(path))}]({name})" for name, path in files.items() if name[-4:] == ".png"
+    )
+    facts = "\n".join(
+        f"| {name} | {plain(value)} |" for name, value in _facts(record, learned, base)
+    )
+    terms = f"`{license}`." if license else "None was stated."
+    return f"""---
+{"".join(f"{key}: {json.dumps(value)}{chr(10)}" for key, value in front.items() if value)}---
+
+# {plain(learned.token)}
+
+A word learned by [Textual Inversion](https://arxiv.org/abs/2208.01618): {len(learned.vectors)} vector(s) of width
+{learned.vectors.shape[1]}, a file of a few kilobytes. Nothing else of the model was changed.
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained({source})
+{"" if whole else load}pipeline({prompt}).images[0].save("picture.png")
+```
+
+{shown}
+
+## How it was learned
+
+| | |
+|---|---|
+{facts}
+
+The photos are not published.
+
+## Licence
+
+{terms} The base model's own licence holds as well for pictures made with it.
+"""
+
+
+def plain(text: object) -> str:
+    """Text of unknown origin as one line of Markdown that means only itself: no tag, link, cell or heading."""
+    return re.sub(r"([\\`*_\[\]<>|&~$])", r"\\\1", " ".join(str(text)[:500].split()))
+
+
+def alt_text(path: Path) -> str:
+    """What a PNG says of itself, as `output.save` writes it; checks that it is one, and not huge.
+
+    Raises:
+        InputError: it is another kind of file, cannot be read, or is too large for a card.
+    """
+    try:
+        if path.stat().st_size > MAX_PICTURE_BYTES:
+            raise InputError(f"--picture {path} has more than {MAX_PICTURE_BYTES // 2**20} MiB")
+        with Image.open(path, formats=["PNG"]) as image:
+            return str(
+                image.info.get("Description") or f"A picture drawn with the word, {path.stem}"
+            )
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"--picture {path} is no PNG file ({first_line(error)})") from error
+
+
+def base_model(name: str) -> tuple[str, bool]:
+    """The base model's name without our folders, and whether it is a repository on the Hub."""
+    if not os.path.isdir(name) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
+        return name, True
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1], False
+
+
+def _facts(
+    record: dict[str, Any], learned: embeddings.LearnedEmbedding, base: str
+) -> list[tuple[str, Any]]:
+    """What made the word, for people who want to know or do it again: name and value of each fact known."""
+    flags, scores, versions = (
+        found if isinstance(found := record.get(key), dict) else {}
+        for key in ("flags", "scores", "versions")
+    )
+    # run.json may come from anybody: what is not the list it should be counts as absent
+    losses, photos = (
+        found if isinstance(found := record.get(key), list) else [] for key in ("losses", "photos")
+    )
+    last = [loss for loss in losses[-50:] if isinstance(loss, float)]
+    batch = [flags.get("train_batch_size"), flags.get("gradient_accumulation_steps")]
+    facts = [
+        ("base model", base),
+        ("started from", flags.get("initializer_phrase") or flags.get("initializer_token")),
+        ("learned as", flags.get("learnable_property")),
+        ("photos", len(photos) or None),
+        ("steps", record.get("steps")),
+        ("batch", " × ".join(map(str, batch)) if all(batch) else None),
+        ("learning rate", flags.get("learning_rate")),
+        ("seed", flags.get("seed")),
+        ("loss, mean of the last steps", f"{math.fsum(last) / len(last):.4f}" if last else None),
+        ("prompt of the pictures", flags.get("validation_prompt")),
+    ]
+    learned_scores, plain_scores = (
+        found if isinstance(found := scores.get(key), dict) else {}
+        for key in ("scores", "plain_scores")
+    )
+    for name, score in learned_scores.items():  # as `tiutils evaluate` writes them
+        value = score.get("value") if isinstance(score, dict) else None
+        if isinstance(value, float) and isinstance(other := plain_scores.get(name), float):
+            label = plain(name.replace("_", " "))
+            facts.append((label, f"{value:.4f} (plain word: {other:.4f})"))
+    facts.append(("software", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    return [(name, value) for name, value in facts if value not in (None, "")]

@@ -1,0 +1,199 @@
+"""Publishing a learned word on the Hub: its file, a card, a picture. Never unasked; private unless asked otherwise.
+
+What is uploaded is a few kilobytes, in one commit: the repository has all of it or nothing. The photos, their names,
+this machine's folders and the access token stay here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tiutils.config import TrainingConfig
+from tiutils.errors import InputError, first_line
+from tiutils.io import embeddings, pretrained, run_folder
+from tiutils.io.hub import check_token
+from tiutils.io.run_folder import read_record
+from tiutils.publishing.model_card import model_card
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+logger = logging.getLogger("tiutils")
+
+PIPELINE_SUFFIXES = (".json", ".safetensors", ".txt")  # what `models.save` writes
+
+
+def check_access(token: str | None = None, repo_id: str | None = None) -> str:
+    """Ask the Hub, before hours of training, whether we may publish; returns the account's name.
+
+    Args:
+        token: an access token; that of `hf auth login` if None.
+        repo_id: the repository to be, `name` or `owner/name`; None if any will do.
+
+    Raises:
+        InputError: no token, one that may not write there, no network, or a repository that cannot be used.
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    api = _client(token)
+    try:
+        validate_repo_id(repo_id or "any")
+        if not (repo_id or "").isascii():  # older clients let it pass, the Hub does not
+            raise HFValidationError(
+                "only letters of ASCII, digits, '-', '_' and '.' may stand there"
+            )
+    except HFValidationError as error:
+        raise InputError(
+            f"{repo_id!r} can be no repository's name ({first_line(error)}); give --hub_model_id"
+        ) from error
+    try:
+        account = api.whoami()
+    except Exception as error:  # the Hub client's errors, its HTTP library's, and the network's
+        raise InputError(
+            f"the Hub did not accept us ({_reason(error)}); run `hf auth login`, or give --hub_token, or publish "
+            f"later with `tiutils push`"
+        ) from error
+    name = account["name"]
+    if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise InputError(f"the access token of {name!r} may only read; make one that may write")
+    owner = (repo_id or "").rpartition("/")[0] or name
+    mine = {name, *(each["name"] for each in account.get("orgs", ()))}
+    if owner not in mine:
+        raise InputError(
+            f"--hub_model_id {repo_id}: {name!r} may write under {', '.join(sorted(mine))} only"
+        )
+    if repo_id:
+        _check_repository(api, repo_id if "/" in repo_id else f"{name}/{repo_id}")
+    return name
+
+
+def push(
+    run_dir: str | Path,
+    repo_id: str | None = None,
+    *,
+    token: str | None = None,
+    public: bool = False,
+    license: str | None = None,
+    pictures: Sequence[str | Path] = (),
+    full_pipeline: bool = False,
+) -> str:
+    """Upload the learned word of a run with its card; returns the page's address.
+
+    Args:
+        run_dir: output folder of a finished run.
+        repo_id: `name` or `owner/name`; the folder's name if None.
+        token: an access token; that of `hf auth login` if None.
+        public: let everyone see it. A repository that is public already stays so.
+        license: the Hub's name of a licence, such as `"cc-by-4.0"`; else what the file says, else the base model's.
+        pictures: PNG files for the card; the run's last validation picture if there are none.
+        full_pipeline: upload the whole model too, as `--save_as_full_pipeline` wrote it: gigabytes.
+
+    Raises:
+        InputError: no run there, or the Hub refused or cannot be reached; the files are untouched.
+    """
+    run_dir = Path(run_dir)
+    files = _files(run_dir, pictures, full_pipeline)
+    record = read_record(run_dir)
+    name, api = repo_id or run_dir.resolve().name, _client(token)
+    account = check_access(token, name)
+    name = name if "/" in name else f"{account}/{name}"
+    card = model_card(files, name, record, license)
+    from huggingface_hub import CommitOperationAdd
+
+    additions = [
+        CommitOperationAdd("README.md", card.encode(errors="replace")),
+        *(CommitOperationAdd(there, str(here)) for there, here in files.items()),
+    ]
+    try:
+        url = api.create_repo(name, private=True, exist_ok=True)
+        api.create_commit(name, additions, commit_message="A learned word")
+        if public:  # only now that all is there
+            api.update_repo_settings(name, private=False)
+    except Exception as error:  # as above; a finished run must not end in a traceback
+        raise InputError(
+            f"publishing {name} failed ({_reason(error)}); nothing here is lost or changed: try again with "
+            f"`tiutils push {run_dir}`"
+        ) from error
+    return str(url)
+
+
+def publish(config: TrainingConfig, stopped: str | None) -> None:
+    """What --push_to_hub does when a run is over; of one that `stopped` early it says how that is done."""
+    if not config.push_to_hub:
+        return
+    if stopped is not None:
+        logger.warning("not published (%s): `tiutils push %s` does it", stopped, config.output_dir)
+        return
+    whole = config.save_as_full_pipeline
+    push(config.output_dir, config.hub_model_id, token=config.hub_token, full_pipeline=whole)
+
+
+def _client(token: str | None) -> HfApi:
+    from huggingface_hub import HfApi
+
+    check_token(token)
+    return HfApi(token=token)
+
+
+def _check_repository(api: HfApi, repo_id: str) -> None:
+    """Refuse to overwrite what is no learned word; warn of a repository that everyone can see."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        info = api.model_info(repo_id)
+    except RepositoryNotFoundError:
+        return
+    except Exception as error:
+        raise InputError(f"the Hub did not say what {repo_id} is ({_reason(error)})") from error
+    held = {file.rfilename for file in info.siblings or ()} - {".gitattributes", "README.md"}
+    if held and not held & set(embeddings.NAMES):
+        raise InputError(
+            f"{repo_id} is there already and holds something else ({min(held)}); give another --hub_model_id"
+        )
+    if not info.private:
+        logger.warning(
+            "%s is there already and public: everyone can see what is published", repo_id
+        )
+
+
+def _files(run_dir: Path, pictures: Sequence[str | Path], full_pipeline: bool) -> dict[str, Path]:
+    """What is published, by name in the repository; of the run's folder nothing that a link brings in from outside."""
+    root = run_dir.resolve()
+
+    def is_ours(path: Path) -> bool:
+        return path.is_file() and path.resolve().is_relative_to(root)
+
+    words = [run_dir / name for name in embeddings.NAMES if is_ours(run_dir / name)]
+    if not words:
+        raise InputError(
+            f"{run_dir} holds no learned word ({' or '.join(embeddings.NAMES)}); give the folder of a run"
+        )
+    drawn = {
+        path.stem.removeprefix(run_folder.SHEETS): path
+        for path in run_dir.glob(f"{run_folder.SHEETS}*.png")
+    }
+    steps = [step for step, path in drawn.items() if step.isdecimal() and is_ours(path)]
+    last = [drawn[max(steps, key=int)]] if steps else []
+    files = {words[0].name: words[0]}
+    files |= {f"picture-{n}.png": Path(path) for n, path in enumerate(pictures or last, start=1)}
+    if not full_pipeline:
+        return files
+    index = run_dir / run_folder.PIPELINE
+    if not is_ours(index):
+        raise InputError(f"{run_dir} holds no whole model; train with --save_as_full_pipeline")
+    parts = [run_dir / part for part in (*pretrained.PARTS, "scheduler")]
+    found = [index, *(path for part in parts for path in sorted(part.glob("*")))]
+    kept = [path for path in found if path.suffix in PIPELINE_SUFFIXES and is_ours(path)]
+    return files | {path.relative_to(run_dir).as_posix(): path for path in kept}
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in one line: the Hub's own words where it said any."""
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # a failed upload hides behind the name of its file
+    said = getattr(error, "server_message", None)
+    status = getattr(getattr(error, "response", None), "status_code", "no status")
+    return f"{status}: {said.strip().splitlines()[0]}" if said else first_line(error)

@@ -1,0 +1,198 @@
+"""What watches a run: the progress bar, saving, pictures on the way, trackers, Ctrl-C.
+
+Each is called after every step with a `Progress` and returns true to end the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from tiutils.config import TrainingConfig
+from tiutils.errors import InputError, first_line
+from tiutils.figures import output
+from tiutils.io import checkpoints, embeddings, run_folder
+from tiutils.io.checkpoints import CheckpointError
+from tiutils.io.embeddings import LearnedEmbedding
+from tiutils.protocols import Callback, Progress, Watched
+from tiutils.publishing import model_card
+from tiutils.runs.early_stopping import EarlyStopping
+from tiutils.runs.memory import is_out_of_memory
+
+logger = logging.getLogger("tiutils")
+
+
+@contextlib.contextmanager
+def progress_bar(training: Watched, start: int, *, hidden: bool = False) -> Iterator[Callback]:
+    """A bar with the mean of the last losses and the time left; reads the loss every tenth step."""
+    looks = {"unit": "step", "desc": "learning", "disable": hidden}
+    with tqdm(total=training.total_steps, initial=start, **looks) as bar:
+        recent: list[Any] = []
+
+        def update(progress: Progress) -> None:
+            recent.append(progress.loss)
+            if progress.step % 10 == 0 or progress.step == training.total_steps:
+                bar.set_postfix(loss=f"{float(sum(recent) / len(recent)):.4f}", refresh=False)
+                recent.clear()
+            bar.update()
+
+        yield update
+        bar.total = bar.n  # to have ended early is no failure, which a notebook would show in red
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[Callback]:
+    """Ctrl-C, or a cluster's SIGTERM, ends the run after the step under way; again: at once."""
+    asked = threading.Event()
+    before: dict[int, Any] = {}
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        logger.warning(
+            "stopping after this step and keeping what was learned; again to stop at once"
+        )
+        signal.signal(number, before[number])
+
+    # only the main thread of a program may say what its signals do
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask) or signal.SIG_DFL
+    try:
+        yield lambda progress: asked.is_set()
+    finally:
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
+
+
+def saving(config: TrainingConfig, stopping: EarlyStopping | None = None) -> Callback:
+    """Write the rows every --save_steps and a checkpoint every --checkpointing_steps.
+
+    What cannot be written is said, and the run goes on: the rows are still being learned.
+    """
+
+    def save(progress: Progress) -> None:
+        training, step = progress.training, progress.step
+        rows_are_due = step % config.save_steps == 0
+        checkpoint_is_due = step % config.checkpointing_steps == 0
+        if not (rows_are_due or checkpoint_is_due) or not np.isfinite(training.vectors()).all():
+            return  # on a GPU the loop looks at the loss only now and then
+        try:
+            if rows_are_due:
+                write_rows(training, step, f"{run_folder.EMBEDDING}-steps-{step}")
+        except InputError as error:
+            logger.warning("%s", error)
+        if checkpoint_is_due:
+            write_checkpoint(training, step, stopping)
+
+    return save
+
+
+def write_rows(training: Watched, step: int, stem: str) -> Path:
+    """Write the learned rows into the output folder; what is to be known about them goes along."""
+    config, placeholder = training.config, training.placeholder
+    suffix = ".bin" if config.no_safe_serialization else ".safetensors"
+    base = model_card.base_model(training.models.name)[0]  # without our folders
+    facts = {
+        "base_model": base,
+        "initializer_token": placeholder.initializer_token or "",
+        "learnable_property": config.learnable_property,
+        "steps": str(step),
+        "seed": str(config.seed),
+    }
+    if base in model_card.LICENSES:
+        facts["license"] = model_card.LICENSES[base]
+    return embeddings.write(
+        Path(config.output_dir) / (stem + suffix),
+        LearnedEmbedding(placeholder.token, training.vectors(), facts),
+        safe_serialization=not config.no_safe_serialization,
+    )
+
+
+def write_checkpoint(training: Watched, step: int, stopping: EarlyStopping | None = None) -> None:
+    """Write a checkpoint; when it cannot be written, say so and go on."""
+    config, state = training.config, training.capture(step)
+    state = stopping.add_to(state) if stopping else state
+    try:
+        checkpoints.save(config.output_dir, state, limit=config.checkpoints_total_limit)
+    except CheckpointError as error:
+        logger.warning("%s", error)
+
+
+def validation(
+    training: Watched,
+    generate: Callable[..., list[Image.Image]],
+    trackers: Sequence[Any] = (),
+    judge: Callable[[int, list[Image.Image], str], dict[str, float]] | None = None,
+) -> list[Callback]:
+    """Draw --validation_prompt every --validation_steps, with the parts already loaded.
+
+    `generate` is the framework's own, of `tiutils.inference` or `tiutils.flax.inference`; `judge`
+    is one of `overfitting`.
+    """
+    config = training.config
+    if config.validation_prompt is None:
+        return []
+    prompt = config.validation_prompt
+
+    def draw(progress: Progress) -> None:
+        if progress.step % config.validation_steps:
+            return
+        try:
+            images = generate(
+                training.models,
+                prompt,
+                num_images_per_prompt=config.num_validation_images,
+                seed=config.seed,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.warning(
+                "could not draw after %d steps (%s); the run goes on: give fewer --num_validation_images",
+                progress.step,
+                first_line(error)[:120],
+            )
+            return
+        alt = f"“{prompt}” drawn {len(images)} times after {progress.step} steps"
+        path = Path(config.output_dir) / f"{run_folder.SHEETS}{progress.step}.png"
+        try:
+            output.save(output.contact_sheet(images), path, alt=alt)
+        except OSError as error:
+            logger.warning(
+                "could not write %s (%s); the run goes on", path, error.strerror or error
+            )
+        log_images(trackers, images, progress.step)
+        if judge is not None:
+            scores = judge(progress.step, images, prompt)
+            for tracker in trackers:
+                tracker.log(scores, step=progress.step)
+
+    return [draw]
+
+
+def log_images(trackers: Sequence[Any], images: list[Image.Image], step: int) -> None:
+    """Give validation pictures to the trackers that show pictures."""
+    for tracker in trackers:
+        if tracker.name in ("tensorboard", "wandb"):
+            tracker.log_images({"validation": np.stack([np.asarray(i) for i in images])}, step)
+
+
+def tracking(accelerator: Any) -> list[Callback]:
+    """Send loss and learning rate of each step to accelerate's trackers, those of --report_to."""
+    if not accelerator.trackers:
+        return []
+
+    def log(progress: Progress) -> None:
+        values = {"loss": float(progress.loss), "lr": progress.learning_rate}
+        accelerator.log(values, step=progress.step)
+
+    return [log]

@@ -1,0 +1,132 @@
+"""When to stop, and which step to keep: the loss on one batch that never changes.
+
+The loss of a training step says little: each step draws other noise and another timestep. So a
+batch is fixed before training (DVAR: Voronov et al. 2023, arXiv 2302.04841); its loss falls while
+the word is learned and then stays where it is. Training stops when the last losses vary little
+compared with all of them, and the rows with the lowest loss are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tiutils.config import TrainingConfig
+from tiutils.errors import InputError
+from tiutils.io.checkpoints import RunState
+from tiutils.protocols import Progress
+
+WINDOW, THRESHOLD = 310, 0.15  # steps, and ratio of variances: the paper's for Textual Inversion
+
+
+def variance_ratio(losses: Sequence[float], window: int) -> float:
+    """Variance of the last `window` losses over the variance of all; 0 where none varies."""
+    everything = float(np.var(losses))
+    return float(np.var(losses[-window:])) / everything if everything > 0 else 0.0
+
+
+def should_stop(
+    losses: Sequence[float], *, every: int = 1, window: int = WINDOW, threshold: float = THRESHOLD
+) -> bool:
+    """Whether fixed losses, one every so many steps, have come to rest (Voronov et al. 2023, section 4).
+
+    Never before there are more losses than the window holds: until then the two variances are one.
+    """
+    size = -(-window // every)  # the window is in steps
+    return len(losses) > size and variance_ratio(losses, size) < threshold
+
+
+class EarlyStopping:
+    """A callback for `train`: takes the fixed loss every few steps, stops the run, remembers the best rows.
+
+    `--early_stopping` makes it part of the run: its history is in the checkpoints, the best rows are
+    what the run leaves.
+
+    Attributes:
+        losses: fixed loss by step; the first is taken after the first `every` steps.
+        best_step: the step with the lowest loss so far; None before the first.
+        best_rows: its rows, float32 `(num_vectors, hidden)`.
+    """
+
+    def __init__(
+        self,
+        every: int = 10,
+        *,
+        draws: int = 16,
+        window: int = WINDOW,
+        threshold: float = THRESHOLD,
+        patience: int | None = None,
+    ):
+        if min(every, draws, window, patience or 1) < 1 or threshold <= 0:
+            raise InputError(
+                f"every {every}, draws {draws}, window {window}, threshold {threshold}, patience "
+                f"{patience}: each must be above zero"
+            )
+        self.every, self.draws, self.window, self.threshold = every, draws, window, threshold
+        self.patience = patience
+        self.losses: dict[int, float] = {}
+        self.best_step: int | None = None
+        self.best_rows: np.ndarray | None = None
+
+    def __call__(self, progress: Progress) -> bool:
+        """Look at the run after a step; true stops it."""
+        if progress.step % self.every:
+            return False
+        loss = progress.training.fixed_loss(self.draws)
+        if loss < self.losses.get(self.best_step or 0, math.inf):
+            self.best_step, self.best_rows = progress.step, progress.training.vectors()
+        self.losses[progress.step] = loss
+        return self.at_rest
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether to stop: the losses have come to rest, or none was the lowest for `patience` steps."""
+        losses = list(self.losses.values())
+        if self.patience and max(self.losses, default=0) - (self.best_step or 0) >= self.patience:
+            return True
+        return should_stop(losses, every=self.every, window=self.window, threshold=self.threshold)
+
+    def add_to(self, state: RunState) -> RunState:
+        """A run state with this history in it."""
+        history = np.array(list(self.losses.items()), np.float64).reshape(-1, 2)
+        tensors = {**state.tensors, "stopping.losses": history}
+        if self.best_rows is not None:
+            tensors["best_rows"] = self.best_rows
+        return RunState(state.step, tensors, {**state.scalars, "best_step": self.best_step})
+
+    def restore(self, state: RunState) -> None:
+        """Go on with the history in a run state; one of a run without it leaves an empty one."""
+        history = state.tensors.get("stopping.losses", np.empty((0, 2)))
+        self.losses = {int(step): float(loss) for step, loss in history}
+        self.best_step = state.scalars.get("best_step")
+        self.best_rows = state.tensors.get("best_rows")
+
+
+def early_stopping(config: TrainingConfig, state: RunState | None) -> EarlyStopping | None:
+    """What --early_stopping asks for, with the history of the run that is resumed."""
+    if not config.early_stopping:
+        return None
+    stopping = EarlyStopping(
+        config.early_stopping_steps,
+        window=config.early_stopping_window,
+        patience=config.early_stopping_patience,
+    )
+    if state is not None:
+        stopping.restore(state)
+    return stopping
+
+
+def check_window(config: TrainingConfig, total_steps: int) -> None:
+    """A run must be longer than what --early_stopping looks back over, or it can never end early.
+
+    Raises:
+        InputError: names both numbers of steps.
+    """
+    window, patience = config.early_stopping_window, config.early_stopping_patience
+    if config.early_stopping and total_steps <= min(window, patience or window):
+        raise InputError(
+            f"--early_stopping looks back over {window} steps, but the run has only {total_steps}; give more "
+            f"--max_train_steps, a smaller --early_stopping_window, or --early_stopping_patience"
+        )

@@ -1,0 +1,181 @@
+"""Every mistake that can be found before weights are loaded and before a file is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import logging
+import math
+import os
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+from tiutils import concept, dataset
+from tiutils.concept import Concept
+from tiutils.config import TrainingConfig
+from tiutils.errors import InputError
+from tiutils.io import checkpoints, embeddings, pretrained, run_folder
+from tiutils.io.checkpoints import RunState, check_state
+from tiutils.io.hub import check_token
+from tiutils.publishing import publish
+from tiutils.runs.early_stopping import check_window
+from tiutils.tokenizer import check_placeholder, initializer_ids
+
+logger = logging.getLogger("tiutils")
+
+MAY_BE_ZERO = {
+    "lr_warmup_steps",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_weight_decay",
+    "seed",
+    "dataloader_num_workers",
+    "norm_control",
+}
+UPPER_BOUNDS = {
+    "adam_beta1": 1,
+    "adam_beta2": 1,
+    "norm_control": 2,
+    "seed": 2**63,  # half of a batch's key, of 64 bits
+}
+
+
+def check_inputs(
+    config: TrainingConfig,
+    *,
+    accelerated: bool,
+    is_main_process: bool = True,
+    num_processes: int = 1,
+) -> tuple[RunState | None, Concept, str]:
+    """Find every mistake that can be found before weights are loaded.
+
+    Args:
+        config: all settings.
+        accelerated: whether there is more than a CPU.
+        is_main_process: whether this one of several processes reads and writes the output folder
+            and talks to the Hub.
+        num_processes: how many share the work.
+
+    Returns:
+        the checkpoint to go on from (or None), the photos, the model's name.
+
+    Raises:
+        InputError: names the flag, what was found and what to do.
+    """
+    check(config)
+    if is_main_process:
+        run_folder.check_output_dir(
+            config.output_dir,
+            config.train_data_dir,
+            config.logging_dir,
+            config.placeholder_token,
+            resumed=config.resume_from_checkpoint is not None,
+        )
+    if config.mixed_precision == "fp16" and not accelerated:
+        raise InputError(
+            "--mixed_precision fp16 needs a GPU; on a CPU leave it out, or use bf16, which saves "
+            "memory there but seldom time"
+        )
+    state = None
+    if is_main_process:
+        state = checkpoints.find_checkpoint(config.resume_from_checkpoint, config.output_dir)
+    photos = concept.load(concept.find_photos(config.train_data_dir, token=config.hub_token))
+    if config.captions and not any(dataset.captions(photos, config.placeholder_token)):
+        logger.warning("--captions has nothing to do: no .txt file lies beside a photo")
+    check_window(config, config.total_steps(len(photos.photos), num_processes))
+    name = str(
+        config.pretrained_model_name_or_path or pretrained.default_model(accelerated=accelerated)
+    )
+    folder = pretrained.locate(name, revision=config.revision, weights=False)
+    tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=config.tokenizer_name)
+    check_placeholder(tokenizer, config.placeholder_token, config.num_vectors)
+    num_vectors = config.num_vectors
+    if not config.pick_initializer:
+        num_vectors = len(initializer_ids(tokenizer, config))
+    check_placeholder(tokenizer, config.placeholder_token, num_vectors)
+    pretrained.check_resolution(config.resolution, folder)
+    pretrained.check_prediction_type(folder)
+    if state is not None:
+        hidden_size = pretrained.read_config(folder, "text_encoder")["hidden_size"]
+        optimizer = "AdamW8bit" if config.use_8bit_adam else "AdamW"
+        shape = (num_vectors, hidden_size)
+        check_state(state, config.placeholder_token, shape, optimizer)
+    if config.push_to_hub and is_main_process:
+        publish.check_access(
+            config.hub_token, config.hub_model_id or Path(config.output_dir).resolve().name
+        )
+    embeddings.warn_of_case(config.placeholder_token)
+    if config.dataloader_num_workers:
+        logger.warning("--dataloader_num_workers has nothing to do: photos are encoded once")
+    return state, photos, name
+
+
+def check(config: TrainingConfig) -> None:
+    """Refuse settings that cannot work, before anything is loaded.
+
+    Raises:
+        InputError: names the flag, what was given and what is allowed.
+    """
+    check_token(config.hub_token)  # first: its complaint alone does not show the value
+    kinds = typing.get_type_hints(TrainingConfig)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        _check_type(field.name, value, kinds[field.name])
+        choices = field.metadata["choices"]
+        if choices and value is not None and value not in choices:
+            raise InputError(f"--{field.name} is {value!r}; it must be one of {', '.join(choices)}")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            _check_number(field.name, value)
+    if os.path.isabs(config.logging_dir) or ".." in re.split(r"[/\\]", str(config.logging_dir)):
+        raise InputError(
+            f"--logging_dir is {config.logging_dir}; it must be a folder inside --output_dir, such as logs"
+        )
+    for name in ("train_data_dir", "placeholder_token", "initializer_token"):
+        instead = config.initializer_phrase or config.pick_initializer
+        given = getattr(config, name) or (name == "initializer_token" and instead)
+        if not given:
+            example = TrainingConfig.__dataclass_fields__[name].metadata["help"]
+            raise InputError(f"--{name} is missing: {example}")
+    for name in ("use_8bit_adam", "quantize"):
+        if getattr(config, name) and importlib.util.find_spec("bitsandbytes") is None:
+            raise InputError(
+                f"--{name} needs bitsandbytes: pip install bitsandbytes, or leave the flag out"
+            )
+    if config.quantize and config.save_as_full_pipeline:
+        raise InputError(
+            f"--save_as_full_pipeline cannot write a U-Net of --quantize {config.quantize}; leave one of them out: "
+            f"learned_embeds.safetensors can be used with every copy of the model"
+        )
+    if (
+        config.enable_xformers_memory_efficient_attention
+        and importlib.util.find_spec("xformers") is None
+    ):
+        raise InputError(
+            "--enable_xformers_memory_efficient_attention needs xformers: pip install xformers, or leave the flag out: "
+            "PyTorch's own attention is as lean"
+        )
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    """A value from a file or a notebook has had no argument parser to look at it."""
+    kinds = typing.get_args(kind) or (kind,)
+    allowed = {float: (float, int), str: (str, os.PathLike)}
+    fits = isinstance(value, tuple(t for k in kinds for t in allowed.get(k, (k,))))
+    if not fits or (isinstance(value, bool) and bool not in kinds):
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        wanted = " or ".join(names.get(k, "left out") for k in kinds)
+        raise InputError(f"--{name} is {value!r}; it must be {wanted}")
+
+
+def _check_number(name: str, value: float) -> None:
+    in_range = value >= 0 if name in MAY_BE_ZERO else value > 0
+    bound = UPPER_BOUNDS.get(name, math.inf)
+    if not (in_range and value < bound):  # false for NaN too
+        allowed = "at least 0" if name in MAY_BE_ZERO else "above 0"
+        if name in UPPER_BOUNDS:
+            allowed += f" and below {bound}"
+        elif isinstance(value, float):
+            allowed += " and finite"
+        raise InputError(f"--{name} is {value}; it must be {allowed}")

@@ -1,0 +1,301 @@
+"""What fits into a device's memory, and which switches make it fit; told before anything is loaded.
+
+Weights are counted from the model's configuration. What a step needs beside them stands in memory_table.json, which
+`benchmarks/memory.py` makes for Stable Diffusion 1.5 at 512 pixels: so many bytes and so much for each sample. For
+another model or size that is taken times the latents' area and the width of the U-Net's first block, where
+activations are largest: right for every Stable Diffusion 1.x and 2.x, a little too much for smaller ones.
+
+Where memory runs out all the same, `retrying` begins the step anew with the next leaner plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tiutils.config import TrainingConfig
+from tiutils.errors import InputError, first_line
+from tiutils.io import pretrained
+
+logger = logging.getLogger("tiutils")
+GIB = 2**30
+# Of what is free: for what the table does not see, the workspaces of cuDNN and cuBLAS and the gaps between blocks. A
+# guess that is too bold costs one step begun anew, one that is too timid the time of every step.
+MARGIN = 0.1
+BYTES = {"no": 4.0, "fp16": 2.0, "bf16": 2.0, "8bit": 1.0, "4bit": 0.5 + 4 / 64}  # of one weight
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides about memory.
+
+    Attributes:
+        linear: weights in linear layers of the U-Net, those that --quantize packs.
+        other: the U-Net's other weights.
+        text: the text encoder's, always float32.
+        activity: size of a sample's activations; 1 is that of Stable Diffusion 1.5 at 512 pixels.
+    """
+
+    linear: int
+    other: int
+    text: int
+    activity: float
+
+
+SD15 = Shape(270_049_280, 589_471_684, 123_060_480, 1.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Switches, and what a step with them is expected to take.
+
+    Attributes:
+        peak_bytes: of weights and activations, while training.
+        relative_time: of a step, against the plainest plan of the same model; see the table's "time".
+    """
+
+    mixed_precision: str
+    train_batch_size: int
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool
+    quantize: str | None
+    peak_bytes: int
+    relative_time: float
+
+    def applied(self, config: TrainingConfig) -> TrainingConfig:
+        """The settings with these switches: the same run."""
+        names = {field.name for field in dataclasses.fields(config)}
+        return dataclasses.replace(config, **{k: v for k, v in vars(self).items() if k in names})
+
+    def __str__(self) -> str:
+        words = [
+            {"no": "float32"}.get(self.mixed_precision, self.mixed_precision),
+            f"batch {self.train_batch_size} × {self.gradient_accumulation_steps}",
+        ]
+        words += ["gradient checkpointing"] * self.gradient_checkpointing
+        words += [f"U-Net in {self.quantize}"] if self.quantize else []
+        return f"{', '.join(words)}: about {self.peak_bytes / GIB:.1f} GiB"
+
+
+@functools.cache
+def table() -> dict[str, Any]:
+    """memory_table.json."""
+    return json.loads((Path(__file__).parent / "memory_table.json").read_text(encoding="utf-8"))
+
+
+def shape_of(folder: Path, resolution: int | None = None) -> Shape:
+    """What of a model's folder decides about memory; reads its configurations alone."""
+    import torch
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    settings = pretrained.read_config(folder, "unet")
+    with torch.device("meta"):  # shapes without values
+        unet = UNet2DConditionModel.from_config(settings)
+        text = CLIPTextModel(CLIPTextConfig(**pretrained.read_config(folder, "text_encoder")))
+    layers = [m for m in unet.modules() if isinstance(m, torch.nn.Linear)]
+    linear = sum(layer.weight.numel() for layer in layers)
+    factor = pretrained.vae_factor(pretrained.read_config(folder, "vae"))
+    side = resolution // factor if resolution else unet.config.sample_size
+    activity = (side / 64) ** 2 * settings["block_out_channels"][0] / 320
+    everything = sum(p.numel() for p in unet.parameters())
+    return Shape(linear, everything - linear, sum(p.numel() for p in text.parameters()), activity)
+
+
+def predicted(config: TrainingConfig, shape: Shape = SD15) -> Plan:
+    """What the table says of a run with these settings."""
+    precision, bits = config.mixed_precision, config.quantize
+    batch, accumulation = config.train_batch_size, config.gradient_accumulation_steps
+    key = ("no" if precision == "no" else "half", config.gradient_checkpointing, bits)
+    rows = {
+        (r["precision"], r["gradient_checkpointing"], r["quantize"]): r for r in table()["rows"]
+    }
+    fixed, each = rows[key]["activations"]
+    weights = shape.linear * BYTES[bits or precision] + shape.other * BYTES[precision]
+    peak = weights + 4 * shape.text + shape.activity * (fixed + batch * each)
+    start, sample = rows[key]["time"]
+    plain_start, plain_sample = rows["no", False, None]["time"]
+    time = accumulation * (start + batch * sample)
+    plain_time = plain_start + batch * accumulation * plain_sample
+    return Plan(
+        precision,
+        batch,
+        accumulation,
+        config.gradient_checkpointing,
+        bits,
+        int(peak),
+        time / plain_time,
+    )
+
+
+def plans(config: TrainingConfig, shape: Shape, device: str) -> list[Plan]:
+    """All ways to make the run that was asked for, the first to be tried first.
+
+    Whatever was switched on stays on. How the batch is cut and whether activations are computed twice does not change
+    what is learned; these are in the order of time. Half precision is a GPU's own choice. Fewer bits for the weights,
+    and bfloat16 on a CPU, which is no faster there, change a run slightly and come after all others.
+    """
+    samples = config.samples_per_process
+    precisions = [config.mixed_precision]
+    if config.mixed_precision == "no":
+        precisions = ["fp16"] if device == "cuda" else ["no", "bf16"]
+    bits: list[str | None] = [config.quantize]
+    if not (config.quantize or config.save_as_full_pipeline):
+        bits += ["8bit", "4bit"] if importlib.util.find_spec("bitsandbytes") else []
+    found = [
+        predicted(
+            dataclasses.replace(
+                config,
+                mixed_precision=precision,
+                train_batch_size=batch,
+                gradient_accumulation_steps=samples // batch,
+                gradient_checkpointing=checkpointing,
+                quantize=few,
+            ),
+            shape,
+        )
+        for precision in precisions
+        for batch in range(1, samples + 1)
+        if samples % batch == 0
+        for checkpointing in {config.gradient_checkpointing, True}
+        for few in bits
+    ]
+
+    def order(plan: Plan) -> tuple[int, int, float, int]:
+        closeness = bits.index(plan.quantize), precisions.index(plan.mixed_precision)
+        return *closeness, plan.relative_time, plan.peak_bytes
+
+    return sorted(found, key=order)
+
+
+def choose(config: TrainingConfig, shape: Shape, device: str, free: int) -> tuple[Plan, list[Plan]]:
+    """The first plan that fits into `free` bytes; and those to go on with if it does not fit after all.
+
+    The latter differ only in what does not change the run.
+
+    Raises:
+        InputError: not even the leanest fits.
+    """
+    ways = plans(config, shape, device)
+    budget = free * (1 - MARGIN)
+    chosen = next((plan for plan in ways if plan.peak_bytes <= budget), None)
+    if chosen is None:
+        leanest = min(ways, key=lambda plan: plan.peak_bytes)
+        advice = "" if leanest.quantize else "; `pip install bitsandbytes` lets it try 8 and 4 bits"
+        raise InputError(
+            f"--fit found nothing that fits: the leanest is {leanest}, and {free / GIB:.1f} GiB are free, of which a "
+            f"tenth is kept in reserve; close other programs, or give a smaller --resolution{advice}"
+        )
+    leaner, last = [], chosen
+    for plan in ways:
+        same = (plan.mixed_precision, plan.quantize) == (chosen.mixed_precision, chosen.quantize)
+        if same and plan.peak_bytes < last.peak_bytes:
+            leaner.append(last := plan)
+    return chosen, leaner
+
+
+def free_bytes(device: Any) -> int:
+    """What this process may still take of a `torch.device`'s memory."""
+    import torch
+
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    import psutil
+
+    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error of PyTorch, CUDA's libraries or Python says."""
+    signs = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def retrying(training: Any, step: int, *, leaner: list[Plan]) -> Any:
+    """Take a training step; where memory runs out, the same step anew with the next plan of `leaner`.
+
+    Until its last lines a step changes nothing but gradients, so that it can be begun anew.
+
+    Raises:
+        InputError: nothing leaner is left.
+    """
+    from tiutils import training as loop  # here, as it needs PyTorch
+
+    while True:
+        try:
+            return loop.training_step(training, step)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            said = first_line(error)
+        # only here: the traceback has held on to all that the step had made
+        training.optimizer.zero_grad()
+        empty_cache()
+        where = f"out of memory in step {step + 1} ({said[:120]})"
+        if not leaner:
+            raise InputError(f"{where}; {advice(training.config)}")
+        plan = leaner.pop(0)
+        logger.warning("%s: going on with %s", where, plan)
+        training.config = plan.applied(training.config)  # what is learned stays the same
+        if plan.gradient_checkpointing:
+            loop.recompute_activations(training.models)
+
+
+def empty_cache() -> None:
+    """Give back to a GPU what PyTorch keeps for later."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def advice(config: TrainingConfig) -> str:
+    """What to do when memory has run out."""
+    if config.fit:
+        return "nothing leaner is left: close other programs, or give a smaller --resolution"
+    return "add --fit, which chooses what fits (with --resume_from_checkpoint latest to go on)"
+
+
+@contextmanager
+def told(config: TrainingConfig) -> Iterator[None]:
+    """Around what loads and encodes: out of memory there becomes an `InputError` that says what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"out of memory ({first_line(error)[:120]}); {advice(config)}") from error
+
+
+def explain(config: TrainingConfig, shape: Shape = SD15) -> str:
+    """What each switch that is on buys, a line each; by default with Stable Diffusion 1.5 at 512 pixels."""
+    now = predicted(config, shape)
+    without: dict[str, dict[str, Any]] = {
+        "mixed_precision": {"mixed_precision": "no"},
+        "gradient_checkpointing": {"gradient_checkpointing": False},
+        "quantize": {"quantize": None},
+        "gradient_accumulation_steps": {
+            "train_batch_size": config.samples_per_process,
+            "gradient_accumulation_steps": 1,
+        },
+    }
+    lines = [f"a step is expected to take {now.peak_bytes / GIB:.1f} GiB"]
+    for name, change in without.items():
+        other = predicted(dataclasses.replace(config, **change), shape)
+        if other != now:
+            lines.append(f"without --{name} it would take {other.peak_bytes / GIB:.1f} GiB")
+    if config.use_8bit_adam:
+        lines.append(
+            "without --use_8bit_adam it would take the same: rows alone have kilobytes of moments"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,217 @@
+"""A whole run: photos and a word in; the loop with what watches it; files out, as `session` lists them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import (
+    LoggerType,
+    ProjectConfiguration,
+    broadcast_object_list,
+    gather_object,
+)
+
+from tiutils import concept, inference, models, token_embedding
+from tiutils.concept import Concept
+from tiutils.config import TrainingConfig
+from tiutils.errors import InputError
+from tiutils.evaluation import clip as clip_model
+from tiutils.evaluation import overfitting
+from tiutils.io import pretrained
+from tiutils.models import Models
+from tiutils.protocols import Callback
+from tiutils.runs import callbacks as watchers
+from tiutils.runs import memory
+from tiutils.runs.inputs import check_inputs
+from tiutils.runs.session import Stopwatch, TrainingResult, public_flags, sit, warn_of_changes
+from tiutils.tokenizer import whole_words
+from tiutils.training import prepare, restore, train_rows
+
+logger = logging.getLogger("tiutils")
+
+
+def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> TrainingResult:
+    """Teach a model one new word.
+
+    Args:
+        config: all settings.
+        callbacks: called after each step with a `protocols.Progress`; one that returns true ends
+            the run, keeping what was learned.
+
+    Raises:
+        InputError: something that was given cannot be used; nothing has been overwritten.
+    """
+    clock = Stopwatch()
+    processes = find_processes()
+    state, photos, name = check_inputs(
+        config,
+        accelerated=torch.cuda.is_available(),
+        is_main_process=processes.is_main_process,
+        num_processes=processes.num_processes,
+    )
+    [state] = broadcast_object_list([state])  # the others may be on a machine without its folder
+    leaner: list[memory.Plan] = []
+    if config.fit:
+        config, leaner = fitted(config, name, processes)
+    accelerator = make_accelerator(config)
+    clock.lap("checks")
+    with memory.told(config):
+        parts = load_models(config, name, accelerator.device)
+        clock.lap("loading")
+        if config.pick_initializer:
+            config = with_picked_initializer(config, photos, parts)
+        placeholder = token_embedding.add_placeholder(
+            parts,
+            config.placeholder_token,
+            initializer_token=config.initializer_phrase or config.initializer_token,
+            vectors=token_embedding.start_vectors(parts, config),
+        )
+        training = prepare(parts, placeholder, photos, config, accelerator)
+        if state is not None:
+            restore(training, state)
+            warn_of_changes(training, state)
+        parts.vae.to("cpu")  # its work is done; drawing brings it back for a moment
+        parts.unet.to(parts.device)
+    clock.lap("encoding")
+
+    def save_pipeline() -> None:
+        models.save(token_embedding.merged(parts), config.output_dir)
+
+    judge = None
+    if accelerator.is_main_process:  # it alone draws
+        judge = overfitting.judge(config, [photo.image for photo in photos.photos], parts)
+    validation = watchers.validation(training, inference.generate, accelerator.trackers, judge)
+    result = sit(
+        training,
+        photos,
+        clock,
+        state,
+        functools.partial(train_rows, take_step=functools.partial(memory.retrying, leaner=leaner)),
+        [*watchers.tracking(accelerator), *validation, *callbacks],
+        save_more=save_pipeline if config.save_as_full_pipeline else None,
+        is_main_process=accelerator.is_main_process,
+    )
+    parts.text_encoder.eval()  # gradient checkpointing needs training mode
+    accelerator.end_training()
+    return result
+
+
+def find_processes() -> PartialState:
+    """This process among those that were launched, joined with the others; all is looked at anew.
+
+    A notebook may train twice, in another precision, and then in processes that remember both.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
+    # said outright, because several processes on CPUs are joined only then
+    processes = PartialState(cpu=not torch.accelerator.is_available())
+    if (
+        processes.num_processes > 1
+        and processes.device.type == "cpu"
+        and "OMP_NUM_THREADS" not in os.environ
+    ):
+        # as torchrun does: threads of several processes on the same cores wait for one another, and
+        # forked ones, those of a notebook, for threads that stayed behind in the notebook
+        torch.set_num_threads(1)
+    return processes
+
+
+def fitted(
+    config: TrainingConfig, name: str, processes: PartialState
+) -> tuple[TrainingConfig, list[memory.Plan]]:
+    """The settings with the fastest plan that fits on every process's device, and the leaner ones.
+
+    Raises:
+        InputError: nothing fits.
+    """
+    folder = pretrained.locate(name, revision=config.revision, weights=False)
+    device = processes.device
+    free = min(gather_object([memory.free_bytes(device)]))
+    shape = memory.shape_of(folder, config.resolution)
+    plan, leaner = memory.choose(config, shape, device.type, free)
+    if processes.is_main_process:
+        logger.warning(
+            "--fit: %s of %.1f GiB that are free, the fastest that fits", plan, free / memory.GIB
+        )
+    return plan.applied(config), leaner
+
+
+def with_picked_initializer(
+    config: TrainingConfig, photos: Concept, parts: Models
+) -> TrainingConfig:
+    """The settings with the word of the model's vocabulary that fits the photos best, to CLIP's eye.
+
+    Raises:
+        InputError: there is no CLIP model to ask.
+    """
+    named = config.evaluator
+    clip = clip_model.beside(parts) if named is None else clip_model.load(named)
+    if clip is None:
+        raise InputError(
+            f"--pick_initializer asks a CLIP model, and none came with {parts.name}: name one with "
+            f"--evaluator, such as openai/clip-vit-base-patch32, or give --initializer_token"
+        )
+    template = concept.templates(config.learnable_property)[0]
+    vocabulary = list(whole_words(parts.tokenizer))
+    nearest = clip.nearest_words([p.image for p in photos.photos], vocabulary, template)
+    logger.warning("starting from %r, of %d words", nearest[0][0], len(nearest))
+    return dataclasses.replace(config, initializer_token=nearest[0][0], initializer_phrase=None)
+
+
+def make_accelerator(config: TrainingConfig) -> Accelerator:
+    """The device, the processes, mixed precision and trackers, all through accelerate.
+
+    Raises:
+        InputError: the tracker of --report_to is unknown or not installed.
+    """
+    report_to = None if config.report_to in (None, "none") else config.report_to
+    named = report_to if report_to != "all" else None
+    if named and named not in LoggerType.list():
+        raise InputError(
+            f"--report_to is {named!r}; it must be one of {', '.join(LoggerType.list())} or none"
+        )
+    if named and importlib.util.find_spec(named) is None:
+        raise InputError(
+            f"--report_to {named}: that package is not installed; pip install {named}, or leave "
+            f"the flag out"
+        )
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition for it
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
+    output_dir = Path(config.output_dir)
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=config.mixed_precision,
+        log_with=report_to,
+        project_config=ProjectConfiguration(
+            project_dir=str(output_dir), logging_dir=str(output_dir / config.logging_dir)
+        ),
+    )
+    flags = {name: value for name, value in public_flags(config).items() if value is not None}
+    accelerator.init_trackers("textual_inversion", config=flags)
+    return accelerator
+
+
+def load_models(config: TrainingConfig, name: str, device: torch.device) -> Models:
+    """All parts, the frozen ones in the precision asked for, with their switches set."""
+    dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    return models.load(
+        name,
+        revision=config.revision,
+        variant=config.variant,
+        tokenizer_name=config.tokenizer_name,
+        device=device,
+        dtype=dtypes[config.mixed_precision],
+        quantize=config.quantize,
+        unet_device="cpu",  # until the VAE has done its work: they need not lie there together
+    )

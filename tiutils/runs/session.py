@@ -1,0 +1,220 @@
+"""One sitting of a run, in either framework: the loop with what watches it, then files out.
+
+output_dir/
+    learned_embeds.safetensors            the learned rows, for any program that reads them
+    learned_embeds-steps-N.safetensors    the same after N steps
+    checkpoint-N/                         the run state, to resume from
+    validation-steps-N.png                pictures drawn on the way
+    run.json                              flags, versions, times, losses
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import tiutils
+from tiutils.concept import Concept
+from tiutils.config import TrainingConfig
+from tiutils.errors import InputError
+from tiutils.io import run_folder
+from tiutils.io.checkpoints import RunState
+from tiutils.io.run_folder import read_record, update_record
+from tiutils.protocols import Callback, LoopResult, Watched
+from tiutils.publishing import publish
+from tiutils.runs import callbacks as watchers
+from tiutils.runs.early_stopping import EarlyStopping, early_stopping
+from tiutils.tokenizer import Placeholder
+
+logger = logging.getLogger("tiutils")
+
+
+@dataclass
+class TrainingResult:
+    """What a run leaves in memory; the same lies in `output_dir` as files.
+
+    Attributes:
+        output_dir: where the files are.
+        embedding_path: the learned word, in diffusers' form.
+        placeholder: the word, known to `models` now.
+        models: the frozen parts with the word added, ready for `generate`.
+        losses: one for each step done in this sitting.
+        steps: optimizer steps done in all.
+        seconds: wall-clock time by stage, of this sitting.
+        stopped: why the run ended early; None if it did not.
+        diverged: whether that was a loss that is not a number.
+        is_main_process: whether this process wrote the files; of several only one does.
+        stopping: the fixed losses, with --early_stopping.
+    """
+
+    output_dir: Path
+    embedding_path: Path
+    placeholder: Placeholder
+    models: Any
+    losses: list[float]
+    steps: int
+    seconds: dict[str, float]
+    stopped: str | None = None
+    diverged: bool = False
+    is_main_process: bool = True
+    stopping: EarlyStopping | None = None
+
+    @property
+    def best_step(self) -> int | None:
+        """The step whose rows were kept, with --early_stopping; else None."""
+        return self.stopping.best_step if self.stopping else None
+
+
+def sit(
+    training: Watched,
+    photos: Concept,
+    clock: Stopwatch,
+    state: RunState | None,
+    loop: Callable[[Any, int, Sequence[Callback]], LoopResult],
+    callbacks: Sequence[Callback],
+    *,
+    save_more: Callable[[], object] | None = None,
+    is_main_process: bool = True,
+) -> TrainingResult:
+    """Run `loop` to the end with its watchers, and write what it leaves.
+
+    Args:
+        training: all that the steps need.
+        photos: what it learns from, for the record.
+        clock: has timed the stages before.
+        state: that of an earlier sitting, already restored in `training`; None in the first.
+        loop: the framework's own: takes `training`, `start` and callbacks.
+        callbacks: called after each step, beside those that save and show progress.
+        save_more: writes further files once the rows are written.
+        is_main_process: of several processes only one writes and shows anything.
+    """
+    config, start = training.config, state.step if state else 0
+    stopping = early_stopping(config, state)
+    earlier = read_record(config.output_dir).get("losses", [])[:start]
+    earlier += [None] * (start - len(earlier))  # a killed run took its last losses with it
+    if is_main_process:
+        write_record(training, photos, clock, "running", start, earlier)
+    with (
+        watchers.stop_on_signal() as stop,
+        watchers.progress_bar(training, start, hidden=not is_main_process) as bar,
+    ):
+        watching: list[Callback] = [stop]
+        if stopping:  # before the checkpoint, which is to hold what it says of the same step
+            watching.append(stopping)
+        if is_main_process:
+            watching += [bar, watchers.saving(config, stopping), *callbacks]
+        # an earlier sitting may have come to rest in the step of its last checkpoint
+        came_to_rest = stopping is not None and stopping.at_rest
+        result = LoopResult(step=start) if came_to_rest else loop(training, start, watching)
+    clock.lap("training")
+
+    kept = result.step
+    if is_main_process and not result.diverged:
+        watchers.write_checkpoint(training, result.step, stopping)
+    if result.out_of_memory:
+        raise InputError(result.stopped)
+    if stopping and stopping.best_step and stopping.best_rows is not None:
+        kept = stopping.best_step
+        training.set_vectors(stopping.best_rows)
+        if result.diverged:
+            result.diverge(result.step + 1, kept)
+        elif stopping.at_rest:
+            result.stopped = None  # it is finished
+    path = Path(config.output_dir) / f"{run_folder.EMBEDDING}.safetensors"
+    if is_main_process:
+        path = watchers.write_rows(training, kept, run_folder.EMBEDDING)
+        if save_more is not None:
+            save_more()
+        clock.lap("saving")
+        status, losses = result.stopped or "finished", [*earlier, *result.losses]
+        write_record(training, photos, clock, status, result.step, losses)
+        publish.publish(config, result.stopped)
+    return TrainingResult(
+        Path(config.output_dir),
+        path,
+        training.placeholder,
+        training.models,
+        result.losses,
+        result.step,
+        clock.seconds,
+        result.stopped,
+        result.diverged,
+        is_main_process,
+        stopping,
+    )
+
+
+def warn_of_changes(training: Watched, state: RunState) -> None:
+    """Say which changed settings keep a resumed run from being the uninterrupted one."""
+    now = {
+        "seed": training.config.seed,
+        "batch_size": training.material.plan.batch_size,
+        "model": training.models.name,
+    }
+    for name, value in now.items():
+        if state.scalars.get(name) != value:
+            logger.warning(
+                "resuming with %s %s, but the run was begun with %s: it goes on, on other batches",
+                name,
+                value,
+                state.scalars.get(name),
+            )
+
+
+class Stopwatch:
+    """Wall-clock seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """The time since the last call belongs to `stage`."""
+        now = time.perf_counter()
+        self.seconds[stage], self.last = round(now - self.last, 3), now
+
+
+def public_flags(config: TrainingConfig) -> dict[str, Any]:
+    """The settings as JSON has them, without the access token, which belongs in no file."""
+    flags = {k: v for k, v in dataclasses.asdict(config).items() if k != "hub_token"}
+    return {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in flags.items()}
+
+
+def write_record(
+    training: Watched,
+    photos: Concept,
+    clock: Stopwatch,
+    status: str,
+    steps: int,
+    losses: Sequence[float | None] = (),
+) -> None:
+    """Write run.json: all that is needed to know what made these files, and to make them again.
+
+    `losses` has an entry for each step from the first; null where it is not known or not finite.
+    """
+    record = {
+        "status": status,
+        "steps": steps,
+        "total_steps": training.total_steps,
+        "model": training.models.name,
+        **training.machine(),
+        "photos": [photo.path.name for photo in photos.photos],
+        "skipped": {path.name: reason for path, reason in photos.skipped},
+        "flags": public_flags(training.config),
+        "versions": {"tiutils": tiutils.__version__, "python": platform.python_version()}
+        | {name: metadata.version(name) for name in training.packages},
+        "seconds": clock.seconds,
+        "losses": [
+            None if loss is None or not math.isfinite(loss) else round(loss, 6) for loss in losses
+        ],
+    }
+    update_record(training.config.output_dir, record)

@@ -1,0 +1,205 @@
+"""Tokenizer surgery: a new word, its ids, and the rows of the embedding table that will be learned.
+
+The table itself is never resized or copied. The text encoder's input embedding is wrapped in a `TokenEmbedding`, which
+looks new ids up in a small trainable parameter and all other ids in the frozen table. That a frozen row cannot move is
+then no promise but a fact: no gradient and no optimizer ever sees it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from tiutils.config import TrainingConfig
+from tiutils.errors import InputError
+from tiutils.models import Models
+from tiutils.tokenizer import (
+    Placeholder,
+    check_initializer,
+    check_placeholder,
+    check_width,
+    initializer_ids,
+    token_ids,
+    whole_words,
+    with_tokens,
+)
+
+
+class TokenEmbedding(nn.Module):
+    """An embedding table with rows of its own for the ids from `first_id` on.
+
+    Attributes:
+        table: the frozen embedding (or another `TokenEmbedding`, when a second word is added).
+        rows: float32 parameter of shape `(num_vectors, hidden)`, the only one that trains.
+        tokenizer_before: the tokenizer as it was without this word, for `remove_placeholder`.
+    """
+
+    def __init__(
+        self, table: nn.Module, rows: Tensor, first_id: int, tokenizer_before: CLIPTokenizer
+    ):
+        super().__init__()
+        self.table = (
+            table  # registered first: libraries take a module's dtype from its first parameter
+        )
+        self.rows = nn.Parameter(rows.detach().float().clone())
+        self.first_id = first_id
+        self.tokenizer_before = tokenizer_before
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Look up ids of shape `(batch, tokens)`; returns vectors of shape `(batch, tokens, hidden)`."""
+        is_new = input_ids >= self.first_id
+        vectors = self.table(input_ids.masked_fill(is_new, 0))
+        new_vectors = F.embedding((input_ids - self.first_id).clamp(min=0), self.rows)
+        return torch.where(is_new.unsqueeze(-1), new_vectors.to(vectors.dtype), vectors)
+
+
+def add_placeholder(
+    models: Models,
+    token: str,
+    *,
+    initializer_token: str | None = None,
+    vectors: Tensor | None = None,
+    num_vectors: int = 1,
+) -> Placeholder:
+    """Give the model a new word: ids in its tokenizer, rows beside its embedding table.
+
+    The rows start as copies of the initializer token's vector, or as `vectors`, of shape `(num_vectors, hidden)`.
+
+    Raises:
+        InputError: see `check_placeholder` and `check_initializer`; or `vectors` has another width than the model.
+    """
+    table = models.text_encoder.get_input_embeddings()
+    if vectors is not None:
+        num_vectors = len(vectors)
+        check_width(token, vectors.shape[1], models.name, models.hidden_size)
+    tokens = check_placeholder(models.tokenizer, token, num_vectors)
+    if vectors is None:
+        if initializer_token is None:
+            raise InputError(
+                f"the new word {token!r} needs an initializer token or vectors to start from"
+            )
+        start = torch.tensor(
+            [check_initializer(models.tokenizer, initializer_token)], device=models.device
+        )
+        vectors = table(start).expand(num_vectors, -1)
+
+    before = models.tokenizer
+    models.tokenizer, ids = with_tokens(before, tokens)
+    rows = vectors.to(models.device)
+    models.text_encoder.set_input_embeddings(TokenEmbedding(table, rows, ids[0], before))
+    return Placeholder(token, tokens, ids, initializer_token)
+
+
+@torch.no_grad()
+def start_vectors(models: Models, config: TrainingConfig) -> Tensor:
+    """The vectors that a run's rows start from, float32 `(num_vectors, hidden)`.
+
+    They are rows of the table, or with Cross Initialization (Pang et al. 2023, arXiv 2312.15905)
+    what the text encoder makes of them, where they stand in a sentence of their own.
+
+    Raises:
+        InputError: see `tokenizer.initializer_ids`.
+    """
+    ids = initializer_ids(models.tokenizer, config)
+    if not config.cross_initialization:
+        there = torch.tensor(ids, device=models.device)
+        return models.text_encoder.get_input_embeddings()(there).float()
+    prompt = tokenize(models.tokenizer, [""]).to(models.device)
+    end = prompt[0, 1].item()
+    prompt[0, 1 : len(ids) + 2] = torch.tensor([*ids, end])
+    return models.text_encoder(prompt)[0][0, 1 : len(ids) + 1].float()
+
+
+def remove_placeholder(models: Models, placeholder: Placeholder) -> None:
+    """Take back the word that was added last: tokenizer and embedding are as before.
+
+    Raises:
+        InputError: another word was added after it.
+    """
+    embedding = models.text_encoder.get_input_embeddings()
+    if not isinstance(embedding, TokenEmbedding) or embedding.first_id != placeholder.ids[0]:
+        raise InputError(
+            f"{placeholder.token!r} is not the word that was added last; remove the later ones first"
+        )
+    models.text_encoder.set_input_embeddings(embedding.table)
+    models.tokenizer = embedding.tokenizer_before
+
+
+def rows_of(models: Models, placeholder: Placeholder) -> nn.Parameter:
+    """The word's rows, float32 of shape `(num_vectors, hidden)`: a parameter, not a copy."""
+    embedding = models.text_encoder.get_input_embeddings()
+    while isinstance(embedding, TokenEmbedding):
+        if embedding.first_id == placeholder.ids[0]:
+            return embedding.rows
+        embedding = embedding.table
+    raise InputError(f"the model has no word {placeholder.token!r}")
+
+
+def table_of(models: Models) -> Tensor:
+    """The model's own rows, frozen, `(tokens, hidden)`."""
+    embedding = models.text_encoder.get_input_embeddings()
+    while isinstance(embedding, TokenEmbedding):
+        embedding = embedding.table
+    return embedding.weight.detach()
+
+
+@torch.no_grad()
+def vector_of(models: Models, word: str) -> Tensor:
+    """A copy of the row of a word that is a single token, learned ones too: float32 `(hidden,)`.
+
+    Raises:
+        InputError: the word is several tokens; see `check_initializer`.
+    """
+    ids = torch.tensor([check_initializer(models.tokenizer, word)], device=models.device)
+    return models.text_encoder.get_input_embeddings()(ids)[0].float()
+
+
+@torch.no_grad()
+def neighbors(models: Models, vector: Tensor, count: int = 8) -> list[tuple[str, float]]:
+    """The `whole_words` whose rows point most nearly where `vector`, `(hidden,)`, points.
+
+    Returns:
+        words with their cosine similarity, from -1 to 1, the nearest first.
+    """
+    words = whole_words(models.tokenizer)
+    ids = torch.tensor(list(words.values()), device=models.device)
+    rows = models.text_encoder.get_input_embeddings()(ids).float()
+    likeness = F.cosine_similarity(rows, vector.to(rows), dim=1)
+    best = likeness.topk(min(count, len(words)))
+    names = list(words)
+    return [(names[i], best.values[k].item()) for k, i in enumerate(best.indices.tolist())]
+
+
+def merged(models: Models) -> Models:
+    """A copy of the text encoder with all learned rows in a plain, longer table; the other parts are shared.
+
+    That is what a program that knows nothing of `TokenEmbedding` can read.
+    """
+    layers = []
+    table = models.text_encoder.get_input_embeddings()
+    while isinstance(table, TokenEmbedding):
+        layers.append(table)
+        table = table.table
+    hidden_size = table.weight.shape[1]
+    longer = nn.Embedding(
+        max(len(models.tokenizer), table.num_embeddings), hidden_size, dtype=table.weight.dtype
+    )
+    with torch.no_grad():
+        longer.weight[: table.num_embeddings] = table.weight.cpu()
+        for layer in layers:
+            longer.weight[layer.first_id : layer.first_id + len(layer.rows)] = layer.rows.cpu()
+    text_encoder = copy.deepcopy(models.text_encoder).cpu()
+    text_encoder.set_input_embeddings(longer)
+    text_encoder.config.vocab_size = longer.num_embeddings
+    return dataclasses.replace(models, text_encoder=text_encoder)
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: Iterable[str]) -> Tensor:
+    """Ids of the prompts as `tokenizer.token_ids` has them: int64 of shape `(prompts, model_max_length)`."""
+    return torch.from_numpy(token_ids(tokenizer, prompts))
