@@ -22,6 +22,7 @@ import hashlib
 import itertools
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -33,11 +34,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 import tiutils
 from benchmarks import witness
 from data.recipes.places import PLACES
-from tiutils import evaluator, figures, models
+from tiutils import evaluator, models
 
 PROMPT = "a photo of a {}"
 ASKED = ("on the beach", "in the snow", "in space", "in the desert")
@@ -116,7 +118,17 @@ def save(drawn: Drawn, path: Path, word: str) -> None:
     for number, image in enumerate(images):
         sheet.paste(image, (number % COLUMNS * side, number // COLUMNS * side))
     alt = f"{len(drawn.plain)} pictures of “{PROMPT.format(word)}”, {len(drawn.placed)} in places"
-    figures.save(sheet, path, alt=alt)
+    write(sheet, path, alt)
+
+
+def write(picture: Image.Image, path: Path, alt: str) -> None:
+    """A PNG in true color, which `figures.save` would cut to 256; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    info = PngInfo()
+    info.add_itxt("Description", alt)
+    part = path.with_suffix(".part")
+    picture.save(part, format="png", pnginfo=info)
+    os.replace(part, path)
 
 
 def read(path: Path, pictures: int) -> Drawn:
@@ -138,30 +150,42 @@ def noun_pictures(model: Path, thing: str, settings: Settings, runs: Path) -> Dr
 
 
 def word_pictures(model: Path, thing: str, seed: int, settings: Settings, runs: Path) -> Drawn:
-    """Teach the thing's word and draw it, or take what was drawn before."""
-    name = f"{settings.start}-{settings.steps}-{settings.pictures}"
-    mark = fingerprint(witness.taught()[thing])[:6]
-    folder = runs / fingerprint(model) / name / f"{thing}-{seed}-{mark}"
+    """Teach the thing's word and draw it, or take what was taught and drawn before."""
+    folder = word_folder(model, thing, seed, settings, runs)
     path = folder / "pictures.png"
     if not path.exists():
         clock = time.perf_counter()
-        word, noun = card(thing)
-        config = tiutils.TrainingConfig(
-            pretrained_model_name_or_path=str(model),
-            train_data_dir=str(witness.taught()[thing]),
-            output_dir=str(folder / "run"),
-            resume_from_checkpoint="latest",
-            seed=seed,
-            **settings.flags(word, noun),
-        )
-        result = tiutils.train(config)
-        if result.stopped:
-            sys.exit(f"{folder}: {result.stopped}")
-        shutil.copy(folder / "run" / "learned_embeds.safetensors", folder)
-        save(draw(result.models, word, settings.pictures), path, word)
-        shutil.rmtree(folder / "run")
+        if not (folder / "learned_embeds.safetensors").exists():
+            teach(model, thing, seed, settings, folder)
+        parts, word = tiutils.load(model), card(thing)[0]
+        tiutils.load_embedding(parts, folder / "learned_embeds.safetensors")
+        save(draw(parts, word, settings.pictures), path, word)
         print(f"{model} {thing} {seed}: {time.perf_counter() - clock:.0f} s", flush=True)
     return read(path, settings.pictures)
+
+
+def word_folder(model: Path, thing: str, seed: int, settings: Settings, runs: Path) -> Path:
+    """Where the word of one thing and seed lies, by model, settings and photos."""
+    mark = fingerprint(witness.taught()[thing])[:6]
+    name = f"{settings.start}-{settings.steps}-{settings.pictures}"
+    return runs / fingerprint(model) / name / f"{thing}-{seed}-{mark}"
+
+
+def teach(model: Path, thing: str, seed: int, settings: Settings, folder: Path) -> None:
+    """Leave the learned row in `folder`."""
+    config = tiutils.TrainingConfig(
+        pretrained_model_name_or_path=str(model),
+        train_data_dir=str(witness.taught()[thing]),
+        output_dir=str(folder / "run"),
+        resume_from_checkpoint="latest",
+        seed=seed,
+        **settings.flags(*card(thing)),
+    )
+    result = tiutils.train(config)
+    if result.stopped:
+        sys.exit(f"{folder}: {result.stopped}")
+    os.replace(folder / "run" / "learned_embeds.safetensors", folder / "learned_embeds.safetensors")
+    shutil.rmtree(folder / "run")
 
 
 def in_place(clip: evaluator.Evaluator, placed: Sequence[Image.Image]) -> np.ndarray:
@@ -297,6 +321,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=16, help="a multiple of 4")
     parser.add_argument("--things", nargs="+", choices=witness.taught(), default=witness.taught())
     parser.add_argument("--start", nargs="+", choices=("noun", "look"), default=["noun"])
+    parser.add_argument("--drawn", action="store_true", help="judge what was drawn; teach nothing")
     parser.add_argument("--evaluator", type=Path, help="that says the place; the first model's own")
     parser.add_argument("--runs", type=Path, default=Path("runs/identity"))
     parser.add_argument("--out", type=Path, default=Path("runs/identity/identity.json"))
@@ -310,13 +335,19 @@ def arguments() -> argparse.Namespace:
 
 
 def collect(given: argparse.Namespace) -> list[Result]:
-    """Teach and draw what is missing, one seed of every thing before the next; results thing by thing."""
+    """Teach and draw what is missing, one seed of every thing before the next; results thing by thing.
+
+    With `--drawn` nothing is missing: what was not drawn before is left out.
+    """
     found: dict[tuple[str, str], list[Drawn]] = {}
     nouns: dict[tuple[str, str], Drawn] = {}
     for seed, start, model in itertools.product(range(given.seeds), given.start, given.model):
         settings = Settings(given.steps, given.pictures, start)
         label = label_of(model, start, given.start)
         for thing in given.things:
+            folder = word_folder(model, thing, seed, settings, given.runs)
+            if given.drawn and not (folder / "pictures.png").exists():
+                continue
             nouns[thing, label] = noun_pictures(model, thing, settings, given.runs)
             drawn = word_pictures(model, thing, seed, settings, given.runs)
             found.setdefault((thing, label), []).append(drawn)
@@ -331,6 +362,8 @@ def main() -> None:
     logging.getLogger("tiutils").setLevel(logging.ERROR)
     torch.set_num_threads(given.threads)
     results = collect(given)
+    if not results:
+        sys.exit("nothing was drawn before with these models and settings: leave --drawn out")
     clip = evaluator.load(given.evaluator or given.model[0] / "evaluator")
     rows = measure(witness.Witness.call(), clip, results)
     rows += grouped(rows)
@@ -349,7 +382,7 @@ def main() -> None:
         "A row for each thing and model: a photo; pictures drawn by the plain noun; the first "
         f"{SHOWN_LEARNED} pictures of “{PROMPT.format('…')}” by the learned word, for every seed."
     )
-    figures.save(figure(results), given.figure, alt=alt)
+    write(figure(results), given.figure, alt)
     print(table(rows))
 
 

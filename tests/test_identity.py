@@ -136,15 +136,14 @@ def test_the_crowd_holds_the_nouns_that_words_start_from():
 # the benchmark
 
 
-def drawn(shade, count=4):
-    plain, placed = (
-        [Image.new("RGB", (32, 32), (shade + i, n, 0)) for n in range(count)] for i in (0, 1)
-    )
+def drawn(seed, count=4):
+    noise = np.random.default_rng(seed).integers(256, size=(2, count, 32, 32, 3), dtype=np.uint8)
+    plain, placed = ([Image.fromarray(picture) for picture in kind] for kind in noise)
     return identity.Drawn(plain, placed)
 
 
 def test_what_was_drawn_is_read_back(tmp_path):
-    before = drawn(10, 12)
+    before = drawn(10, 12)  # and no color is lost on the way
     identity.save(before, tmp_path / "a.png", "cup")
     after = identity.read(tmp_path / "a.png", 12)
     for kind in ("plain", "placed"):
