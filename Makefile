@@ -21,7 +21,7 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Installing into .venv/ (minutes, once) ..."
 	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
-	$(PIP) --constraint constraints.txt --editable '.[notebooks,test,browser,8bit,flax]'
+	$(PIP) --constraint constraints.txt --editable '.[notebooks,test,browser,8bit,flax,benchmarks]'
 	@touch $@
 
 run: setup

@@ -103,9 +103,15 @@ SUBJECTS = (
 
 def studio(subject: Subject):
     """The model under a soft key light from the upper left, a fill light and a little light from behind."""
+    plotter = render.open_plotter(Path(collect.catalogue()[subject.model]["path"]), 2 * SIZE)
+    light(plotter, subject.exposure)
+    return plotter
+
+
+def light(plotter, exposure: float) -> None:
+    """Light what stands on a plotter as the concepts' photos are lit, brighter by `exposure`."""
     import pyvista as pv
 
-    plotter = render.open_plotter(Path(collect.catalogue()[subject.model]["path"]), 2 * SIZE)
     plotter.remove_all_lights()
     for position, strength in (
         ((-1.2, 1.4, 1.5), 0.85),
@@ -113,13 +119,10 @@ def studio(subject: Subject):
         ((0.4, 1.5, -1.5), 0.25),
     ):
         plotter.add_light(
-            pv.Light(
-                position=position, light_type="camera light", intensity=strength * subject.exposure
-            )
+            pv.Light(position=position, light_type="camera light", intensity=strength * exposure)
         )
     for actor in plotter.renderer.GetActors():
-        actor.GetProperty().SetAmbient(0.25 * subject.exposure)
-    return plotter
+        actor.GetProperty().SetAmbient(0.25 * exposure)
 
 
 def lens(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -132,11 +135,14 @@ def lens(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def take(plotter, photo: Photo) -> Image.Image:
-    """One photo (SIZE, SIZE): the thing, sharp, before a slightly unsharp place, with its shadow."""
+    """One photo (SIZE, SIZE) of what stands on the plotter."""
+    shot = render.shoot(plotter, photo.azimuth, photo.elevation)
+    return frame(render.crop_to_alpha(shot, round(photo.fill * SIZE)), photo)
+
+
+def frame(cut: Image.Image, photo: Photo) -> Image.Image:
+    """The thing, sharp, before a slightly unsharp place, with its shadow: (SIZE, SIZE)."""
     rng = np.random.default_rng(photo.seed)
-    cut = render.crop_to_alpha(
-        render.shoot(plotter, photo.azimuth, photo.elevation), round(photo.fill * SIZE)
-    )
     picture, _ = places.place(rng, SIZE, photo.place)
     canvas = Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8)).filter(
         ImageFilter.GaussianBlur(2.5)

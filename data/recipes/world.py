@@ -21,9 +21,17 @@ LIBRARIES = {
     "sc": "Scopia",
 }
 
-# The course's concepts. The model must never have seen them, nor pictures that are nearly the same
-# (the teddy-bear and carousel-horse emoji), so no row below may name them.
-HELD_OUT_MODELS = ("zero:woodToy", "zero:caballito", "zero:teddyBear")
+# The course's concepts, and three more things by which the model is judged (`held_out.py`). The model must never
+# have seen them, nor pictures that are nearly the same (the teddy-bear and carousel-horse emoji), so no row below
+# may name them.
+HELD_OUT_MODELS = (
+    "zero:woodToy",
+    "zero:caballito",
+    "zero:teddyBear",
+    "zero:kitchenaid",
+    "by:espressokettle",
+    "sc:squeezer",
+)
 HELD_OUT_EMOJI = ("teddy bear", "carousel horse")
 
 _NOUNS = """

@@ -1,0 +1,419 @@
+"""Does a learned word show its thing? An outside witness says, of nine things, for one model or several.
+
+    python -m benchmarks.identity --model data/tiny-sd --steps 400 --seeds 3
+
+Teaches the three concepts and the six held-out things, one row each, with the program's own
+training and its defaults, and draws each word: many pictures of "a photo of a …", and as many in
+four places that no photo shows. The witness (`benchmarks.witness`) says for how many of them the
+right thing is the first, or among the first five, of sixty; the evaluator beside the first model,
+how many show the place asked for, of all places. Beside them stand the plain noun, and real photos.
+
+A word that was taught before, with this model and these settings, is taken from the folder `--runs`,
+so that a run which was stopped goes on. Nothing is picked: the figure shows each seed's first
+pictures, and the folder of each word holds all of them in one PNG.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+import tiutils
+from benchmarks import witness
+from data.recipes.places import PLACES
+from tiutils import evaluator, models
+
+PROMPT = "a photo of a {}"
+ASKED = ("on the beach", "in the snow", "in space", "in the desert")
+COLUMNS = 8  # of the PNG with all pictures of a word
+CELL = 160  # pixels of a picture in the figure
+SHOWN_NOUN, SHOWN_LEARNED = 2, 4  # pictures in the figure, of the noun and of each seed
+WHO = ("real", "autoencoder", "noun", "learned")
+GROUPS = {"concepts": witness.CONCEPTS, "held-out things": witness.HELD_OUT}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How words are taught, and how many pictures of each prompt and of all places are drawn."""
+
+    steps: int
+    pictures: int
+    start: str  # "noun", or "look": the row that a word encoder sees in the photos
+
+    def flags(self, word: str, noun: str) -> dict[str, Any]:
+        """The training's flags that depend on the start."""
+        start = {"initializer_token": noun}
+        if self.start == "look":
+            start = {"initializer_from_photos": True}
+        known = {field.name for field in dataclasses.fields(tiutils.TrainingConfig)}
+        if not start.keys() <= known:
+            sys.exit("this tiutils cannot start from photos: leave --start look out")
+        return {"placeholder_token": word, "max_train_steps": self.steps, **start}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a word draws: pictures of the plain prompt, and in the places of ASKED, as many of each."""
+
+    plain: list[Image.Image]
+    placed: list[Image.Image]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model and thing: what its noun draws, and what its word draws, seed by seed."""
+
+    model: str
+    thing: str
+    noun: Drawn
+    learned: list[Drawn]
+    folder: Path = models.BUNDLED_MODEL
+
+
+def card(thing: str) -> tuple[str, str]:
+    """The thing's placeholder and its noun."""
+    facts = json.loads((witness.taught()[thing] / "concept.json").read_text())
+    return facts["placeholder_token"], facts["initializer_token"]
+
+
+@functools.cache
+def fingerprint(folder: Path) -> str:
+    """Twelve hexadecimal digits that change with a model or a thing's photos, and with the training's defaults."""
+    digest = hashlib.sha256(repr((tiutils.TrainingConfig(), PROMPT, ASKED)).encode())
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".safetensors", ".json", ".jpg"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def draw(parts: models.Models, word: str, pictures: int) -> Drawn:
+    """Pictures from fixed noise, the same for every word, seed and model of one size."""
+    plain = tiutils.generate(parts, PROMPT.format(word), num_images_per_prompt=pictures)
+    prompts = [f"a {word} {place}" for place in ASKED]
+    each = pictures // len(ASKED)
+    return Drawn(plain, tiutils.generate(parts, prompts, num_images_per_prompt=each))
+
+
+def save(drawn: Drawn, path: Path, word: str) -> None:
+    """All pictures in one PNG, those of the plain prompt first."""
+    images = [*drawn.plain, *drawn.placed]
+    side, rows = images[0].width, -(-len(images) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * side, rows * side))
+    for number, image in enumerate(images):
+        sheet.paste(image, (number % COLUMNS * side, number // COLUMNS * side))
+    alt = f"{len(drawn.plain)} pictures of “{PROMPT.format(word)}”, {len(drawn.placed)} in places"
+    write(sheet, path, alt)
+
+
+def write(picture: Image.Image, path: Path, alt: str) -> None:
+    """A PNG in true color, which `figures.save` would cut to 256; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    info = PngInfo()
+    info.add_itxt("Description", alt)
+    part = path.with_suffix(".part")
+    picture.save(part, format="png", pnginfo=info)
+    os.replace(part, path)
+
+
+def read(path: Path, pictures: int) -> Drawn:
+    """What `save` wrote."""
+    with Image.open(path) as sheet:
+        side, sheet = sheet.width // COLUMNS, sheet.convert("RGB")
+    corners = [(n % COLUMNS * side, n // COLUMNS * side) for n in range(2 * pictures)]
+    images = [sheet.crop((x, y, x + side, y + side)) for x, y in corners]
+    return Drawn(images[:pictures], images[pictures:])
+
+
+def noun_pictures(model: Path, thing: str, settings: Settings, runs: Path) -> Drawn:
+    """What the thing's noun draws, kept for the next time."""
+    noun = card(thing)[1]
+    path = runs / fingerprint(model) / f"nouns-{settings.pictures}" / f"{noun}.png"
+    if not path.exists():
+        save(draw(tiutils.load(model), noun, settings.pictures), path, noun)
+    return read(path, settings.pictures)
+
+
+def word_pictures(model: Path, thing: str, seed: int, settings: Settings, runs: Path) -> Drawn:
+    """Teach the thing's word and draw it, or take what was taught and drawn before."""
+    folder = word_folder(model, thing, seed, settings, runs)
+    path = folder / "pictures.png"
+    if not path.exists():
+        clock = time.perf_counter()
+        if not (folder / "learned_embeds.safetensors").exists():
+            teach(model, thing, seed, settings, folder)
+        parts, word = tiutils.load(model), card(thing)[0]
+        tiutils.load_embedding(parts, folder / "learned_embeds.safetensors")
+        save(draw(parts, word, settings.pictures), path, word)
+        print(f"{model} {thing} {seed}: {time.perf_counter() - clock:.0f} s", flush=True)
+    return read(path, settings.pictures)
+
+
+def word_folder(model: Path, thing: str, seed: int, settings: Settings, runs: Path) -> Path:
+    """Where the word of one thing and seed lies, by model, settings and photos."""
+    mark = fingerprint(witness.taught()[thing])[:6]
+    name = f"{settings.start}-{settings.steps}-{settings.pictures}"
+    return runs / fingerprint(model) / name / f"{thing}-{seed}-{mark}"
+
+
+def teach(model: Path, thing: str, seed: int, settings: Settings, folder: Path) -> None:
+    """Leave the learned row in `folder`."""
+    config = tiutils.TrainingConfig(
+        pretrained_model_name_or_path=str(model),
+        train_data_dir=str(witness.taught()[thing]),
+        output_dir=str(folder / "run"),
+        resume_from_checkpoint="latest",
+        seed=seed,
+        **settings.flags(*card(thing)),
+    )
+    result = tiutils.train(config)
+    if result.stopped:
+        sys.exit(f"{folder}: {result.stopped}")
+    os.replace(folder / "run" / "learned_embeds.safetensors", folder / "learned_embeds.safetensors")
+    shutil.rmtree(folder / "run")
+
+
+def in_place(clip: evaluator.Evaluator, placed: Sequence[Image.Image]) -> np.ndarray:
+    """Which pictures the evaluator finds in the place asked for, among all places: (n,) of bool."""
+    names = list(PLACES)
+    found = (clip.see(placed) @ clip.read(names).T).argmax(dim=1).numpy()
+    asked = np.repeat([names.index(place) for place in ASKED], len(placed) // len(ASKED))
+    return found == asked
+
+
+@torch.no_grad()
+def through_autoencoder(parts: models.Models, images: Sequence[Image.Image]) -> list[Image.Image]:
+    """What is left of photos when the model's autoencoder has had them: the most a word could show."""
+    side, found = parts.resolution, []
+    for image in images:
+        small = image.resize((side, side), Image.Resampling.LANCZOS)
+        pixels = torch.from_numpy(np.asarray(small, np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+        seen = parts.vae.decode(parts.vae.encode(pixels).latent_dist.mean).sample[0]
+        array = ((seen.clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy()
+        found.append(Image.fromarray(array.astype(np.uint8)))
+    return found
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The witness, the harsher one that looks at every edge, and the evaluator that knows places."""
+
+    soft: witness.Witness
+    sharp: witness.Witness
+    clip: evaluator.Evaluator
+
+    def identity(self, pictures: Sequence[Image.Image], thing: str, end: str = "") -> dict:
+        """Shares of pictures for which the right thing is first, and among five."""
+        first, five = witness.shares(self.soft.rank(pictures, thing))
+        return {f"first{end}": first, f"among_five{end}": five}
+
+    def all(self, drawn: Drawn, thing: str) -> dict[str, float]:
+        """Every share of one word: of the plain prompt, in places, to the sharp eye; places found."""
+        first, five = witness.shares(self.sharp.rank(drawn.plain, thing))
+        return {
+            **self.identity(drawn.plain, thing),
+            **self.identity(drawn.placed, thing, "_in_places"),
+            "first_sharp": first,
+            "among_five_sharp": five,
+            "place": float(in_place(self.clip, drawn.placed).mean()),
+        }
+
+
+def mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each share."""
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def measure(judges: Judges, results: Sequence[Result]) -> list[dict[str, Any]]:
+    """A row for each model and thing: shares of photos, the noun, the word's seeds and their mean."""
+    parts = {result.folder: tiutils.load(result.folder) for result in results}
+    rows = []
+    for result in results:
+        photos = witness.photos(witness.taught()[result.thing])
+        kept = through_autoencoder(parts[result.folder], photos)
+        seeds = [judges.all(drawn, result.thing) for drawn in result.learned]
+        rows.append(
+            {
+                "model": result.model,
+                "thing": result.thing,
+                "real": judges.identity(photos, result.thing),
+                "autoencoder": judges.identity(kept, result.thing),
+                "noun": judges.all(result.noun, result.thing),
+                "learned": mean(seeds),
+                "seeds": seeds,
+            }
+        )
+    return rows
+
+
+def grouped(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The means over the concepts and over the held-out things, for each model."""
+    found = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        for name, root in GROUPS.items():
+            inside = [
+                row
+                for row in rows
+                if row["model"] == model and (root / row["thing"] / "concept.json").exists()
+            ]
+            if inside:
+                means = {who: mean([r[who] for r in inside]) for who in WHO}
+                found.append({"model": model, "thing": f"**{name}**", **means, "seeds": []})
+    return found
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown; each cell the share first and the share among the first five."""
+
+    def both(shares: dict[str, float], end: str = "") -> str:
+        return f"{shares['first' + end]:.2f} / {shares['among_five' + end]:.2f}"
+
+    lines = [
+        "| model | thing | real photos | through the autoencoder | noun | learned "
+        "| lowest and highest seed, first | in places | to the sharp eye | place: noun | learned |",
+        "|---|---|" + "--:|" * 9,
+    ]
+    for row in rows:
+        seeds = [seed["first"] for seed in row["seeds"]]
+        cells = [
+            both(row["real"]),
+            both(row["autoencoder"]),
+            both(row["noun"]),
+            both(row["learned"]),
+            f"{min(seeds):.2f}, {max(seeds):.2f}" if seeds else "",
+            both(row["learned"], "_in_places"),
+            both(row["learned"], "_sharp"),
+            f"{row['noun']['place']:.2f}",
+            f"{row['learned']['place']:.2f}",
+        ]
+        lines.append(f"| {row['model']} | {row['thing']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def figure(results: Sequence[Result]) -> Image.Image:
+    """A row for each thing and model: a photo; pictures by the noun; pictures by the word, seed by seed."""
+    seeds = max(len(result.learned) for result in results)
+    count = 1 + SHOWN_NOUN + SHOWN_LEARNED * seeds
+    step, left, top, gap = CELL + 4, 130, 24, 12
+    size = (left + count * step + (1 + seeds) * gap, top + len(results) * step)
+    sheet, font = Image.new("RGB", size, "white"), ImageFont.load_default(13)
+    pen = ImageDraw.Draw(sheet)
+    heads = ["photo", "the noun", *(f"learned, seed {seed}" for seed in range(seeds))]
+    for number, result in enumerate(results):
+        y = top + number * step
+        noun = card(result.thing)[1]
+        label = f"{result.thing}\nfrom “{noun}”\n{result.model.replace(', ', chr(10))}"
+        pen.multiline_text((4, y + 50), label, fill="black", font=font)
+        groups = [
+            witness.photos(witness.taught()[result.thing])[:1],
+            result.noun.plain[:SHOWN_NOUN],
+            *(drawn.plain[:SHOWN_LEARNED] for drawn in result.learned),
+        ]
+        x = left
+        for head, group in zip(heads, groups, strict=False):
+            if number == 0:
+                pen.text((x, 4), head, fill="black", font=font)
+            for image in group:
+                sheet.paste(image.resize((CELL, CELL), Image.Resampling.LANCZOS), (x, y))
+                x += step
+            x += gap
+    return sheet
+
+
+def label_of(model: Path, start: str, starts: Sequence[str]) -> str:
+    return f"{model}, {start}" if len(starts) > 1 else str(model)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, action="append", help="folder; may be given again")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seeds", type=int, default=3, help="words of each thing")
+    parser.add_argument("--pictures", type=int, default=16, help="a multiple of 4")
+    parser.add_argument("--things", nargs="+", choices=witness.taught(), default=witness.taught())
+    parser.add_argument("--start", nargs="+", choices=("noun", "look"), default=["noun"])
+    parser.add_argument("--drawn", action="store_true", help="judge what was drawn; teach nothing")
+    parser.add_argument("--evaluator", type=Path, help="that says the place; the first model's own")
+    parser.add_argument("--runs", type=Path, default=Path("runs/identity"))
+    parser.add_argument("--out", type=Path, default=Path("runs/identity/identity.json"))
+    parser.add_argument("--figure", type=Path, default=Path("runs/identity/identity.png"))
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    given.model = given.model or [models.BUNDLED_MODEL.relative_to(witness.ROOT)]
+    if given.pictures < 1 or given.pictures % len(ASKED):
+        parser.error(f"--pictures must be a multiple of {len(ASKED)}")
+    return given
+
+
+def collect(given: argparse.Namespace) -> list[Result]:
+    """Teach and draw what is missing, one seed of every thing before the next; results thing by thing.
+
+    With `--drawn` nothing is missing: what was not drawn before is left out.
+    """
+    found: dict[tuple[str, str], list[Drawn]] = {}
+    nouns: dict[tuple[str, str], Drawn] = {}
+    for seed, start, model in itertools.product(range(given.seeds), given.start, given.model):
+        settings = Settings(given.steps, given.pictures, start)
+        label = label_of(model, start, given.start)
+        for thing in given.things:
+            folder = word_folder(model, thing, seed, settings, given.runs)
+            if given.drawn and not (folder / "pictures.png").exists():
+                continue
+            nouns[thing, label] = noun_pictures(model, thing, settings, given.runs)
+            drawn = word_pictures(model, thing, seed, settings, given.runs)
+            found.setdefault((thing, label), []).append(drawn)
+    order = [key for thing in given.things for key in found if key[0] == thing]
+    return [
+        Result(label, thing, nouns[thing, label], found[thing, label]) for thing, label in order
+    ]
+
+
+def main() -> None:
+    given = arguments()
+    logging.getLogger("tiutils").setLevel(logging.ERROR)
+    torch.set_num_threads(given.threads)
+    results = collect(given)
+    if not results:
+        sys.exit("nothing was drawn before with these models and settings: leave --drawn out")
+    clip = evaluator.load(given.evaluator or given.model[0] / "evaluator")
+    judges = Judges(witness.Witness.call(), witness.Witness.call(sharp=True), clip)
+    rows = measure(judges, results)
+    rows += grouped(rows)
+    record = {
+        "command": "python -m benchmarks.identity",
+        "steps": given.steps,
+        "seeds": given.seeds,
+        "pictures": given.pictures,
+        "things_to_choose_among": len(witness.gallery()),
+        "models": {str(model): fingerprint(model) for model in given.model},
+        "rows": rows,
+    }
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(record, indent=2) + "\n")
+    alt = (
+        "A row for each thing and model: a photo; pictures drawn by the plain noun; the first "
+        f"{SHOWN_LEARNED} pictures of “{PROMPT.format('…')}” by the learned word, for every seed."
+    )
+    write(figure(results), given.figure, alt)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
