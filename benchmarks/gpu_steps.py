@@ -354,12 +354,12 @@ class Script:
         }
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
-        self._wait(120)
+        self._wait(25)
 
     def step(self, number: int = 0) -> None:
         """One optimizer step of the script."""
         self.asked.release()
-        self._wait(60)
+        self._wait(25)
 
     def end(self) -> None:
         """Let the thread end."""
