@@ -39,7 +39,8 @@ from PIL.PngImagePlugin import PngInfo
 import tiutils
 from benchmarks import witness
 from data.recipes.places import PLACES
-from tiutils import evaluator, models
+from tiutils import models
+from tiutils.evaluation import clip as clip_model
 
 PROMPT = "a photo of a {}"
 ASKED = ("on the beach", "in the snow", "in space", "in the desert")
@@ -190,7 +191,7 @@ def teach(model: Path, thing: str, seed: int, settings: Settings, folder: Path) 
     shutil.rmtree(folder / "run")
 
 
-def in_place(clip: evaluator.Evaluator, placed: Sequence[Image.Image]) -> np.ndarray:
+def in_place(clip: clip_model.Evaluator, placed: Sequence[Image.Image]) -> np.ndarray:
     """Which pictures the evaluator finds in the place asked for, among all places: (n,) of bool."""
     names = list(PLACES)
     found = (clip.see(placed) @ clip.read(names).T).argmax(dim=1).numpy()
@@ -217,7 +218,7 @@ class Judges:
 
     soft: witness.Witness
     sharp: witness.Witness
-    clip: evaluator.Evaluator
+    clip: clip_model.Evaluator
 
     def identity(self, pictures: Sequence[Image.Image], thing: str, end: str = "") -> dict:
         """Shares of pictures for which the right thing is first, and among five."""
@@ -392,7 +393,7 @@ def main() -> None:
     results = collect(given)
     if not results:
         sys.exit("nothing was drawn before with these models and settings: leave --drawn out")
-    clip = evaluator.load(given.evaluator or given.model[0] / "evaluator")
+    clip = clip_model.load(given.evaluator or given.model[0] / "evaluator")
     judges = Judges(witness.Witness.call(), witness.Witness.call(sharp=True), clip)
     rows = measure(judges, results)
     rows += grouped(rows)

