@@ -7,6 +7,8 @@ arXiv 2302.12228) and ELITE (Wei et al. 2023, arXiv 2302.13848), at this course'
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -49,7 +51,7 @@ class WordEncoder(nn.Module):
         }
         self.first = nn.Conv2d(latent_channels, channels[0], 3, padding=1)
         layers: list[nn.Module] = [Residual(channels[0])]
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in itertools.pairwise(channels):
             layers += [nn.Conv2d(before, after, 3, padding=1, stride=2), Residual(after)]
         self.layers = nn.Sequential(*layers)
         self.norm = nn.GroupNorm(GROUPS, channels[-1])

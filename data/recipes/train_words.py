@@ -464,8 +464,24 @@ def draw_sheet(preset: Preset, road: Road, sayings: Sayings, path: Path) -> None
     ):
         ids = sayings.pad(Sayings._ids(preset, [sentence.format(STAND_IN)])).expand(len(at), -1)
         columns.append(generate(road, preset, ids, rows, sayings.pad(sayings.empty), seed))
-    nouns = ["toy", "bear", "horse", "robot", "cat", "car", "house", "apple"] + ["chair", "flower"]
-    nouns += ["dog", "bird", "cup", "tree", "shoe", "fish"]
+    nouns = [
+        "toy",
+        "bear",
+        "horse",
+        "robot",
+        "cat",
+        "car",
+        "house",
+        "apple",
+        "chair",
+        "flower",
+        "dog",
+        "bird",
+        "cup",
+        "tree",
+        "shoe",
+        "fish",
+    ]
     prompts = [f"a {noun} on the beach" for noun in nouns]
     ids = sayings.pad(Sayings._ids(preset, prompts))
     columns.append(generate(road, preset, ids, None, sayings.pad(sayings.empty), 4))

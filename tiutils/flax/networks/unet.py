@@ -60,28 +60,34 @@ class UNet(nnx.Module):
         self.time_embedding = TimeEmbedding(make, widths[0], time_width)
         self.conv_in = make.conv(c.in_channels, widths[0])
 
-        def stage(kind: str, inputs: list[int], width: int, heads: int, **resize: bool) -> Stage:
+        def stage(
+            kind: str, inputs: list[int], width: int, heads: int, only_cross: bool, **resize: bool
+        ) -> Stage:
             counts = [heads] * len(inputs) if HAS_ATTENTION[kind] else []
-            return Stage(make, c, inputs, width, counts, time_width, **resize)
+            return Stage(make, c, inputs, width, counts, time_width, only_cross, **resize)
 
         down: list[Stage] = []
         skips = [widths[0]]  # skips: widths of what the way up will be given
-        for kind, width, heads in zip(c.down_block_types, widths, c.heads, strict=True):
+        kinds = zip(c.down_block_types, widths, c.heads, c.only_cross, strict=True)
+        for kind, width, heads, only_cross in kinds:
             last = len(down) == len(widths) - 1
             inputs = [skips[-1], *[width] * (c.layers_per_block - 1)]
-            down.append(stage(kind, inputs, width, heads, halve=not last))
+            down.append(stage(kind, inputs, width, heads, only_cross, halve=not last))
             skips += [width] * (c.layers_per_block + (not last))
         self.down_blocks = Blocks(down)
         widest = widths[-1]
-        self.mid_block = Stage(make, c, [widest, widest], widest, c.heads[-1:], time_width)
+        self.mid_block = Stage(
+            make, c, [widest, widest], widest, c.heads[-1:], time_width, c.mid_only_cross
+        )
         up: list[Stage] = []
-        reverse = zip(c.up_block_types, widths[::-1], c.heads[::-1], strict=True)
-        for kind, width, heads in reverse:
+        reverse = (column[::-1] for column in (widths, c.heads, c.only_cross))
+        for kind, width, heads, only_cross in zip(c.up_block_types, *reverse, strict=True):
             inputs = []
             for _ in range(c.layers_per_block + 1):
                 inputs.append(widest + skips.pop())
                 widest = width  # of what comes from below
-            up.append(stage(kind, inputs, width, heads, double=len(up) < len(widths) - 1))
+            double = len(up) < len(widths) - 1
+            up.append(stage(kind, inputs, width, heads, only_cross, double=double))
         self.up_blocks = Blocks(up)
         self.conv_norm_out = make.group_norm(widths[0], c.norm_num_groups, c.norm_eps)
         self.conv_out = make.conv(widths[0], c.out_channels)
@@ -183,6 +189,7 @@ class Stage(Resizing):
         width: int,
         heads: list[int],
         time_width: int,
+        only_cross: bool,
         *,
         halve: bool = False,
         double: bool = False,
@@ -193,7 +200,9 @@ class Stage(Resizing):
         )
         self.has_attention = bool(heads)
         if heads:
-            self.attentions = Blocks([Transformer(make, c, width, count) for count in heads])
+            self.attentions = Blocks(
+                [Transformer(make, c, width, count, only_cross) for count in heads]
+            )
         super().__init__(make, width, halve=halve, double=double)
 
     def layers(self) -> list[tuple[Resnet, Transformer | None]]:
@@ -203,14 +212,14 @@ class Stage(Resizing):
 
 
 class Transformer(nnx.Module):
-    """A picture's positions attend to each other and to the prompt."""
+    """A picture's positions attend to each other and to the prompt; with `only_cross` to the prompt twice."""
 
-    def __init__(self, make: Make, c: Any, channels: int, heads: int):
+    def __init__(self, make: Make, c: Any, channels: int, heads: int, only_cross: bool):
         self.norm = make.group_norm(channels, c.norm_num_groups, 1e-6)
         self.proj_in = make.linear(channels, channels)  # in SD 1.x a 1×1 convolution: the same
         self.transformer_blocks = Blocks(
             [
-                TransformerBlock(make, channels, heads, c.cross_attention_dim)
+                TransformerBlock(make, channels, heads, c.cross_attention_dim, only_cross)
                 for _ in range(c.transformer_layers_per_block)
             ]
         )
@@ -228,15 +237,17 @@ class Transformer(nnx.Module):
 class TransformerBlock(nnx.Module):
     """Attention to oneself, attention to the prompt, a gated pair of matrices; each with a way around."""
 
-    def __init__(self, make: Make, channels: int, heads: int, context_width: int):
+    def __init__(self, make: Make, channels: int, heads: int, context_width: int, only_cross: bool):
+        self.only_cross = only_cross
         self.norm1, self.norm2, self.norm3 = (make.layer_norm(channels) for _ in range(3))
-        self.attn1 = Attention(make, channels, heads)
+        own_width = context_width if only_cross else None
+        self.attn1 = Attention(make, channels, heads, context_width=own_width)
         self.attn2 = Attention(make, channels, heads, context_width=context_width)
         self.ff = FeedForward(make, channels)
 
     def __call__(self, x: Array, context: Array) -> Array:
         """`(b, positions, channels)` to the same."""
-        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn1(self.norm1(x), context if self.only_cross else None)
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
@@ -269,16 +280,27 @@ class Gate(nnx.Module):
 
 
 def _options(config: Mapping[str, Any]) -> Any:
-    """The checked options, with `heads`: attention heads of each stage on the way down.
+    """The checked options, with `heads` and `only_cross` of each stage on the way down.
 
     diffusers calls the number of heads `attention_head_dim` (its issue 2011); Stable Diffusion 1.x has one number
     for all stages, 2.x a list.
     """
     heads = config.get("attention_head_dim", 8)
-    rest = {name: value for name, value in config.items() if name != "attention_head_dim"}
+    only_cross = config.get("only_cross_attention", False)
+    apart = ("attention_head_dim", "only_cross_attention", "mid_block_only_cross_attention")
+    rest = {name: value for name, value in config.items() if name not in apart}
     c = read_options(rest, "U-Net", OPTIONS, FIXED)
     kinds = [*c.down_block_types, *c.up_block_types]
     stages = len(c.block_out_channels)
+    c.only_cross = [only_cross] * stages if isinstance(only_cross, bool) else only_cross
+    is_list = isinstance(c.only_cross, (list, tuple)) and len(c.only_cross) == stages
+    if not is_list or not all(isinstance(flag, bool) for flag in c.only_cross):
+        raise InputError(
+            f"the U-Net's option only_cross_attention is {only_cross!r}, expected true, false or a list "
+            f"of {stages} of them"
+        )
+    middle = config.get("mid_block_only_cross_attention")
+    c.mid_only_cross = bool(only_cross is True if middle is None else middle)
     c.heads = [heads] * stages if type(heads) is int else heads
     if not isinstance(c.heads, list) or not all(type(n) is int and n > 0 for n in c.heads):
         raise InputError(
