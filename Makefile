@@ -6,7 +6,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY     := .venv/bin/python
 PIP    := $(PY) -m pip install --quiet --quiet
-PYTEST := $(PY) -m pytest --numprocesses 2 --dist worksteal
+# one thread each: two workers with two threads each would wait for one another
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal
 
 OVERLAYS := transformers-4.57 colab invokeai
 export TIUTILS_TRANSFORMERS4 := $(CURDIR)/build/transformers-4.57
