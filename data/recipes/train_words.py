@@ -482,7 +482,7 @@ def draw_sheet(preset: Preset, road: Road, sayings: Sayings, path: Path) -> None
         "shoe",
         "fish",
     ]
-    prompts = [f"a {noun} on the beach" for noun in nouns]
+    prompts = [f"a {noun} on the beach" for noun in nouns][: len(at)]
     ids = sayings.pad(Sayings._ids(preset, prompts))
     columns.append(generate(road, preset, ids, None, sayings.pad(sayings.empty), 4))
     lines = []
