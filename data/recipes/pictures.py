@@ -1,4 +1,4 @@
-"""The four pictures of docs/bundled_model.md: world, autoencoder, denoiser over its training, evaluator.
+"""The five pictures of docs/bundled_model.md: world, autoencoder, denoiser over its training, road, evaluator.
 
     python -m data.recipes.pictures --model data/tiny-sd --checkpoints FOLDER --out docs
 
@@ -8,14 +8,18 @@ Everything on them is the first of its kind, nothing is picked. `--checkpoints` 
 from __future__ import annotations
 
 import argparse
+import json
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
-from . import compose, places, pool, presets, sheet, train_vae, training
+from tiutils.word_encoder import WordEncoder
+
+from . import compose, places, pool, presets, sheet, things, train_vae, train_words, training
 from .presets import Preset
 
 PROMPTS = (
@@ -28,6 +32,22 @@ PROMPTS = (
     "a flower in a garden",
 )
 SEEN = 8  # columns
+ROAD = 12  # columns
+SAID = ("a photo of a {}", "a {} on grass", "a {} on a red background")
+NOUNS = [
+    "toy",
+    "bear",
+    "horse",
+    "robot",
+    "cat",
+    "car",
+    "house",
+    "chair",
+    "duck",
+    "dog",
+    "bird",
+    "tree",
+]
 
 
 def tiles(rows: list[list[np.ndarray]], titles: list[str], labels: list[str], path: Path) -> None:
@@ -104,6 +124,49 @@ def unet_picture(preset: Preset, pipeline, checkpoints: Path, path: Path) -> Non
     tiles(rows, list(PROMPTS), labels, path)
 
 
+@torch.no_grad()
+def road_picture(preset: Preset, pipeline, model: Path, path: Path) -> None:
+    """Things that no training saw, and what the row that one look names draws of them; then plain nouns."""
+    numbers = [n for n in range(preset.things - 1, 0, -1) if n % things.HUED][:ROAD]
+    cuts = things.draw_things(numbers)
+    seen = np.stack(
+        [
+            things.compose_scene(things.thing_of(n, cuts[n], [])[0], n, 0, preset.size)[0]
+            for n in numbers
+        ]
+    )
+    factor = pipeline.vae.config.scaling_factor
+    words = WordEncoder(**json.loads((model / "word_encoder/config.json").read_text()))
+    words.load_state_dict(load_file(model / "word_encoder/model.safetensors"))
+    table = pipeline.text_encoder.get_input_embeddings().weight
+    mean = pipeline.vae.encode(train_vae.to_tensor(seen)).latent_dist.mean
+    rows = words(mean * factor) * table.norm(dim=1).median()
+    stand_in = pipeline.tokenizer.get_vocab()[train_words.STAND_IN + "</w>"]
+    before = table[stand_in].clone()
+    columns = []
+    for row in rows:
+        table[stand_in] = row
+        asked = [sentence.format(train_words.STAND_IN) for sentence in SAID]
+        columns.append(drawn(pipeline, asked))
+    table[stand_in] = before
+    lines = [list(seen), *(list(line) for line in zip(*columns, strict=True))]
+    lines.append(drawn(pipeline, [f"a {noun} on the beach" for noun in NOUNS]))
+    tiles(lines, [], ["seen", "anywhere", "on grass", "on red", "nouns"], path)
+
+
+def drawn(pipeline, prompts: list[str]) -> list[np.ndarray]:
+    """A picture for each prompt, with seeds 0, 1, 2 ..., by stock diffusers."""
+    seeds = [torch.Generator().manual_seed(number) for number in range(len(prompts))]
+    answer = pipeline(
+        prompts,
+        generator=seeds,
+        num_inference_steps=30,
+        guidance_scale=sheet.GUIDANCE,
+        output_type="np",
+    )
+    return [(picture * 255).round().astype(np.uint8) for picture in answer.images]
+
+
 def evaluator_picture(preset: Preset, folder: Path, path: Path) -> None:
     """How well the evaluator finds each of some held-out pictures to match each of their captions."""
     from matplotlib.figure import Figure
@@ -154,6 +217,8 @@ def draw_all(preset: Preset, out: Path, model: Path | None = None, checkpoints: 
     world_picture(preset, out / "bundled_world.png")
     vae_picture(preset, pipeline.vae, out / "bundled_vae.png")
     unet_picture(preset, pipeline, checkpoints or preset.folder, out / "bundled_unet.png")
+    if (model / "word_encoder").exists():
+        road_picture(preset, pipeline, model, out / "bundled_road.png")
     if (model / "evaluator").exists():
         evaluator_picture(preset, model / "evaluator", out / "bundled_evaluator.png")
 

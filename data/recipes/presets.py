@@ -56,7 +56,7 @@ GPU = Preset(  # one H100, a quarter of an hour
     text_batch=1024,
     unet_batch=1024,
     evaluator_batch=1024,
-    things=20_000,
+    things=18_000,
     words_batch=1024,
     minutes=(("vae", 1.5), ("text", 0.7), ("evaluator", 0.7), ("unet", 8.0), ("words", 8.0)),
 )

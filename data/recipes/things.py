@@ -44,21 +44,24 @@ def numbers_of(preset: Preset, chunk: int) -> range:
 
 
 def draw_chunk(preset: Preset, chunk: int) -> dict[int, np.ndarray]:
-    """Cut-outs (SIDES, size, size, 4) uint8 of the chunk's built things, by number.
+    """Cut-outs (SIDES, CUT, CUT, 4) uint8 of the chunk's built things, by number."""
+    return draw_things([number for number in numbers_of(preset, chunk) if number % HUED])
+
+
+def draw_things(numbers: list[int]) -> dict[int, np.ndarray]:
+    """The same of any built things.
 
     Things of one kit are drawn together: they have about as many parts of each kind.
     """
     device = training.device()
-    built = {n: odd_things.build(n) for n in numbers_of(preset, chunk) if n % HUED}
+    built = {number: odd_things.build(number) for number in numbers}
     order = sorted(built, key=lambda n: (built[n][0], len(built[n][1])))
     step, found = DRAWN_AT_ONCE[device.type], {}
     for start in range(0, len(order), step):
-        numbers = order[start : start + step]
-        parts = raycast.table([built[n][1] for n in numbers])
-        cuts = draw(
-            {kind: torch.from_numpy(own).to(device) for kind, own in parts.items()}, numbers
-        )
-        found.update(zip(numbers, cuts, strict=True))
+        some = order[start : start + step]
+        parts = raycast.table([built[n][1] for n in some])
+        cuts = draw({kind: torch.from_numpy(own).to(device) for kind, own in parts.items()}, some)
+        found.update(zip(some, cuts, strict=True))
     return found
 
 
@@ -109,21 +112,26 @@ def thing_of(
     return pack.Thing((), name, sides, []), own.words[0]
 
 
+def compose_scene(thing: pack.Thing, number: int, scene: int, size: int) -> tuple[np.ndarray, str]:
+    """Scene `scene` of thing `number`: (size, size, 3) uint8, and its sentence; in the last there may be several."""
+    rng = np.random.default_rng([number, scene, 11])
+    count = 1 if scene < SCENES - 1 else 1 + int(rng.integers(3))
+    place, empty, floor = compose.backdrop(rng, size)
+    sentence, template = compose.wording(rng, count, place)
+    nobody = compose.World({}, [], np.zeros(0))
+    return compose.stand(nobody, rng, empty, floor, thing, count, "", template)[0], sentence
+
+
 def compose_chunk(preset: Preset, chunk: int, cuts: dict[int, np.ndarray]) -> None:
     """Write pictures (things x SCENES, size, size, 3) uint8 and the words beside them."""
     folder, size = preset.folder / "things", preset.size
     world = [thing for group in pool._world.by_word.values() for thing in group if thing.sides]
-    nobody = compose.World({}, [], np.zeros(0))
     pictures, sentences, nouns = [], [], []
     for number in numbers_of(preset, chunk):
         thing, noun = thing_of(number, cuts.get(number), world)
         nouns.append(noun)
         for scene in range(SCENES):
-            rng = np.random.default_rng([number, scene, 11])
-            count = 1 if scene < SCENES - 1 else 1 + int(rng.integers(3))
-            place, empty, floor = compose.backdrop(rng, size)
-            sentence, template = compose.wording(rng, count, place)
-            shown, _ = compose.stand(nobody, rng, empty, floor, thing, count, "", template)
+            shown, sentence = compose_scene(thing, number, scene, size)
             pictures.append(shown)
             sentences.append(sentence)
     part = folder / f"part-{chunk:03d}.npy"
