@@ -22,6 +22,7 @@ WEIGHTS = [
     "unet/diffusion_pytorch_model.safetensors",
     "vae/diffusion_pytorch_model.safetensors",
     "evaluator/model.safetensors",
+    "word_encoder/model.safetensors",
 ]
 
 # Run by a bare interpreter: the stock pipeline, with no word of ours.
@@ -55,7 +56,7 @@ def test_transformers_4_and_5_read_the_same_model(tmp_path):
 
 def test_the_folder_is_small_enough_to_ship():
     size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
-    assert size <= 32_000_000
+    assert size <= 40_000_000
 
 
 def test_the_five_parts_of_stable_diffusion():

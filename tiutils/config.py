@@ -53,6 +53,11 @@ class TrainingConfig:
     pick_initializer: bool = option(
         False, "start from the vocabulary's word that the evaluator finds nearest to the photos"
     )
+    initializer_from_photos: bool = option(
+        False,
+        "start from what the model's word encoder sees in the photos, if it has one [as E4T, arXiv 2302.12228]; "
+        "--initializer_token is then the plain word to compare with alone",
+    )
     cross_initialization: bool = option(
         False,
         "start from what the text encoder makes of them [Cross Initialization, arXiv 2312.15905]",
@@ -206,6 +211,11 @@ class TrainingConfig:
     hub_token: str | None = option(
         None, "access token of the Hub; that of `hf auth login` by default", secret=True
     )
+
+    @property
+    def plain_word(self) -> str:
+        """What stands in a sentence for the new word, to compare with."""
+        return self.initializer_phrase or self.initializer_token or self.learnable_property
 
     @property
     def samples_per_process(self) -> int:

@@ -29,6 +29,9 @@ class Models:
 
     `tokenizer` and the text encoder's input embedding change when `token_embedding.add_placeholder` adds a word; no
     weight does.
+
+    Attributes:
+        folder: where they were read, with what else may lie there (see `word_encoder`); None if not from a folder.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Models:
     vae: AutoencoderKL
     unet: UNet2DConditionModel
     noise_scheduler: DDPMScheduler
+    folder: Path | None = None
 
     @property
     def device(self) -> torch.device:
@@ -140,7 +144,7 @@ def load(
         quantized.quantize(unet, quantize)  # on the CPU: the device never holds the whole of them
     for part, place in ((text_encoder, device), (vae, device), (unet, unet_device or device)):
         part.to(place).requires_grad_(False).eval()
-    return Models(name, tokenizer, text_encoder, vae, unet, noise_scheduler)
+    return Models(name, tokenizer, text_encoder, vae, unet, noise_scheduler, folder)
 
 
 def save(models: Models, folder: str | Path) -> Path:
@@ -148,7 +152,8 @@ def save(models: Models, folder: str | Path) -> Path:
 
     transformers 5 leaves out the `text_model.` prefix of the text encoder's weights and the tokenizer's vocab.json and
     merges.txt; transformers 4 then loads random weights with a mere warning. Both are put back. The text encoder must
-    have a plain embedding table: see `token_embedding.merged`.
+    have a plain embedding table: see `token_embedding.merged`. Written are Stable Diffusion's five parts alone: a word
+    encoder or an evaluator beside them stays with the model that it came with.
     """
     folder = Path(folder)
     pipeline = diffusers.StableDiffusionPipeline(

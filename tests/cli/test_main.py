@@ -72,6 +72,7 @@ OURS = {
     "early_stopping": (bool, False), "early_stopping_steps": (int, 10),
     "early_stopping_window": (int, 310), "early_stopping_patience": (int, None),
     "initializer_phrase": (str, None), "cross_initialization": (bool, False),
+    "initializer_from_photos": (bool, False),
     "captions": (bool, False), "pick_initializer": (bool, False),
     "masked_loss": (bool, False), "max_grad_norm": (float, None),
     "norm_control": (float, 0.2), "snr_gamma": (float, None), "timestep_sampling": (str, "noisy"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
+from small_model import save_small_model
 
 from tiutils import inference, models, token_embedding
 from tiutils.course import attention
@@ -158,3 +159,14 @@ def test_the_overlay_is_brightest_where_the_share_is():
 def test_the_overlay_of_a_flat_map_is_one_color():
     shown = attention.heat_overlay(Image.new("RGB", (8, 8)), torch.full((2, 2), 0.1))
     assert len(shown.getcolors()) == 1
+
+
+def test_a_block_that_sees_the_prompt_alone_is_recorded_twice(tmp_path):
+    """With `only_cross_attention`, as in the bundled model's first stage, both its attentions read the prompt."""
+    only = save_small_model(tmp_path / "model", unet={"only_cross_attention": [True, False]})
+    loaded = models.load(only)
+    with attention.record(loaded.unet) as shares:
+        inference.generate(loaded, "a toy on sand", **FAST)
+    assert {name.split(".")[-1] for name in shares.sums} == {"attn1", "attn2"}
+    maps = shares.maps(32, 32)
+    torch.testing.assert_close(maps.sum(dim=0), torch.ones(maps.shape[1:]))

@@ -125,6 +125,18 @@ def test_a_model_of_the_hub(monkeypatch, tmp_path, variant, wanted):
     assert set(asked) == {("owner/name", "v1")}
 
 
+@pytest.mark.parametrize("others", [HALF, PICKLES], ids=["variant", "pickles"])
+def test_a_word_encoder_comes_with_the_weights(monkeypatch, tmp_path, others):
+    """Its sizes with the small files, so that a model without one is known before gigabytes travel."""
+    sizes, encoder = "word_encoder/config.json", "word_encoder/model.safetensors"
+    folder, _ = hub_with(monkeypatch, tmp_path, *SMALL, *others, sizes, encoder)
+    variant = "fp16" if others is HALF else None
+    pretrained.locate("owner/name", variant=variant, weights=False)
+    assert files_in(folder) == SMALL | {sizes} and pretrained.has_word_encoder(folder)
+    pretrained.locate("owner/name", variant=variant)
+    assert files_in(folder) == SMALL | others | {sizes, encoder}
+
+
 def test_weights_in_shards(monkeypatch, tmp_path):
     """Numbered after the variant, as now, or before it, as in older folders."""
     rest = {f"{VAE}.fp16.safetensors", f"{TEXT}.fp16.safetensors"}

@@ -9,7 +9,9 @@ import re
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ import tiutils
 from tiutils import errors, models, training
 from tiutils.cli.main import main
 from tiutils.config import TrainingConfig
-from tiutils.io import checkpoints
+from tiutils.io import checkpoints, pretrained
 from tiutils.runs import memory
 from tiutils.runs.memory import GIB, SD15
 
@@ -298,3 +300,13 @@ def test_the_pages_table_is_what_is_chosen():
     assert len(rows) == 5
     for free, takes in rows:
         assert f"{chosen(float(free)).peak_bytes / GIB:.1f}" == takes
+
+
+def test_shape_of_a_model_whose_blocks_see_the_prompt_alone():
+    """The bundled model's weights, counted from its configuration, are those in its file."""
+    folder = pretrained.BUNDLED_MODEL
+    shape = memory.shape_of(folder)
+    with safetensors.safe_open(folder / "unet/diffusion_pytorch_model.safetensors", "np") as file:
+        sizes = {name: np.prod(file.get_slice(name).get_shape()) for name in list(file.keys())}
+    assert shape.linear + shape.other == sum(sizes.values())
+    assert shape.activity == pytest.approx((16 / 64) ** 2 * 80 / 320)

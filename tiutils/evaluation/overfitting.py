@@ -41,8 +41,7 @@ class Judge:
 
     def __call__(self, step: int, images: Sequence[Image.Image], prompt: str) -> dict[str, float]:
         """Score the pictures of one step; returns the means, for a tracker."""
-        plain_word = self.config.initializer_phrase or self.config.initializer_token
-        sentence = prompt.replace(self.config.placeholder_token, plain_word)
+        sentence = prompt.replace(self.config.placeholder_token, self.config.plain_word)
         scores = {
             "similarity": self.clip.similarities(images, self.photos).tolist(),
             "following": self.clip.followings(images, [sentence] * len(images)).tolist(),

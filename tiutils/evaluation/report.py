@@ -133,7 +133,8 @@ def _subject(run_dir: Path, held_out: str | Path | None) -> Subject:
         [photo.image for photo in concept.load(folder).photos]
         for folder in (photo_folder, reference_folder)
     )
-    plain_word = flags.get("initializer_phrase") or flags["initializer_token"]
+    named = flags.get("initializer_phrase") or flags["initializer_token"]
+    plain_word = named or flags["learnable_property"]
     return Subject(
         run_dir, files[0], flags["placeholder_token"], plain_word,
         flags["learnable_property"], photos, references, str(reference_folder),

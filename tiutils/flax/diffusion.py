@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,12 +41,14 @@ class Material(NamedTuple):
     timestep_weights: jax.Array | None = None
 
 
-def prepare_material(
-    models: FlaxModels, concept: Concept, word: str, config: TrainingConfig
-) -> Material:
-    """Pass each view of each photo through the VAE once, as `diffusion.encode_views`; tokenize the prompts."""
-    resolution = config.resolution or models.resolution
-    views = concepts.views(concept, center_crop=config.center_crop)
+def encode_views(
+    models: FlaxModels, concept: Concept, views: Sequence[concepts.View], resolution: int
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation of each view's scaled latents, as `tiutils.diffusion.encode_views` has them.
+
+    Returns:
+        two arrays, float32 `(views, channels, height, width)`.
+    """
     encode = jax.jit(lambda vae, pixels: vae.encode(pixels))
     moments = [
         encode(models.vae, concepts.render_view(concept, view, resolution)[None]) for view in views
@@ -54,6 +57,16 @@ def prepare_material(
         jnp.concatenate(part).astype(jnp.float32) * models.vae_scaling
         for part in zip(*moments, strict=True)
     )
+    return mean, std
+
+
+def prepare_material(
+    models: FlaxModels, concept: Concept, word: str, config: TrainingConfig
+) -> Material:
+    """Pass each view of each photo through the VAE once; tokenize the prompts."""
+    resolution = config.resolution or models.resolution
+    views = concepts.views(concept, center_crop=config.center_crop)
+    mean, std = encode_views(models, concept, views, resolution)
     prompts = [t.format(word) for t in concepts.templates(config.learnable_property)]
     own, of_view = (
         own_prompts(concept, word, views, len(prompts)) if config.captions else ([], None)

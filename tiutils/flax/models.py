@@ -34,6 +34,7 @@ class FlaxModels:
         vae_scaling: what the VAE's latents are multiplied by, for unit variance.
         vae_factor: pixels along one side of a latent, 8 in Stable Diffusion.
         sample_size: side of the latents the model was made for.
+        folder: where they were read, with what else may lie there (see `word_encoder`); None if not from a folder.
     """
 
     name: str
@@ -47,6 +48,7 @@ class FlaxModels:
     vae_scaling: float
     vae_factor: int
     sample_size: int
+    folder: Path | None = None
 
     @property
     def dtype(self) -> Any:
@@ -131,4 +133,5 @@ def load(
         vae_scaling=vae.scaling_factor,
         vae_factor=vae.factor,
         sample_size=unet.sample_size,
+        folder=folder,
     )

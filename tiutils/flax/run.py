@@ -10,9 +10,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
-from tiutils.flax import inference, models, token_embedding
+from tiutils.flax import inference, models, token_embedding, word_encoder
+from tiutils.flax.models import FlaxModels
 from tiutils.flax.training import make_mesh, prepare, restore, train_rows
 from tiutils.protocols import Callback
 from tiutils.runs import callbacks as watchers
@@ -61,7 +63,7 @@ def train(
         parts,
         config.placeholder_token,
         initializer_token=config.initializer_phrase or config.initializer_token,
-        vectors=token_embedding.start_vectors(parts, config),
+        vectors=first_rows(config, photos, parts),
     )
     if config.validation_prompt is not None:  # its refusals come now, not in the midst of the run
         inference.make_sampler(parts, 1, "dpmsolver++")
@@ -72,6 +74,17 @@ def train(
     clock.lap("encoding")
     watching = [*watchers.validation(training, inference.generate), *callbacks]
     return sit(training, photos, clock, state, train_rows, watching)
+
+
+def first_rows(config: TrainingConfig, photos: Concept, parts: FlaxModels) -> jax.Array:
+    """What a run's rows start from, float32 `(num_vectors, hidden)`.
+
+    Raises:
+        InputError: see `token_embedding.start_vectors` and `word_encoder.row_from_photos`.
+    """
+    if not config.initializer_from_photos:
+        return token_embedding.start_vectors(parts, config)
+    return jnp.tile(word_encoder.row_from_photos(parts, photos), (config.num_vectors, 1))
 
 
 def check_flags(config: TrainingConfig) -> None:

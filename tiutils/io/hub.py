@@ -84,8 +84,14 @@ def cached(name: str, revision: str | None = None) -> bool:
         return False
 
 
-def fetch_model(name: str, revision: str | None, variant: str | None, parts: Sequence[str]) -> Path:
-    """Bring a model's small files, and the weights of `parts`, from the Hub into its cache."""
+def fetch_model(
+    name: str,
+    revision: str | None,
+    variant: str | None,
+    parts: Sequence[str],
+    extra: Sequence[str] = (),
+) -> Path:
+    """Bring a model's small files, the weights of `parts` and, where it has them, the files `extra` into the cache."""
     import huggingface_hub
 
     def fetch(patterns: Sequence[str]) -> Path:
@@ -93,7 +99,7 @@ def fetch_model(name: str, revision: str | None, variant: str | None, parts: Seq
             huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
         )
 
-    folder = fetch(["*.json", "tokenizer/*"])
+    folder = fetch(["*.json", "tokenizer/*", *extra])
     infix, shard = f".{variant}" if variant else "", "-?????-of-?????"
     stems = [f"*model{infix}", f"*model{infix}{shard}", f"*model{shard}{infix}"]  # whole, in shards
     for suffix in ("safetensors", "bin") if parts else ():  # old models have the latter alone

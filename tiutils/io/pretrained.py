@@ -19,6 +19,8 @@ from tiutils.io import hub
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 WEIGHTS = ("text_encoder", "vae", "unet")  # the parts that have weights
 PARTS = ("tokenizer", *WEIGHTS)
+WORD_ENCODER = "word_encoder"  # a part that few models have
+WORD_ENCODER_WEIGHTS = f"{WORD_ENCODER}/model.safetensors"
 BUNDLED_MODEL = Path(__file__).resolve().parents[2] / "data" / "tiny-sd"
 PREDICTION_TYPES = ("epsilon", "v_prediction")  # what a U-Net may predict, if it is to be taught
 
@@ -76,7 +78,8 @@ def locate(
             f"check the spelling and the network, or use the bundled model, {BUNDLED_MODEL}"
         )
     try:
-        return hub.fetch_model(name, revision, variant, WEIGHTS if weights else ())
+        parts, extra = (WEIGHTS, [WORD_ENCODER_WEIGHTS]) if weights else ((), [])
+        return hub.fetch_model(name, revision, variant, parts, extra)
     except Exception as error:  # the Hub client's own errors, and its HTTP library's
         raise InputError(f"the Hub did not give the model {name!r}: {first_line(error)}") from error
 
@@ -156,3 +159,37 @@ def check_prediction_type(model_folder: Path) -> None:
             f"{model_folder} predicts {predicts!r}; only models that predict "
             f"{' or '.join(PREDICTION_TYPES)} can be taught"
         )
+
+
+def has_word_encoder(folder: str | Path) -> bool:
+    """Whether a model's folder names the sizes of a word encoder; its weights may still be on the Hub."""
+    return (Path(folder) / WORD_ENCODER / "config.json").is_file()
+
+
+def no_word_encoder(name: str) -> str:
+    """What to say of a model without one."""
+    return (
+        f"--initializer_from_photos asks a word encoder, and none came with {name} (a folder {WORD_ENCODER} beside the "
+        f"others): give --initializer_token instead"
+    )
+
+
+def check_word_encoder(model_folder: Path, name: str) -> None:
+    """A word encoder must be there, and made for this model.
+
+    Raises:
+        InputError: there is none, or its sizes are not the model's.
+    """
+    if not has_word_encoder(model_folder):
+        raise InputError(no_word_encoder(name))
+    sizes = read_config(model_folder, WORD_ENCODER)
+    expected = {
+        "hidden": read_config(model_folder, "text_encoder")["hidden_size"],
+        "latent_channels": read_config(model_folder, "vae").get("latent_channels", 4),
+    }
+    for size, value in expected.items():
+        if (found := sizes.get(size) if isinstance(sizes, dict) else None) != value:
+            raise InputError(
+                f"the word encoder of {name} is of another model: its {size} is {found!r}, where {value} is needed; "
+                f"give --initializer_token instead of --initializer_from_photos"
+            )

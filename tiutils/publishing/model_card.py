@@ -134,9 +134,10 @@ def _facts(
     )
     last = [loss for loss in losses[-50:] if isinstance(loss, float)]
     batch = [flags.get("train_batch_size"), flags.get("gradient_accumulation_steps")]
+    noun = flags.get("initializer_phrase") or flags.get("initializer_token")
     facts = [
         ("base model", base),
-        ("started from", flags.get("initializer_phrase") or flags.get("initializer_token")),
+        ("started from", "the photos" if flags.get("initializer_from_photos") is True else noun),
         ("learned as", flags.get("learnable_property")),
         ("photos", len(photos) or None),
         ("steps", record.get("steps")),

@@ -92,7 +92,9 @@ def check_inputs(
     tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=config.tokenizer_name)
     check_placeholder(tokenizer, config.placeholder_token, config.num_vectors)
     num_vectors = config.num_vectors
-    if not config.pick_initializer:
+    if config.initializer_from_photos:
+        pretrained.check_word_encoder(folder, name)
+    elif not config.pick_initializer:
         num_vectors = len(initializer_ids(tokenizer, config))
     check_placeholder(tokenizer, config.placeholder_token, num_vectors)
     pretrained.check_resolution(config.resolution, folder)
@@ -133,11 +135,18 @@ def check(config: TrainingConfig) -> None:
             f"--logging_dir is {config.logging_dir}; it must be a folder inside --output_dir, such as logs"
         )
     for name in ("train_data_dir", "placeholder_token", "initializer_token"):
-        instead = config.initializer_phrase or config.pick_initializer
+        instead = (
+            config.initializer_phrase or config.pick_initializer or config.initializer_from_photos
+        )
         given = getattr(config, name) or (name == "initializer_token" and instead)
         if not given:
             example = TrainingConfig.__dataclass_fields__[name].metadata["help"]
             raise InputError(f"--{name} is missing: {example}")
+    for name in ("initializer_phrase", "pick_initializer", "cross_initialization"):
+        if config.initializer_from_photos and getattr(config, name) not in (None, False):
+            raise InputError(
+                f"--initializer_from_photos and --{name} each say where the rows start; leave one of them out"
+            )
     for name in ("use_8bit_adam", "quantize"):
         if getattr(config, name) and importlib.util.find_spec("bitsandbytes") is None:
             raise InputError(

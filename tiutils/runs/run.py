@@ -16,11 +16,13 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import (
     LoggerType,
     ProjectConfiguration,
+    broadcast,
     broadcast_object_list,
     gather_object,
 )
+from torch import Tensor
 
-from tiutils import concept, inference, models, token_embedding
+from tiutils import concept, inference, models, token_embedding, word_encoder
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
@@ -73,7 +75,7 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
             parts,
             config.placeholder_token,
             initializer_token=config.initializer_phrase or config.initializer_token,
-            vectors=token_embedding.start_vectors(parts, config),
+            vectors=first_rows(config, photos, parts),
         )
         training = prepare(parts, placeholder, photos, config, accelerator)
         if state is not None:
@@ -164,6 +166,20 @@ def with_picked_initializer(
     nearest = clip.nearest_words([p.image for p in photos.photos], vocabulary, template)
     logger.warning("starting from %r, of %d words", nearest[0][0], len(nearest))
     return dataclasses.replace(config, initializer_token=nearest[0][0], initializer_phrase=None)
+
+
+def first_rows(config: TrainingConfig, photos: Concept, parts: Models) -> Tensor:
+    """What a run's rows start from, float32 `(num_vectors, hidden)`: of several processes, all get the first one's.
+
+    Raises:
+        InputError: see `token_embedding.start_vectors` and `word_encoder.row_from_photos`.
+    """
+    if not config.initializer_from_photos:
+        return token_embedding.start_vectors(parts, config)
+    row = broadcast(
+        word_encoder.row_from_photos(parts, photos)
+    )  # their devices may round otherwise
+    return row.expand(config.num_vectors, -1)
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
