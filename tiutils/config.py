@@ -161,8 +161,8 @@ class TrainingConfig:
     )
     capture: bool = option(
         False,
-        "replay forward and backward pass as a CUDA graph: the same steps, faster where launching kernels takes most of "
-        "the time; one process; steps are measured, whole runs not yet",
+        "replay forward and backward pass as a CUDA graph: the same steps, faster where launching kernels takes most "
+        "of the time; one process; steps are measured, whole runs not yet",
     )
     allow_tf32: bool = option(False, "TF32 matrix products on Ampere GPUs and later")
     deterministic: bool = option(

@@ -1,6 +1,6 @@
 """Training steps whose forward and backward pass are recorded once as a CUDA graph, then replayed.
 
-A step of batch 1 is thousands of small kernels; where the host launches them more slowly than the GPU runs them, the GPU
+A step of batch 1 is thousands of small kernels; where the host launches them more slowly than the GPU runs them, it
 waits. A graph launches all of them at once. It knows its tensors by their addresses, so each batch is copied into the
 buffers that the first one came in. What follows the gradient (learning rate, clipping, loss scaler, optimizer, length
 of the rows) is a few kernels and stays outside: it may change from step to step, and recording changes none of it.
