@@ -29,6 +29,7 @@ from benchmarks.diffusers_script import torchvision_stand_in
 from tiutils import concept, diffusion, models, token_embedding
 from tiutils.batches import BatchPlan
 from tiutils.config import AS_THE_SCRIPT, TrainingConfig
+from tiutils.io.pretrained import BUNDLED_MODEL
 from tiutils.models import Models
 from tiutils.runs import cuda_graph
 from tiutils.runs.cuda_graph import CapturedStep, Recorded, Work
@@ -129,7 +130,7 @@ def accelerator(setting: Setting, precision: str) -> Accelerator:
 def bundled(setting: Setting, precision: str, steps: int, device: str | None = None) -> Training:
     """A run of the bundled model on the course's photos, with the program's own defaults."""
     where = Setting(device or setting.device, setting.shapes)
-    parts = models.load(models.BUNDLED_MODEL, device=where.device, dtype=DTYPES[precision])
+    parts = models.load(BUNDLED_MODEL, device=where.device, dtype=DTYPES[precision])
     placeholder = token_embedding.add_placeholder(parts, WORD, initializer_token="toy")
     config = TrainingConfig(
         str(PHOTOS), WORD, "toy", max_train_steps=steps, mixed_precision=precision
