@@ -41,6 +41,7 @@ from benchmarks import witness
 from data.recipes.places import PLACES
 from tiutils import models
 from tiutils.evaluation import clip as clip_model
+from tiutils.io import pretrained
 
 PROMPT = "a photo of a {}"
 ASKED = ("on the beach", "in the snow", "in space", "in the desert")
@@ -86,7 +87,7 @@ class Result:
     thing: str
     noun: Drawn
     learned: list[Drawn]
-    folder: Path = models.BUNDLED_MODEL
+    folder: Path = pretrained.BUNDLED_MODEL
 
 
 def card(thing: str) -> tuple[str, str]:
@@ -357,7 +358,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--figure", type=Path, default=Path("runs/identity/identity.png"))
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    given.model = given.model or [models.BUNDLED_MODEL.relative_to(witness.ROOT)]
+    given.model = given.model or [pretrained.BUNDLED_MODEL.relative_to(witness.ROOT)]
     if given.pictures < 1 or given.pictures % len(ASKED):
         parser.error(f"--pictures must be a multiple of {len(ASKED)}")
     return given
