@@ -53,7 +53,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "jax", "numpy")
 
 @dataclass(frozen=True)
 class Stage:
-    """What is done, in how many seconds out of 240, whether it measures time, and below how many it is not begun."""
+    """What is done, its share in seconds of eight minutes, whether it measures time, below how many it is not begun."""
 
     work: Callable[[gpu_stages.Notes], None]
     seconds: float
@@ -61,14 +61,20 @@ class Stage:
     least: float = 8
 
 
+# What each took on an H200 whose host launches kernels slowly, with 4.3 minutes for all, and what was left out
+# for it: correctness 33 s (14 of them the deterministic runs; left out: the same in fp16, float32 on the CPU);
+# speed 59 (batch 1 and 4: 45, of which the script's start 10; left out: attention kernels, profile, joined
+# projections); captured 26 (left out: rounds at batch 4); memory 38 (left out: caps from 8 GiB down); jax 49
+# (JAX did not end in 31); whole 25 (ended at step 211 of 500); compile to the end (145 s for the repeated
+# blocks, held most of them; left out: the whole U-Net).
 STAGES = {
-    "correctness": Stage(gpu_stages.correctness, 30, is_timed=False),
-    "speed": Stage(gpu_stages.speed, 58),
-    "captured": Stage(gpu_stages.captured, 36),
-    "memory": Stage(gpu_stages.memory_rows, 36, is_timed=False),
-    "jax": Stage(gpu_stages.jax, 50),
-    "whole": Stage(gpu_stages.whole, 22),
-    "compile": Stage(gpu_stages.compiling, 6),
+    "correctness": Stage(gpu_stages.correctness, 60, is_timed=False),
+    "speed": Stage(gpu_stages.speed, 110),
+    "captured": Stage(gpu_stages.captured, 45),
+    "memory": Stage(gpu_stages.memory_rows, 110, is_timed=False),
+    "jax": Stage(gpu_stages.jax, 80),
+    "whole": Stage(gpu_stages.whole, 65),
+    "compile": Stage(gpu_stages.compiling, 10),
 }
 BESIDE = "compile"  # begun first, ended last
 
@@ -152,7 +158,6 @@ def child(name: str, options: argparse.Namespace, until: float) -> int:
         until,
         options.diffusers_script,
         options.work,
-        options.minutes,
     )
     if not options.thin:
         import torch

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -28,9 +27,12 @@ from torch import Tensor
 from benchmarks import flax
 from benchmarks.diffusers_script import torchvision_stand_in
 from tiutils import concept, diffusion, models, token_embedding
-from tiutils.batches import Batch, BatchPlan, batch_at
+from tiutils.batches import BatchPlan
 from tiutils.config import AS_THE_SCRIPT, TrainingConfig
+from tiutils.io.pretrained import BUNDLED_MODEL
 from tiutils.models import Models
+from tiutils.runs import cuda_graph
+from tiutils.runs.cuda_graph import CapturedStep, Recorded, Work
 from tiutils.training import Training, make_optimizer, prepare, recompute_activations
 
 VOCABULARY = 49408 + 1  # Stable Diffusion 1.5's rows, and the new word's, which the script adds
@@ -128,7 +130,7 @@ def accelerator(setting: Setting, precision: str) -> Accelerator:
 def bundled(setting: Setting, precision: str, steps: int, device: str | None = None) -> Training:
     """A run of the bundled model on the course's photos, with the program's own defaults."""
     where = Setting(device or setting.device, setting.shapes)
-    parts = models.load(models.BUNDLED_MODEL, device=where.device, dtype=DTYPES[precision])
+    parts = models.load(BUNDLED_MODEL, device=where.device, dtype=DTYPES[precision])
     placeholder = token_embedding.add_placeholder(parts, WORD, initializer_token="toy")
     config = TrainingConfig(
         str(PHOTOS), WORD, "toy", max_train_steps=steps, mixed_precision=precision
@@ -186,131 +188,77 @@ def in_turns(
     }
 
 
-class Graph:
-    """Work that is captured once as a CUDA graph, then replayed; on a CPU it is simply done again."""
+def again(work: Work) -> Recorded:
+    """What stands for `cuda_graph.record` on a CPU: to replay is to do the work once more."""
+    results = work()
 
-    def __init__(self, setting: Setting, work: Callable[[], object]):
-        self.work, self.graph = work, None
-        if setting.device == "cuda":
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(3):  # libraries choose and allocate what must not happen within
-                    work()
-            torch.cuda.current_stream().wait_stream(aside)
-            torch.cuda.synchronize()
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                work()
+    def replay() -> None:
+        for tensor, value in zip(results, work(), strict=True):
+            tensor.copy_(value)
 
-    def replay(self) -> None:
-        if self.graph is None:
-            self.work()
-        else:
-            self.graph.replay()
+    return replay, results
 
 
-class CapturedStep:
-    """`training.training_step` with fixed shapes as a CUDA graph: batches are copied into the buffers that it reads.
+def recorder(setting: Setting) -> Callable[[Work], Recorded]:
+    """What records work there."""
+    return cuda_graph.record if setting.device == "cuda" else again
 
-    With `whole` the optimizer's step is captured as well, otherwise it follows each replay. For one process and one
-    micro-batch, a constant learning rate, no clipping, captions, masks or weights of timesteps.
+
+class WholeStep(CapturedStep):
+    """A captured step whose graph holds the optimizer as well, to see what that is worth.
+
+    For a constant learning rate, without clipping or control of lengths.
     """
 
-    def __init__(self, setting: Setting, training: Training, *, whole: bool):
-        self.training, self.whole = training, whole
-        rows, config = training.rows, training.config
-        self.plan = training.material.plan
-        self.buffers = [torch.from_numpy(a).to(rows.device) for a in arrays_of(self.plan, 0)]
-        self.loss = torch.zeros((), device=rows.device)
-        start = rows.detach().clone()
-        settings = {"fused": True, "capturable": True} if rows.is_cuda else {}
-        self.optimizer = torch.optim.AdamW(
-            [rows],
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay,
-            eps=config.adam_epsilon,
-            **settings,
-        )
-        rows.grad = None
-        self.graph = Graph(setting, self._captured)
-        # the graph writes into this gradient; other steps are to have one of their own
-        self.gradient, rows.grad = rows.grad, None
-        self._forget(start)
-
-    def __call__(self, step: int) -> Tensor:
+    def __call__(self, training: Training, step: int) -> Tensor:
         """One optimizer step on the batch of `step`; returns the loss, which the next call overwrites."""
-        for buffer, array in zip(self.buffers, arrays_of(self.plan, step), strict=True):
-            given = torch.from_numpy(array)
-            buffer.copy_(given.pin_memory() if buffer.is_cuda else given, non_blocking=True)
-        self.graph.replay()
-        if not self.whole:
-            if self.graph.graph is not None:
-                self.training.rows.grad = self.gradient
-            self._update()
-            self.training.rows.grad = None
+        self._load(training, step)
+        if self.replay is None:
+            rows, config = training.rows, training.config
+            start = rows.detach().clone()
+            training.optimizer = torch.optim.AdamW(
+                [rows],
+                lr=config.learning_rate,
+                betas=(config.adam_beta1, config.adam_beta2),
+                weight_decay=config.adam_weight_decay,
+                eps=config.adam_epsilon,
+                **({"fused": True, "capturable": True} if rows.is_cuda else {}),
+            )
+            self.replay, (self.loss, self.gradient) = self.record(lambda: self._all(training))
+            self._forget(training, start)
+        self.replay()
         return self.loss
 
+    def _all(self, training: Training) -> tuple[Tensor, Tensor]:
+        loss, gradient = self._work(training)
+        training.rows.grad = gradient
+        training.scaler.step(training.optimizer)
+        training.scaler.update()
+        training.rows.grad = None
+        return loss, gradient
+
     @torch.no_grad()
-    def _forget(self, start: Tensor) -> None:
+    def _forget(self, training: Training, start: Tensor) -> None:
         """Undo what the warm-up has trained, in place: the graph knows these tensors."""
-        rows, scaler = self.training.rows, self.training.scaler
-        rows.copy_(start)
-        for value in self.optimizer.state[rows].values():
+        scaler = training.scaler
+        training.rows.copy_(start)
+        for value in training.optimizer.state[training.rows].values():
             if isinstance(value, Tensor):
                 value.zero_()
         if scaler.is_enabled() and scaler._scale is not None:
             scaler._scale.fill_(scaler._init_scale)
             scaler._growth_tracker.zero_()
 
-    def _captured(self) -> None:
-        training = self.training
-        training.rows.grad = None
-        half = DTYPES[training.config.mixed_precision]
-        device = training.rows.device.type
-        # what autocast keeps for later would be freed between replays
-        is_half = half != torch.float32
-        with torch.autocast(
-            device, half if is_half else None, enabled=is_half, cache_enabled=False
-        ):
-            losses = losses_of(training.models, training.material, *self.buffers)
-        loss = losses.mean()
-        training.scaler.scale(loss).backward()
-        self.loss.copy_(loss.detach())
-        if self.whole:
-            self._update()
 
-    def _update(self) -> None:
-        self.training.scaler.step(self.optimizer)
-        self.training.scaler.update()
-
-
-def arrays_of(plan: BatchPlan, step: int) -> list[np.ndarray]:
-    """The arrays of a step's batch, in the order of `losses_of`."""
-    batch: Batch = batch_at(plan, step)
-    return [batch.views, batch.prompts, batch.timesteps, batch.latent_noise, batch.noise]
-
-
-def losses_of(
-    parts: Models,
-    material: diffusion.Material,
-    views: Tensor,
-    prompts: Tensor,
-    timesteps: Tensor,
-    latent_noise: Tensor,
-    noise: Tensor,
-) -> Tensor:
-    """`diffusion.losses_at` of a batch that lies on the device already."""
-    latents = material.mean[views] + material.std[views] * latent_noise
-    states = parts.text_encoder(material.prompt_ids[prompts])[0]
-    return diffusion.diffusion_loss(parts, latents, noise, timesteps, states)
-
-
-def captured_unet(setting: Setting, work: Callable[[int], object]) -> Callable[[int], None]:
+def captured_unet(setting: Setting, work: Callable[[int], object]) -> Callable[[int], object]:
     """The bare U-Net's forward and backward as a graph."""
-    graph = Graph(setting, lambda: work(0))
-    return lambda number: graph.replay()
+
+    def once() -> tuple[Tensor, ...]:
+        work(0)
+        return ()
+
+    replay, _ = recorder(setting)(once)
+    return lambda number: replay()
 
 
 class _Enough(BaseException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,13 @@ from benchmarks.quality import ROOT, write_between_markers
 GIB = 2**30
 NONE = "not measured"
 BATCHES = (1, 4)
+BOUNDS = {"fp16": 0.01, "bf16": 0.03, "no": 0.01}  # of each loss, relative to float32's
 Report = dict[str, Any]
 
 
 def write(report: Report) -> None:
     """Put the tables between their markers."""
+    write_between_markers(ROOT / "README.md", short(report), "gpu")
     write_between_markers(ROOT / "benchmarks" / "README.md", everything(report), "gpu")
     text = "\n\n".join([source(report), memory(report), fit(report)])
     write_between_markers(ROOT / "docs" / "memory.md", text, "gpu-memory")
@@ -23,7 +26,13 @@ def write(report: Report) -> None:
 def everything(report: Report) -> str:
     """All tables, each with its heading."""
     parts = {
-        "Speed": [chip(report), speed(report), attention(report), profile(report)],
+        "Speed": [
+            speed(report),
+            launching(report),
+            chip(report),
+            attention(report),
+            profile(report),
+        ],
         "Memory of a step": [memory(report), fit(report)],
         "Half precision": [precision(report)],
         "JAX": [jax(report)],
@@ -31,6 +40,13 @@ def everything(report: Report) -> str:
         "The rows' optimizer": [optimizer(report)],
     }
     lines = [source(report)]
+    unfinished = [
+        f"{name}: {found['state'].splitlines()[0]}"
+        for name, found in report["stages"].items()
+        if found.get("state", "done") != "done"
+    ]
+    if unfinished:
+        lines.append(f"Stages that were not finished: {'; '.join(unfinished)}.")
     for heading, texts in parts.items():
         lines += [f"### {heading} on a GPU", *texts]
     return "\n\n".join(lines)
@@ -72,6 +88,7 @@ SPEED = {
     "bare U-Net": ("speed", "batch {}", "bare U-Net"),
     "ours, channels-last": ("speed", "channels-last, batch {}", "ours, channels-last"),
     "bare U-Net, channels-last": ("speed", "channels-last, batch {}", "bare U-Net, channels-last"),
+    "ours, `--capture`": ("captured", "batch {}", "ours, --capture"),
     "ours, captured but for the optimizer": (
         "captured", "batch {}", "ours, but for the optimizer, captured",
     ),
@@ -83,6 +100,7 @@ SPEED = {
     ),
     "ours, U-Net compiled": ("compile", "batch {}, all compiled", "ours, all compiled"),
 }  # fmt: skip
+CAPTURED = "bare U-Net, captured"
 
 
 def milliseconds(report: Report, name: str, batch: int) -> float | None:
@@ -91,26 +109,65 @@ def milliseconds(report: Report, name: str, batch: int) -> float | None:
     return at(report, stage, part.format(batch), work, "ms")
 
 
+def beside(report: Report, name: str, batch: int, work: str = "ours") -> float | None:
+    """What another step took in turns with it."""
+    stage, part, _ = SPEED[name]
+    return at(report, stage, part.format(batch), work, "ms")
+
+
 def speed(report: Report) -> str:
-    """A step by program and way, with its share of the script's step and of the captured bare U-Net."""
+    """A step by program and way, with what ours took in turns with it, and its share of other steps."""
     rows = []
     for name in SPEED:
         row = [name]
         for batch in BATCHES:
             ms = milliseconds(report, name, batch)
-            row.append(number(ms, ".1f"))
-            for other in ("diffusers' script", "bare U-Net, captured"):
+            row += [number(ms), number(beside(report, name, batch) if ms else None)]
+            for other in ("diffusers' script", CAPTURED):
                 base = milliseconds(report, other, batch)
                 row.append(number(ms / base if ms and base else None, ".2f"))
         rows.append(row)
     head = ["a step"]
     for batch in BATCHES:
-        head += [f"ms, batch {batch}", "of the script's", "of the bare U-Net captured"]
+        head += [f"ms, batch {batch}", "ours in turns with it", "of the script's"]
+        head += ["of the bare U-Net captured"]
     compiling = [
         f"{kind}: {number(at(report, 'compile', f'compiling, {kind}', 'compile_seconds'), '.0f', ' s')}"
         for kind in ("repeated blocks", "all")
     ]
-    return table(head, rows) + f"\n\nCompiling, once: {'; '.join(compiling)}."
+    apart = [
+        found["max_relative"]
+        for name, found in (at(report, "captured") or {}).items()
+        if isinstance(found, dict) and "max_relative" in found
+    ]
+    return (
+        f"{table(head, rows)}\n\nMedians of rounds in turns; “ours in turns with it” is the plain step in the same "
+        f"turns. Captured steps: the losses of the first five, at batch 1 and 4, differ from the plain step's by at "
+        f"most {number(max(apart, default=None), '.1e')}. Compiling, once: {'; '.join(compiling)}."
+    )
+
+
+def launching(report: Report) -> str:
+    """What of an eager step is the launching of its kernels."""
+    eager, captured = (
+        beside(report, CAPTURED, 1, "bare U-Net"),
+        milliseconds(report, CAPTURED, 1),
+    )
+    if not (eager and captured):
+        return f"What launching kernels costs: {NONE}."
+    steps = [
+        f"{beside(report, name, 1) / ms:.1f} times as fast {name.removeprefix('ours, ')}"
+        for name in SPEED
+        if SPEED[name][0] == "captured" and name.startswith("ours")
+        if (ms := milliseconds(report, name, 1))
+    ]
+    return (
+        f"**An eager step waits for the host here.** The bare U-Net, forward and backward, takes {eager:.1f} ms at "
+        f"batch 1 when kernels are launched one by one, and {captured:.1f} ms when the same kernels are replayed as a "
+        f"CUDA graph: {eager / captured:.1f} times as fast. A whole step of ours is {', '.join(steps)}. So the eager "
+        f"rows tell how fast this machine's processor and driver launch kernels, and scatter with what else it does; "
+        f"where kernels are launched faster, or the GPU is slower, the gain is smaller."
+    )
 
 
 def chip(report: Report) -> str:
@@ -118,19 +175,49 @@ def chip(report: Report) -> str:
     rate = at(report, "speed", "chip", "bf16_product_tflops")
     copy = at(report, "speed", "chip", "copy_tb_a_second")
     each = at(report, "speed", "operations", "step_operations")
+    floor = at(report, "speed", "operations", "floor_operations")
     image = number(each and each / 1e12, ".2f", " TFLOP")
     text = (
         f"The chip: {number(rate, '.0f', ' TFLOP/s')} in a bf16 product of 8192³, a copy moves "
         f"{number(copy, '.2f', ' TB/s')}, bytes read and written. A step of one image: {image}."
     )
     shares = []
-    for name in ("ours", "ours, captured", "bare U-Net, captured"):
+    names = (
+        "ours",
+        "ours, captured",
+        "ours, captured, channels-last",
+        "ours, `--capture`",
+        CAPTURED,
+    )
+    for name in names:
+        count = floor if name == CAPTURED else each
         for batch in BATCHES:
             ms = milliseconds(report, name, batch)
-            if ms and rate and each:
-                share = each * batch / (ms / 1000) / (rate * 1e12)
+            if ms and rate and count:
+                share = count * batch / (ms / 1000) / (rate * 1e12)
                 shares.append(f"{name}, batch {batch}: {100 * share:.0f} %")
     return text + f" Of the product's rate: {'; '.join(shares) or NONE}."
+
+
+def short(report: Report) -> str:
+    """What the first page says."""
+    rows = [
+        [name, number(milliseconds(report, name, 1), ".1f", " ms")]
+        for name in (
+            "diffusers' script",
+            "ours",
+            "ours, captured",
+            "ours, captured, channels-last",
+            CAPTURED,
+        )
+    ]
+    for on in ("off", "on"):
+        found = at(report, "memory", f"fp16, checkpointing {on}, batch 1") or {}
+        rows.append(
+            [f"memory that PyTorch reserves, checkpointing {on}", gib(found.get("max_reserved"))]
+        )
+    head = f"| {report['card'].split(',')[0]}, {report['date']} | a step, batch 1, half precision |"
+    return "\n".join([head, *table(["", ""], rows).splitlines()[1:]])
 
 
 def attention(report: Report) -> str:
@@ -153,6 +240,8 @@ def attention(report: Report) -> str:
 def profile(report: Report) -> str:
     """What a step consists of."""
     found = at(report, "speed", "profile, batch 1") or {}
+    if "kernels_a_step" not in found:
+        return f"Which kernels a step consists of: {NONE}."
     busy, kernels = found.get("device_ms_a_step"), found.get("kernels_a_step")
     text = f"In a step of batch 1 the device works {number(busy, '.1f', ' ms')} in {number(kernels, '.0f')} kernels"
     most = [f"{k['ms']:.2f} ms {k['kernel'][:60]}" for k in found.get("most", [])[:5]]
@@ -189,7 +278,10 @@ def memory(report: Report) -> str:
         "nvidia-smi",
         "ms a step",
     ]
-    note = "nvidia-smi's figure holds the device's context and the libraries. 8 and 4 bits: not measured."
+    note = (
+        "nvidia-smi's figure holds the device's context and the libraries. Milliseconds are of two eager steps, beside "
+        "other work: not to be compared. 8 and 4 bits: not measured."
+    )
     return f"{table(head, rows)}\n\n{note}"
 
 
@@ -216,8 +308,8 @@ def fit(report: Report) -> str:
 
 def precision(report: Report) -> str:
     """Half precision against float32."""
-    found = at(report, "correctness", "against float32") or {}
-    found = dict(found) if "error" not in found else {}
+    found = dict(at(report, "correctness", "against float32") or {})
+    found = {**losses_apart(report), **{k: v for k, v in found.items() if isinstance(v, dict)}}
     tf32 = "float32 with cuDNN's TF32, the default"
     found[tf32] = at(report, "correctness", tf32) or {}
     rows = []
@@ -225,15 +317,26 @@ def precision(report: Report) -> str:
         one = found.get(name, {})
         shown = {"no on the CPU": "float32 on the CPU"}.get(name, name)
         rows.append([
-            shown, number(one.get("losses_max_relative"), ".1e"), number(one.get("bound"), "g"),
-            number(one.get("rows_relative_to_the_way"), ".1e"),
+            shown, percent(one.get("losses_mean_relative")), percent(one.get("losses_max_relative")),
+            percent(one.get("bound")), yes(one.get("within")), percent(one.get("rows_relative_to_the_way")),
         ])  # fmt: skip
-    lines = [
-        table(
-            ["bundled model, 20 steps", "losses differ by at most", "bound", "rows, of the way"],
-            rows,
-        )
+    head = [
+        "bundled model, 20 steps, against float32",
+        "losses differ by, mean",
+        "at most",
+        "bound",
     ]
+    lines = [table([*head, "within", "rows, of the way"], rows)]
+    beyond = [
+        f"{name} in {one['beyond']} of {one['steps']} steps"
+        for name, one in found.items()
+        if one.get("beyond")
+    ]
+    if beyond:
+        lines.append(
+            f"Beyond the bound, which was set before: {'; '.join(beyond)}. A relative difference is largest where the "
+            f"loss is small, and grows from step to step as the rows part."
+        )
     scaler = at(report, "correctness", "loss scaler") or {}
     lines.append(
         f"A scale far too large: {number(scaler.get('skipped'), 'd')} steps skipped, then the rows moved: "
@@ -249,6 +352,31 @@ def precision(report: Report) -> str:
     return "\n\n".join(lines)
 
 
+def losses_apart(report: Report) -> dict[str, dict[str, Any]]:
+    """How far the losses of half precision lie from float32's, of those that were kept."""
+    reference = at(report, "correctness", "float32", "losses")
+    found: dict[str, dict[str, Any]] = {}
+    for name in ("fp16", "bf16"):
+        losses = at(report, "correctness", name, "losses")
+        if not (reference and losses):
+            continue
+        apart = [abs(a - b) / abs(b) for a, b in zip(losses, reference, strict=False)]
+        found[name] = {
+            "losses_max_relative": max(apart),
+            "losses_mean_relative": sum(apart) / len(apart),
+            "bound": BOUNDS[name],
+            "within": max(apart) <= BOUNDS[name],
+            "beyond": sum(one > BOUNDS[name] for one in apart),
+            "steps": len(apart),
+        }
+    return found
+
+
+def percent(value: Any) -> str:
+    """A share as a cell."""
+    return number(100 * value if isinstance(value, (int, float)) else None, ".2g", " %")
+
+
 def yes(value: Any) -> str:
     """Yes, no, or not measured."""
     return {True: "yes", False: "no"}.get(value, NONE)
@@ -261,12 +389,16 @@ def jax(report: Report) -> str:
     names += ["JAX, no, empty cache", "JAX, no, kept cache", "JAX, bf16, empty cache"]
     for name in names:
         found = at(report, "jax", name) or {}
+        said = re.search(r"timed out after ([\d.]+)", str(found.get("error")))
+        rate = number(found.get("samples_a_second"), ".0f")
         rows.append([
-            name.replace(", no", ", float32"), number(found.get("samples_a_second"), ".0f"),
+            name.replace(", no", ", float32"), f"stopped after {float(said[1]):.0f} s" if said else rate,
             number(found.get("compile_seconds"), ".1f") if name.startswith("JAX") else "",
         ])  # fmt: skip
     losses = at(report, "jax", "losses", "max_relative")
-    note = f"JAX's losses differ from PyTorch's in float32 by at most {number(losses, '.1e')}."
+    note = (
+        f"Difference of JAX's losses from PyTorch's in float32, at most: {number(losses, '.1e')}."
+    )
     return f"{table(['bundled model, batch 4', 'samples a second', 'seconds to compile'], rows)}\n\n{note}"
 
 
@@ -276,24 +408,14 @@ def whole(report: Report) -> str:
     for precision in ("fp16", "no"):
         found = at(report, "whole", f"training, {precision}") or {}
         stages = found.get("seconds_by_stage", {})
-        text = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items()) or NONE
+        text = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items())
         name = {"no": "float32"}.get(precision, precision)
-        rows.append(
-            [
-                f"training, {name}",
-                number(found.get("seconds")),
-                f"{number(found.get('steps'), 'd')} steps: {text}",
-            ]
-        )
+        steps = f"{found['steps']} steps: {text}" if "steps" in found else ""
+        rows.append([f"training, {name}", number(found.get("seconds")), steps])
     for batch in (8, 64):
         found = at(report, "whole", f"64 pictures, {batch} at once") or {}
-        rows.append(
-            [
-                f"64 pictures, {batch} at once",
-                number(found.get("seconds")),
-                f"{number(found.get('a_second'))} a second",
-            ]
-        )
+        rate = f"{found['a_second']:.1f} a second" if "a_second" in found else ""
+        rows.append([f"64 pictures, {batch} at once", number(found.get("seconds")), rate])
     return table(["bundled model", "seconds", "of which"], rows)
 
 

@@ -224,7 +224,11 @@ def as_markdown(record: dict[str, Any], more: dict[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(words)} |")
     lines.append("")
-    source = "Counted, not measured on a GPU" if is_counted else f"Measured on {record['source']}"
+    source = (
+        "Counted; what a GPU takes stands below"
+        if is_counted
+        else f"Measured on {record['source']}"
+    )
     straight = max(more["straight"], 0)
     real = [r["counted"] / r["given_out"] - 1 for r in more["against_reality"]]
     loss = more["losses"]

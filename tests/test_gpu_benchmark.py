@@ -60,7 +60,7 @@ def test_rehearsal(tmp_path):
     assert stages["speed"]["batch 1"]["ours"]["ms"] > 0
     exact = stages["correctness"]["deterministic, no"]
     assert exact["repeated_bit_for_bit"] and exact["resumed_bit_for_bit"]
-    for whole in ("ours, but for the optimizer, captured", "ours, captured"):
+    for whole in ("ours, --capture", "ours, but for the optimizer, captured", "ours, captured"):
         found = stages["captured"][f"capturing {whole}, batch 1"]
         assert found["max_relative"] < 1e-4
     assert stages["jax"]["losses"]["within"]
@@ -91,6 +91,12 @@ def test_tables_say_what_was_not_measured(tmp_path, monkeypatch):
                 "chip": {"error": "none"},
                 "batch 1": {"ours": {"ms": 50.0}, "diffusers' script": {"ms": 100.0}},
             },
+            "correctness": {
+                "float32": {"losses": [0.1, 0.2]},
+                "fp16": {"losses": [0.1005, 0.2]},
+                "bf16": {"losses": [0.1, 0.21]},
+                "against float32": {"skipped": "-3 seconds were left, about 0 are needed"},
+            },
             "memory": {
                 "fp16, checkpointing off, batch 1": {"max_reserved": 3 * 2**30, "nvidia_smi": None},
                 "fit 4 GiB": {"plan": "a plan", "max_reserved": 2**31, "out_of_memory": 0},
@@ -102,10 +108,17 @@ def test_tables_say_what_was_not_measured(tmp_path, monkeypatch):
     page = gpu_tables.everything(report)
     none = gpu_tables.NONE
     assert page.startswith("Measured 2026-01-01, A card; random weights in Stable Diffusion 1.5's")
-    assert f"| ours | 50.0 | 0.50 | {none} | {none} | {none} | {none} |" in page
+    nothing = f" | {none}" * 5
+    assert f"| ours | 50.0 | 50.0 | 0.50{nothing} |" in page
+    assert f"| fp16 | 0.25 % | 0.5 % | 1 % | yes | {none} |" in page, "derived from the losses"
+    assert f"| bf16 | 2.5 % | 5 % | 3 % | no | {none} |" in page
+    assert "Beyond the bound, which was set before: bf16 in 1 of 2 steps." in page
+    assert "not finished: captured: skipped: 3 seconds were left for it." in page
+    assert f"{none} {none}" not in page.replace("|", ""), "no sentence of nothing but that"
     assert f"| fp16 | off | 1 | {none} | {none} | 3.00 GiB | {none} | {none} |" in page
     assert "| 4 GiB | a plan | 2.00 GiB | 0 |" in page and f"| 2.4 GiB | refused | {none}" in page
     assert "| 3 GiB | failed: OutOfMemoryError: 1 |" in page
+    (tmp_path / "README.md").write_text("before <!-- gpu:begin --><!-- gpu:end --> after")
     for folder, name in (("benchmarks", "gpu"), ("docs", "gpu-memory")):
         (tmp_path / folder).mkdir()
         path = tmp_path / folder / ("README.md" if folder == "benchmarks" else "memory.md")
@@ -114,3 +127,11 @@ def test_tables_say_what_was_not_measured(tmp_path, monkeypatch):
     gpu_tables.write(report)
     assert page in (tmp_path / "benchmarks" / "README.md").read_text()
     assert "3.00 GiB" in (tmp_path / "docs" / "memory.md").read_text()
+    assert "| ours | 50.0 ms |" in (tmp_path / "README.md").read_text()
+
+
+def test_the_pages_have_the_figures_that_are_kept():
+    report = json.loads((ROOT / "benchmarks" / "gpu-h200.json").read_text())
+    assert gpu_tables.everything(report) in (ROOT / "benchmarks" / "README.md").read_text()
+    assert gpu_tables.short(report) in (ROOT / "README.md").read_text()
+    assert gpu_tables.memory(report) in (ROOT / "docs" / "memory.md").read_text()

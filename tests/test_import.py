@@ -49,7 +49,7 @@ TABLE = {
     "__main__": f"{ALL_BUT_THE_DOORS} cli",
 }
 MAY_IMPORT = {wing: set(below.split()) for wing, below in TABLE.items()}
-NEVER = {"flax": {"runs.run"}}  # PyTorch's own
+NEVER = {"flax": {"runs.run", "runs.cuda_graph"}}  # PyTorch's own
 
 
 def name_of(path):

@@ -164,6 +164,11 @@ class TrainingConfig:
     enable_xformers_memory_efficient_attention: bool = option(
         False, "xFormers' attention instead of PyTorch's own"
     )
+    capture: bool = option(
+        False,
+        "replay forward and backward pass as a CUDA graph: the same steps, faster where launching kernels takes most "
+        "of the time; one process; steps are measured, whole runs not yet",
+    )
     allow_tf32: bool = option(False, "TF32 matrix products on Ampere GPUs and later")
     deterministic: bool = option(
         False, "bit-exact repetition on a GPU, slower; a CPU always repeats exactly"

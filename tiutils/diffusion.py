@@ -160,9 +160,20 @@ def diffusion_loss(
 
 def losses_at(models: Models, material: Material, step: int, start: int, stop: int) -> Tensor:
     """The loss of samples `start` to `stop` of a step's batch: float32 `(stop - start,)`."""
-    batch = batch_at(material.plan, step, start, stop)
-    arrays = (batch.views, batch.prompts, batch.timesteps, batch.latent_noise, batch.noise)
-    views, prompts, timesteps, latent_noise, noise = (_to_device(a, models.device) for a in arrays)
+    arrays = vars(batch_at(material.plan, step, start, stop)).values()
+    return losses_of(models, material, *(_to_device(array, models.device) for array in arrays))
+
+
+def losses_of(
+    models: Models,
+    material: Material,
+    views: Tensor,
+    prompts: Tensor,
+    timesteps: Tensor,
+    latent_noise: Tensor,
+    noise: Tensor,
+) -> Tensor:
+    """The loss of samples whose `batches.Batch` lies on the device: float32 `(batch,)`."""
     latents = material.mean[views] + material.std[views] * latent_noise
     if material.captions is not None:
         own = material.captions[views]

@@ -159,18 +159,29 @@ def training_step(training: Training, step: int) -> Tensor:
     Each process takes its share of the batch in micro-batches, adds up gradients, and shares the sum with the others:
     a tensor of `num_vectors × hidden` numbers.
     """
-    config, accelerator, rows = training.config, training.accelerator, training.rows
+    config, accelerator = training.config, training.accelerator
     share = config.samples_per_process
     first = accelerator.process_index * share
-    loss = torch.zeros((), device=rows.device)
+    loss = torch.zeros((), device=training.rows.device)
     for start in range(first, first + share, config.train_batch_size):
         with accelerator.autocast():
             losses = losses_at(
                 training.models, training.material, step, start, start + config.train_batch_size
             )
-        micro_loss = losses.sum() / share
-        training.scaler.scale(micro_loss).backward()
-        loss += micro_loss.detach()
+        loss += add_gradient(training, losses)
+    return move_rows(training, step, loss)
+
+
+def add_gradient(training: Training, losses: Tensor) -> Tensor:
+    """Add a micro-batch's share of the gradient to that of the rows; returns its share of the mean loss."""
+    loss = losses.sum() / training.config.samples_per_process
+    training.scaler.scale(loss).backward()
+    return loss.detach()
+
+
+def move_rows(training: Training, step: int, loss: Tensor) -> Tensor:
+    """The end of a step, when the rows have their gradient; returns the loss, the mean over all processes."""
+    config, accelerator, rows = training.config, training.accelerator, training.rows
     if accelerator.num_processes > 1 and rows.grad is not None:
         shared = accelerator.reduce(torch.cat([rows.grad.flatten(), loss[None]]), reduction="mean")
         rows.grad.copy_(shared[:-1].view_as(rows))
@@ -200,7 +211,8 @@ def train_rows(
 ) -> LoopResult:
     """The loop: steps `start` to the end, callbacks after each; a non-finite loss ends it with the last good rows.
 
-    `take_step` takes a step, as `training_step` does; `memory.retrying` is one for where memory may run out.
+    `take_step` takes a step, as `training_step` does; `memory.retrying` is one for where memory may run out, a
+    `cuda_graph.CapturedStep` one that replays what it has recorded.
     """
     take_step = take_step or training_step
     result = LoopResult(step=start)

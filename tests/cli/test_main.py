@@ -67,7 +67,7 @@ SCRIPT = {
     "hub_token": (str, None),
 }
 OURS = {
-    "quantize": (str, None), "fit": (bool, False),
+    "quantize": (str, None), "fit": (bool, False), "capture": (bool, False),
     "use_8bit_adam": (bool, False), "deterministic": (bool, False), "evaluator": (str, None),
     "early_stopping": (bool, False), "early_stopping_steps": (int, 10),
     "early_stopping_window": (int, 310), "early_stopping_patience": (int, None),

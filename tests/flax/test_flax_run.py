@@ -193,6 +193,7 @@ def test_eight_devices_train_the_rows_of_one(flags, tmp_path):
         ("enable_xformers_memory_efficient_attention", True, "XLA chooses"),
         ("quantize", "8bit", "--quantize 8bit cannot act .* give --mixed_precision bf16"),
         ("fit", True, "--fit cannot act"),
+        ("capture", True, "--capture cannot act .* XLA compiles"),
         ("mixed_precision", "fp16", "--mixed_precision fp16 cannot act .* use bf16"),
         ("report_to", "tensorboard", "run.json has the loss of each step"),
         ("save_as_full_pipeline", True, "--save_as_full_pipeline cannot act"),

@@ -99,6 +99,7 @@ def check_flags(config: TrainingConfig) -> None:
             config.enable_xformers_memory_efficient_attention,
             "leave it out: XLA chooses how attention is computed",
         ),
+        "capture": (config.capture, "leave it out: XLA compiles the whole step"),
         "fit": (config.fit, "give --mixed_precision bf16 or --gradient_checkpointing"),
         "quantize": (config.quantize is not None, "give --mixed_precision bf16"),
         "pick_initializer": (config.pick_initializer, "give --initializer_token"),

@@ -41,6 +41,12 @@ UPPER_BOUNDS = {
     "seed": 2**63,  # half of a batch's key, of 64 bits
 }
 
+NOT_CAPTURED = {
+    "gradient_checkpointing": "which asks for the random state in each step: no graph may",
+    "fit": "which may change how the batch is cut when memory runs out: a graph stays as it is",
+    "quantize": "whose kernels have not been recorded yet",
+}
+
 
 def check_inputs(
     config: TrainingConfig,
@@ -77,6 +83,15 @@ def check_inputs(
         raise InputError(
             "--mixed_precision fp16 needs a GPU; on a CPU leave it out, or use bf16, which saves "
             "memory there but seldom time"
+        )
+    if config.capture and not accelerated:
+        raise InputError(
+            "--capture needs a GPU with CUDA, which PyTorch does not see here; leave it out"
+        )
+    if config.capture and num_processes > 1:
+        raise InputError(
+            f"--capture records the steps of one process, and there are {num_processes}; leave it out, or start "
+            f"without torchrun and accelerate launch"
         )
     state = None
     if is_main_process:
@@ -157,6 +172,9 @@ def check(config: TrainingConfig) -> None:
             f"--save_as_full_pipeline cannot write a U-Net of --quantize {config.quantize}; leave one of them out: "
             f"learned_embeds.safetensors can be used with every copy of the model"
         )
+    for name, reason in NOT_CAPTURED.items():
+        if config.capture and getattr(config, name):
+            raise InputError(f"--capture cannot act with --{name}, {reason}; leave one of them out")
     if (
         config.enable_xformers_memory_efficient_attention
         and importlib.util.find_spec("xformers") is None

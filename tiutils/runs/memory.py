@@ -16,7 +16,7 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,10 +221,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
-def retrying(training: Any, step: int, *, leaner: list[Plan]) -> Any:
+def retrying(
+    training: Any,
+    step: int,
+    *,
+    leaner: list[Plan],
+    take_step: Callable[[Any, int], Any] | None = None,
+) -> Any:
     """Take a training step; where memory runs out, the same step anew with the next plan of `leaner`.
 
-    Until its last lines a step changes nothing but gradients, so that it can be begun anew.
+    Until its last lines a step changes nothing but gradients, so that it can be begun anew. `take_step` takes it,
+    `training.training_step` by default.
 
     Raises:
         InputError: nothing leaner is left.
@@ -233,7 +240,7 @@ def retrying(training: Any, step: int, *, leaner: list[Plan]) -> Any:
 
     while True:
         try:
-            return loop.training_step(training, step)
+            return (take_step or loop.training_step)(training, step)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -263,6 +270,8 @@ def advice(config: TrainingConfig) -> str:
     """What to do when memory has run out."""
     if config.fit:
         return "nothing leaner is left: close other programs, or give a smaller --resolution"
+    if config.capture:
+        return "add --fit in place of --capture (with --resume_from_checkpoint latest to go on)"
     return "add --fit, which chooses what fits (with --resume_from_checkpoint latest to go on)"
 
 

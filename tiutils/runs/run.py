@@ -32,7 +32,7 @@ from tiutils.io import pretrained
 from tiutils.models import Models
 from tiutils.protocols import Callback
 from tiutils.runs import callbacks as watchers
-from tiutils.runs import memory
+from tiutils.runs import cuda_graph, memory
 from tiutils.runs.inputs import check_inputs
 from tiutils.runs.session import Stopwatch, TrainingResult, public_flags, sit, warn_of_changes
 from tiutils.tokenizer import whole_words
@@ -83,6 +83,8 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
             warn_of_changes(training, state)
         parts.vae.to("cpu")  # its work is done; drawing brings it back for a moment
         parts.unet.to(parts.device)
+        if config.capture:  # before the graph, which knows where the weights lie
+            parts.unet.to(memory_format=torch.channels_last)
     clock.lap("encoding")
 
     def save_pipeline() -> None:
@@ -91,13 +93,18 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
     judge = None
     if accelerator.is_main_process:  # it alone draws
         judge = overfitting.judge(config, [photo.image for photo in photos.photos], parts)
+    retrying = functools.partial(
+        memory.retrying,
+        leaner=leaner,
+        take_step=cuda_graph.CapturedStep() if config.capture else None,
+    )
     validation = watchers.validation(training, inference.generate, accelerator.trackers, judge)
     result = sit(
         training,
         photos,
         clock,
         state,
-        functools.partial(train_rows, take_step=functools.partial(memory.retrying, leaner=leaner)),
+        functools.partial(train_rows, take_step=retrying),
         [*watchers.tracking(accelerator), *validation, *callbacks],
         save_more=save_pipeline if config.save_as_full_pipeline else None,
         is_main_process=accelerator.is_main_process,
