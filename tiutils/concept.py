@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tiutils.errors import InputError, first_line
-from tiutils.io import hub
+from tiutils.io import files, hub
 
 logger = logging.getLogger("tiutils")
 
@@ -100,7 +100,7 @@ def find_photos(train_data_dir: str | Path, *, token: str | None = None) -> Path
         InputError: there is no such folder, and no Hub dataset of that name can be reached.
     """
     name = str(train_data_dir)
-    folder = os.path.expanduser(name)
+    folder = str(files.given(name, "the folder of photos"))
     if os.path.isdir(folder):
         return Path(folder)
     if os.path.lexists(folder):
@@ -123,7 +123,7 @@ def load(folder: str | Path) -> Concept:
     Raises:
         InputError: the folder is missing or holds no usable photo; the message says why, by file.
     """
-    folder = Path(folder)
+    folder = files.given(folder, "the folder of photos")
     try:
         paths = sorted(folder.iterdir(), key=_natural_order)
     except OSError as error:

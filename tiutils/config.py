@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from tiutils.errors import InputError
 
 AS_THE_SCRIPT = {"norm_control": 0.0, "timestep_sampling": "uniform"}  # to compare like with like
+MAX_DRAWN = 100_000  # pictures of one call
+MAX_STEPS = 999  # of the sampler
+MAX_SEED = 2**63  # half of a batch's key, of 64 bits
+MAX_GUIDANCE = 1000
 LR_SCHEDULERS = (
     "constant",
     "constant_with_warmup",
@@ -31,11 +36,12 @@ def option(
     choices: tuple[str, ...] | None = None,
     script: Any = None,
     secret: bool = False,
+    path: bool = False,
 ) -> Any:
     """A field with its help; `script` is the diffusers script's default where ours is another."""
     if script is not None:
         text += f" [differs from the diffusers script, where it is {script}]"
-    metadata = {"help": text, "choices": choices}
+    metadata = {"help": text, "choices": choices, "path": path}
     return dataclasses.field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -44,7 +50,9 @@ class TrainingConfig:
     """Settings of a run; see `tiutils train --help` for each."""
 
     # what is taught, and to which model
-    train_data_dir: str = option("", "folder with 3 to 5 photos, or the id of a dataset on the Hub")
+    train_data_dir: str = option(
+        "", "folder with 3 to 5 photos, or the id of a dataset on the Hub", path=True
+    )
     placeholder_token: str = option("", "the new word, such as '<wood-toy>'; lower case is safest")
     initializer_token: str = option("", "a known word to start from, such as 'toy'; one token")
     initializer_phrase: str | None = option(
@@ -68,10 +76,11 @@ class TrainingConfig:
         None,
         "model folder or Hub id; Stable Diffusion 1.5 where there is a GPU and the Hub, else the bundled model",
         script="required",
+        path=True,
     )
     revision: str | None = option(None, "branch, tag or commit of the model on the Hub")
     variant: str | None = option(None, "variant of the weight files, such as fp16")
-    tokenizer_name: str | None = option(None, "a tokenizer other than the model's own")
+    tokenizer_name: str | None = option(None, "a tokenizer other than the model's own", path=True)
 
     # photos
     resolution: int | None = option(
@@ -178,7 +187,9 @@ class TrainingConfig:
     )
 
     # what is written
-    output_dir: str = option("text-inversion-model", "folder for all that the run writes")
+    output_dir: str = option(
+        "text-inversion-model", "folder for all that the run writes", path=True
+    )
     seed: int = option(0, "of every random draw", script="none: another one each time")
     save_steps: int = option(500, "write learned_embeds-steps-N.safetensors every N steps")
     checkpointing_steps: int = option(
@@ -186,7 +197,7 @@ class TrainingConfig:
     )
     checkpoints_total_limit: int | None = option(None, "keep only so many checkpoints, the newest")
     resume_from_checkpoint: str | None = option(
-        None, "path of a checkpoint, or 'latest' of the output folder"
+        None, "path of a checkpoint, or 'latest' of the output folder", path=True
     )
     save_as_full_pipeline: bool = option(False, "also write the whole model with the word in it")
     no_safe_serialization: bool = option(
@@ -199,6 +210,7 @@ class TrainingConfig:
     evaluator: str | None = option(
         None,
         "CLIP model, folder or Hub id, that judges these pictures; the bundled model has its own",
+        path=True,
     )
     validation_steps: int = option(100, "draw every N steps")
     report_to: str | None = option(
@@ -206,7 +218,7 @@ class TrainingConfig:
         "log to 'tensorboard', 'wandb', 'comet_ml' or 'all', where installed",
         script="tensorboard",
     )
-    logging_dir: str = option("logs", "folder of the logs inside --output_dir")
+    logging_dir: str = option("logs", "folder of the logs inside --output_dir", path=True)
     push_to_hub: bool = option(
         False, "publish the learned word on the Hub when done; never by default"
     )
@@ -216,6 +228,13 @@ class TrainingConfig:
     hub_token: str | None = option(
         None, "access token of the Hub; that of `hf auth login` by default", secret=True
     )
+
+    def __post_init__(self) -> None:
+        # here, so that `~` means the same in a file, in a notebook and after a `=`, where no shell sees it
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.metadata["path"] and isinstance(value, str | os.PathLike):
+                object.__setattr__(self, field.name, os.path.expanduser(value))
 
     @property
     def plain_word(self) -> str:
@@ -273,10 +292,40 @@ def learning_rate_at(
 
 
 def check_counts(**counts: int) -> None:
-    """Refuse a count below one, by its name."""
+    """Refuse a count below one, or one that no memory holds, by its name."""
     for name, value in counts.items():
         if value < 1:
             raise InputError(f"{name} is {value}; it must be 1 or more")
+        if value > MAX_DRAWN:
+            raise InputError(f"{name} is {value}; it must be {MAX_DRAWN} or less")
+
+
+def check_drawing(
+    num_images_per_prompt: int,
+    num_inference_steps: int,
+    seed: int,
+    guidance_scale: float | None,
+) -> None:
+    """Refuse numbers that no picture can be drawn with, in either framework, before anything is loaded.
+
+    Raises:
+        InputError: names the number and what is allowed.
+    """
+    check_counts(
+        num_images_per_prompt=num_images_per_prompt, num_inference_steps=num_inference_steps
+    )
+    if num_inference_steps > MAX_STEPS:
+        raise InputError(
+            f"num_inference_steps is {num_inference_steps}; it must be {MAX_STEPS} or less, for a model knows 1000 "
+            f"noise levels, and 20 to 50 are enough"
+        )
+    if not 0 <= seed < MAX_SEED:
+        raise InputError(f"seed is {seed}; it must be at least 0 and below {MAX_SEED}")
+    if guidance_scale is not None and not -MAX_GUIDANCE <= guidance_scale <= MAX_GUIDANCE:
+        raise InputError(
+            f"guidance_scale is {guidance_scale}; it must be a number of at most {MAX_GUIDANCE}: 7.5 is usual, "
+            f"1 or less turns it off"
+        )
 
 
 def check_size(model: str, factor: int, **sizes: int) -> None:

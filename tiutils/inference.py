@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -80,6 +80,7 @@ def generate(
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 8,
+    on_picture: Callable[[int, Image.Image], object] | None = None,
 ) -> list[Image.Image]:
     """Draw pictures.
 
@@ -100,6 +101,7 @@ def generate(
         height: pixels; the model's own size if None.
         width: pixels; the model's own size if None.
         batch_size: images drawn at once; only memory and speed depend on it.
+        on_picture: called with the number of each image, from 0, and the image as soon as it is drawn.
 
     Returns:
         `len(prompts) * num_images_per_prompt` RGB images: all of the first prompt, then all of the
@@ -114,11 +116,8 @@ def generate(
     halvings = len(models.unet.config.block_out_channels) - 1
     factor = math.lcm(8, models.vae_factor * 2**halvings)
     config.check_size(models.name, factor, height=height, width=width)
-    config.check_counts(
-        num_images_per_prompt=num_images_per_prompt,
-        num_inference_steps=num_inference_steps,
-        batch_size=batch_size,
-    )
+    config.check_drawing(num_images_per_prompt, num_inference_steps, seed, guidance_scale)
+    config.check_counts(batch_size=batch_size)
     if not prompts:
         return []
 
@@ -132,7 +131,7 @@ def generate(
     with _vae_beside_unet(models), torch.autocast(models.device.type, enabled=False):
         for first in range(0, len(jobs), batch_size):
             chunk = jobs[first : first + batch_size]
-            images += pipe(
+            drawn = pipe(
                 prompt_embeds=encoded[[p for p, _ in chunk]],
                 negative_prompt_embeds=unconditional.expand(len(chunk), -1, -1),
                 latents=_first_noise(models, [seed + k for _, k in chunk], height, width),
@@ -141,6 +140,10 @@ def generate(
                 num_inference_steps=num_inference_steps,
                 guidance_scale=models.guidance_scale if guidance_scale is None else guidance_scale,
             ).images
+            for image in drawn:
+                images.append(image)
+                if on_picture is not None:
+                    on_picture(len(images) - 1, image)
     return images
 
 

@@ -50,6 +50,7 @@ def check_placeholder(
         raise InputError(
             f"the placeholder token {token!r} must be one word without spaces, such as '<my-toy>'"
         )
+    embeddings.check_word(token)
     room = tokenizer.model_max_length - 2  # the start and end tokens
     if not 1 <= num_vectors < room:
         raise InputError(

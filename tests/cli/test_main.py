@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 
@@ -226,6 +227,21 @@ def test_settings_from_toml(tmp_path):
     )
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_settings_of_any_editor(tmp_path, encoding):
+    path = tmp_path / "run.JSON"
+    path.write_text('{"placeholder_token": "<größe>"}', encoding=encoding)
+    assert parsed("--config", str(path)).placeholder_token == "<größe>"
+
+
+def test_home_is_home_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = 'output_dir = "~/o"\ntrain_data_dir = "~/p"\ntokenizer_name = "~/t"\nevaluator = "~/e"'
+    config = parsed(*write_config(tmp_path / "run.toml", text))
+    paths = (config.output_dir, config.train_data_dir, config.tokenizer_name, config.evaluator)
+    assert paths == tuple(str(tmp_path / name) for name in "opte")
+
+
 def test_settings_from_json_with_or_without_dashes(tmp_path):
     flags = {"--train_data_dir": "photos", "placeholder_token": "<t>", "--max_train_steps": 7}
     config = parsed(*write_config(tmp_path / "run.json", json.dumps(flags)))
@@ -266,6 +282,11 @@ def test_settings_from_an_earlier_run(tmp_path):
         ("a.json", '{"learning_rate": NaN}', "--learning_rate is nan; it must be above 0"),
         ("a.json", '{"center_crop": 1}', "--center_crop is 1; it must be true or false"),
         ("a.json", '{"lr_scheduler": "fast"}', "--lr_scheduler is 'fast'; it must be one of"),
+        ("a.json", '{"output_dir": ""}', "--output_dir is empty"),
+        ("a.json", '{"validation_prompt": "\\udcf6"}', "not UTF-8"),
+        ("a.json", '{"max_train_steps": 1' + "0" * 400 + "}", "a number of 401 digits"),
+        ("a.json", '{"learning_rate": 1' + "0" * 400 + "}", "a number of 401 digits"),
+        ("a.json", '{"max_grad_norm": 1e300}', "--max_grad_norm is 1e+300; it must be above 0"),
         ("a.json", '{"output_dir": ["a"]}', "--output_dir is ['a']; it must be text"),
     ],
 )
@@ -347,10 +368,62 @@ def test_generate_draws_with_a_learned_word(small_model, tmp_path, capsys):
     assert "000.png a <my-toy> on sand" in capsys.readouterr().out
 
 
+def generate(model, folder, *flags):
+    return main([
+        "generate", "--pretrained_model_name_or_path", str(model), "--prompt", "a toy", "--num_inference_steps",
+        "1", "--output_dir", str(folder), *flags,
+    ])  # fmt: skip
+
+
+def test_pictures_are_never_overwritten(small_model, tmp_path):
+    (tmp_path / "004.png").write_bytes(b"a photo of mine")
+    for _ in range(2):
+        assert generate(small_model, tmp_path, "--num_images", "1") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["004.png", "005.png", "006.png"]
+    assert (tmp_path / "004.png").read_bytes() == b"a photo of mine"
+
+
+def test_each_picture_is_written_as_it_is_drawn(small_model, tmp_path, monkeypatch, capsys):
+    from tiutils.figures import output
+
+    save = output.save_new
+
+    def then_stop(*arguments, **options):
+        path = save(*arguments, **options)
+        if path.name == "001.png":
+            signal.raise_signal(number)
+        return path
+
+    monkeypatch.setattr(output, "save_new", then_stop)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        folder = tmp_path / str(number)
+        before = signal.getsignal(number)
+        assert generate(small_model, folder, "--num_images", "3") == 130
+        assert sorted(path.name for path in folder.iterdir()) == ["000.png", "001.png"]
+        assert "of 3 pictures are drawn, in" in capsys.readouterr().err
+        assert signal.getsignal(number) == before
+
+
+def test_progress_of_generate_is_quiet_when_asked(small_model, tmp_path, capsys):
+    assert generate(small_model, tmp_path, "--num_images", "2") == 0
+    assert "2/2" in capsys.readouterr().err
+    assert generate(small_model, tmp_path, "--num_images", "1", "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     "flags, expected",
     [
         (["--embedding", "missing.safetensors"], "missing.safetensors"),
+        (["--output_dir", ""], "--output_dir is empty"),
+        (["--output_dir", "/proc/x"], "--output_dir /proc/x"),
+        (["--prompt", "caf\udce9"], "not UTF-8"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--seed", str(2**64)], "seed is"),
+        (["--guidance_scale", "nan"], "guidance_scale is nan"),
+        (["--guidance_scale", "1e300"], "guidance_scale is 1e+300"),
+        (["--num_inference_steps", "1000000000000"], "num_inference_steps is"),
+        (["--num_images", "1000000000000"], "num_images"),
         (["--num_images", "0"], "num_images"),
         (["--pretrained_model_name_or_path", "no/model"], "no model 'no/model'"),
     ],

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from tiutils import inference, models
 from tiutils.cli.main import main
 from tiutils.evaluation import report
+from tiutils.evaluation.comparison import Gallery
 
 DRAW = ["--num_images", "1", "--num_inference_steps", "2"]
 MEASURES = {"evaluation_loss", "image_similarity", "histogram_distance"}
@@ -41,6 +44,51 @@ def test_evaluate_draws_scores_and_says_where(run_dir, photos, capsys):
     after = json.loads((run_dir / "run.json").read_text())
     assert after.items() >= before.items(), "what the run wrote is kept"
     assert set(after["scores"]["scores"]) == set(after["scores"]["plain_scores"]) == MEASURES
+
+
+def test_the_picture_comes_before_the_scores_and_stays(run_dir, tmp_path, capsys, monkeypatch):
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    first = (run / report.PICTURE).read_bytes() if (run / report.PICTURE).exists() else None
+    monkeypatch.setattr(report, "_verdicts", lambda *_: pytest.fail("scored"))
+    names = []
+    for prompt in ("a {} in sand", "a {} on snow", "a {} on snow"):
+        assert main(["evaluate", str(run), *DRAW, "--prompt", prompt, "--no-scores"]) == 0
+        printed = capsys.readouterr()
+        assert "2/2" in printed.err and "scores" not in json.loads((run / "run.json").read_text())
+        names += [line.split()[-1] for line in printed.out.splitlines() if "before" in line]
+    assert len(set(names)) == 2 and names[1] == names[2], "the same picture is there already"
+    assert first is None or (run / report.PICTURE).read_bytes() == first
+
+
+def test_each_picture_is_drawn_once(small_model):
+    parts, count = models.load(small_model), []
+    gallery = Gallery(parts, num_inference_steps=1, on_picture=lambda: count.append(1))
+    few = gallery.pictures(["a toy", "a cat"], 1)
+    many = gallery.pictures(["a cat", "a dog"], 2)
+    assert len(count) == 5 and many[0] is few[1]
+    alone = inference.generate(parts, "a cat", num_images_per_prompt=2, num_inference_steps=1)
+    assert all(
+        np.abs(np.subtract(a, b, dtype=int)).max() <= 1 for a, b in zip(many, alone, strict=False)
+    )
+
+
+@pytest.mark.parametrize(
+    ("lacks", "message"),
+    [
+        ("train_data_dir", "give --train_data_dir"),
+        ("initializer_token", None),
+        ("learnable_property", None),
+        ("placeholder_token", None),
+    ],
+)
+def test_a_record_that_lacks_an_entry(run_dir, tmp_path, lacks, message, capsys):
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    del record["flags"][lacks]
+    (run / "run.json").write_text(json.dumps(record))
+    arguments = ["evaluate", str(run), *DRAW, "--prompt", "a {}", "--no-scores"]
+    assert main(arguments) == (2 if message else 0)
+    assert (message or "") in capsys.readouterr().err
 
 
 def test_several_runs_side_by_side(run_dir, small_model, photos, tmp_path, capsys):

@@ -502,6 +502,25 @@ def test_a_changed_seed_or_batch_is_warned_about(learn, stopped):
     assert "with batch_size 1, but the run was begun with 2" in said
 
 
+def test_every_changed_setting_that_matters_is_named(learn, stopped):
+    done = learn("--resume_from_checkpoint", "latest", "--learning_rate", "0.001", "--center_crop")
+    assert done.status == 0
+    (line,) = done.said
+    assert "--learning_rate 0.001 instead of" in line and "--center_crop True" in line
+
+
+@pytest.mark.parametrize("word", ["__metadata__", f"<{'a' * 200}>"])
+def test_a_word_that_no_file_holds_is_refused(refused, word):
+    assert "cannot be a placeholder token" in refused("--placeholder_token", word)
+
+
+def test_equal_runs_leave_equal_bytes(learn, tmp_path):
+    for name in "ab":
+        assert learn("--max_train_steps", 1, out=tmp_path / name).status == 0
+    for name in ("learned_embeds.safetensors", "checkpoint-1/state.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     "flags, expected",
     [
@@ -708,7 +727,7 @@ def test_rows_that_are_not_finite_are_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_keeps_what_was_learned(base, finished, learn, tmp_path, number):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 

@@ -9,13 +9,43 @@ import os
 import tomllib
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tiutils.config import TrainingConfig
-from tiutils.errors import InputError
+from tiutils.errors import InputError, check_text
+from tiutils.io import files, run_folder
 
 EXIT_INPUT = 2
+
+
+# flags of every command that are paths, or may be; a name that is not UTF-8 is a path, too, and stands in no sentence
+PATHS = {
+    "config", "embedding", "output_dir", "run_dirs", "run_dir", "held_out", "evaluator", "picture", "source",
+    "target", "pretrained_model_name_or_path", "tokenizer_name", "train_data_dir", "resume_from_checkpoint",
+    "logging_dir",
+}  # fmt: skip
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse empty paths and words that are not UTF-8, in the flags of any command, before work begins.
+
+    Raises:
+        InputError: names the flag.
+    """
+    for name, found in vars(options).items():
+        for value in found if isinstance(found, list) else [found]:
+            if not isinstance(value, str):
+                continue
+            flag = {"source": "FILE", "target": "OUT", "run_dirs": "the run's folder"}.get(
+                name, f"--{name}"
+            )
+            flag = "the run's folder" if name == "run_dir" else flag
+            if name in PATHS:
+                files.given(value, flag)
+            else:
+                check_text(flag, value)
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,9 +79,45 @@ def help_of(field: dataclasses.Field[Any]) -> str:
     return text if says_nothing else f"{text} (default: {field.default})"
 
 
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Which model, as in `tiutils train`; a run's folder says which one it was trained on."""
+    parser.add_argument("--pretrained_model_name_or_path", help="model folder or Hub id")
+    for name in ("revision", "variant", "tokenizer_name"):
+        parser.add_argument(f"--{name}", help=help_of(TrainingConfig.__dataclass_fields__[name]))
+
+
+def model(
+    options: argparse.Namespace, sources: Sequence[str], *, or_none: bool = False
+) -> dict[str, Any]:
+    """The flags of `add_model_flags` as arguments of `models.load`; without them the model of the words' runs.
+
+    Raises:
+        InputError: the words were learned by runs on different models.
+    """
+    named = options.pretrained_model_name_or_path
+    given = {name: getattr(options, name) for name in ("revision", "variant", "tokenizer_name")}
+    folders = {Path(os.path.expanduser(source)) for source in sources}
+    folders = {path if path.is_dir() else path.parent for path in folders}
+    found = [] if named else [run_folder.model_of(f) for f in sorted(folders) if _names_a_model(f)]
+    if len({str(sorted(each.items(), key=str)) for each in found}) > 1:
+        names = ", ".join(sorted({str(each["name"]) for each in found}))
+        raise InputError(
+            f"the words were learned on different models ({names}); give --pretrained_model_name_or_path"
+        )
+    chosen: dict[str, Any] = found[0] if found else {"name": named}
+    changed = {name: value for name, value in given.items() if value is not None}
+    if or_none and not named:
+        return changed
+    return {**given, **chosen, **changed}
+
+
+def _names_a_model(folder: Path) -> bool:
+    return bool(run_folder.entry(run_folder.read_record(folder), "model", str))
+
+
 def add_drawing_flags(parser: argparse.ArgumentParser, num_images: int) -> None:
     """Flags that every command which draws has."""
-    parser.add_argument("--pretrained_model_name_or_path", help="model folder or Hub id")
+    parser.add_argument("--quiet", action="store_true", help="show no progress on stderr")
     parser.add_argument(
         "--num_images", type=int, default=num_images, help="pictures of each prompt (%(default)s)"
     )
@@ -85,8 +151,12 @@ def read_config_file(path: str) -> dict[str, Any]:
         InputError: it cannot be read, or holds something that is no flag.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        values = json.loads(text) if path.endswith(".json") else tomllib.loads(text)
+        file = files.given(path, "--config")
+        text = files.read_text(file)
+        is_json = file.suffix.lower() == ".json" or text.lstrip().startswith("{")
+        values = json.loads(text) if is_json else tomllib.loads(text)
+    except InputError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"--config {path} cannot be read ({error}); it must be TOML or JSON"
@@ -116,4 +186,8 @@ def training_config(options: argparse.Namespace) -> TrainingConfig:
 def source_and_name(text: str) -> tuple[str, str | None]:
     """Split `FILE=<new-name>`, as the command line takes it; a file may have a `=` in its name."""
     source, equals, name = text.rpartition("=")
-    return (source, name) if equals and not os.path.lexists(text) else (text, None)
+    if not equals or os.path.lexists(os.path.expanduser(text)):
+        return text, None
+    check_text("--embedding", name)
+    files.given(source, "--embedding")
+    return source, name

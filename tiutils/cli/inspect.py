@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tiutils.errors import InputError, first_line, printable
-from tiutils.io import embeddings, pretrained
+from tiutils.io import embeddings, files, pretrained
 from tiutils.io.embeddings import LearnedEmbedding
 from tiutils.tokenizer import whole_words
 
@@ -19,19 +19,34 @@ NEAREST = 5
 MAX_SHOWN = 100  # characters of one thing that a file says about itself
 
 
-def describe(source: str | Path, model: str | None = None) -> str:
+def describe(
+    source: str | Path,
+    name: str | None = None,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    tokenizer_name: str | None = None,
+) -> str:
     """What `tiutils inspect` prints; compares with the vocabulary where the width fits the model.
+
+    Args:
+        source: see `embeddings.read`.
+        name: the model, see `models.load` for it and what follows.
+        revision: branch, tag or commit on the Hub.
+        variant: suffix of the weight files.
+        tokenizer_name: a tokenizer other than the model's own.
 
     Raises:
         InputError: `source` is no learned word; see `embeddings.read`.
     """
     found = embeddings.read_all(source)
-    model = model or pretrained.default_model(accelerated=_has_gpu())
+    model = name or pretrained.default_model(accelerated=_has_gpu())
     lines = [f"{printable(str(source))}: {found[0].layout}"]
     for learned in found:
         lines += _facts(learned)
         try:
-            lines += _comparison(learned, model)
+            folder = pretrained.locate(model, revision=revision, weights=False)
+            lines += _comparison(learned, model, folder, variant, tokenizer_name)
         except InputError as error:  # the word is sound all the same
             lines.append(f"  not compared  {error}")
     return "\n".join(lines)
@@ -64,21 +79,28 @@ def _shown(text: str) -> str:
     return printable(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…")
 
 
-def _comparison(learned: LearnedEmbedding, model: str) -> list[str]:
+def _comparison(
+    learned: LearnedEmbedding,
+    model: str,
+    folder: Path,
+    variant: str | None,
+    tokenizer_name: str | None,
+) -> list[str]:
     """Norms and nearest words, for each vector of width `hidden` of the model.
 
     Raises:
         InputError: the model cannot be had, or is of another width.
     """
-    folder = pretrained.locate(model, weights=False)
     hidden = pretrained.read_config(folder, "text_encoder").get("hidden_size")
     if learned.others or learned.vectors.shape[1] != hidden:
         raise InputError(f"{model} has one text encoder, {hidden} wide")
-    table = _token_table(model, folder)
+    table = _token_table(model, folder, variant)
     norms = np.linalg.norm(table, axis=1)
     low, middle, high = np.percentile(norms, [1, 50, 99])
-    lines = [f"  vocabulary    of {model}: norms {low:.3g} to {high:.3g}, median {middle:.3g}"]
-    vocabulary = whole_words(pretrained.load_tokenizer(folder))
+    lines = [
+        f"  vocabulary    of {printable(model)}: norms {low:.3g} to {high:.3g}, median {middle:.3g}"
+    ]
+    vocabulary = whole_words(pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name))
     names, ids = list(vocabulary), list(vocabulary.values())
     for token, vector in zip(learned.tokens, learned.vectors, strict=True):
         norm = np.linalg.norm(vector)
@@ -89,7 +111,7 @@ def _comparison(learned: LearnedEmbedding, model: str) -> list[str]:
     return lines
 
 
-def _token_table(model: str, folder: Path) -> np.ndarray:
+def _token_table(model: str, folder: Path, variant: str | None) -> np.ndarray:
     """The text encoder's token embeddings, float32 of shape (vocabulary, hidden).
 
     Raises:
@@ -97,12 +119,16 @@ def _token_table(model: str, folder: Path) -> np.ndarray:
     """
     from safetensors import safe_open
 
-    path = folder / "text_encoder" / "model.safetensors"
+    name = f"model.{variant}.safetensors" if variant else "model.safetensors"
+    path = folder / "text_encoder" / name
     try:
         if not path.exists() and not os.path.isdir(model):  # this one part, not gigabytes
             import huggingface_hub
 
-            path = Path(huggingface_hub.hf_hub_download(model, "text_encoder/model.safetensors"))
+            commit = folder.name  # the snapshot that the folder is
+            path = Path(
+                huggingface_hub.hf_hub_download(model, f"text_encoder/{name}", revision=commit)
+            )
         with safe_open(path, framework="np") as file:
             names = file.keys()
             (name,) = (name for name in names if name.endswith("token_embedding.weight"))
@@ -133,7 +159,7 @@ def convert(
     Raises:
         InputError: the source is no learned word, or the target exists or has another ending.
     """
-    target = Path(target)
+    target = files.given(target, "OUT")
     if target.suffix not in (".safetensors", ".bin", ".pt"):
         raise InputError(
             f"{str(target)!r} must end in .safetensors, .bin (diffusers) or .pt (A1111)"

@@ -10,21 +10,22 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from tiutils.cli import quiet_libraries
+from tiutils.cli import console, flags, quiet_libraries
 from tiutils.cli.flags import (
     EXIT_INPUT,
     Parser,
     add_drawing_flags,
     add_framework_flag,
+    add_model_flags,
     add_training_flags,
     training_config,
 )
-from tiutils.errors import InputError
+from tiutils.errors import InputError, printable
+from tiutils.io import files, progress, signals
 
 logger = logging.getLogger("tiutils")
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
@@ -34,16 +35,27 @@ PLACES = ("a {} on the beach", "a {} in the snow", "a {} in the forest", "two {}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 something given is wrong."""
-    options = build_parser().parse_args(arguments)
-    quiet_libraries()
-    with warnings_on_stderr():
+    with console.guarded() as (stdout, _):
+        options = build_parser().parse_args(arguments)
+        quiet_libraries()
         try:
-            return options.run(options)
+            with (
+                signals.handled(signals.interrupt),
+                warnings_on_stderr(),
+                progress.silence(getattr(options, "quiet", False)),
+            ):
+                flags.check(options)
+                status = options.run(options)
         except InputError as error:
-            print(f"tiutils: {error}", file=sys.stderr)
+            print(f"tiutils: {printable(str(error))}", file=sys.stderr)
             return EXIT_INPUT
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
+        stdout.flush()
+        if stdout.error is not None and stdout.error.errno not in console.GONE:
+            print(f"tiutils: could not print ({stdout.error.strerror})", file=sys.stderr)
+            return status or EXIT_FAILED
+        return status
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--prompt", action="append", required=True, help="what to draw; may repeat"
     )
     generate.add_argument("--output_dir", default="pictures", help="folder for the PNG files")
+    add_model_flags(generate)
     add_drawing_flags(generate, num_images=4)
     add_framework_flag(generate)
     generate.set_defaults(run=run_generate)
@@ -96,6 +109,15 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--output_dir", default="comparison", help="folder for a comparison of several runs"
     )
+    evaluate.add_argument(
+        "--train_data_dir",
+        metavar="DIR",
+        help="the photos, if they are not where the run found them",
+    )
+    evaluate.add_argument(
+        "--no-scores", "--no_scores", action="store_true", help="draw the picture only"
+    )
+    add_model_flags(evaluate)
     add_drawing_flags(evaluate, num_images=2)
     evaluate.set_defaults(run=run_evaluate)
 
@@ -123,9 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser("inspect", help="what a file with a learned word holds")
     inspect.add_argument("source", metavar="FILE", help="a file, a run's folder or a Hub id")
-    inspect.add_argument(
-        "--pretrained_model_name_or_path", help="model whose vocabulary to compare with"
-    )
+    add_model_flags(inspect)
     inspect.set_defaults(run=run_inspect)
 
     convert = commands.add_parser("convert", help="write a learned word in another form")
@@ -176,24 +196,42 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_generate(options: argparse.Namespace) -> int:
     """`tiutils generate`."""
-    from tiutils.cli import flags
+    from tiutils import config
     from tiutils.figures import output
     from tiutils.io.embeddings import read
 
-    embeddings = [flags.source_and_name(text) for text in options.embedding]
-    for source, _ in embeddings:
+    config.check_drawing(
+        options.num_images, options.num_inference_steps, options.seed, options.guidance_scale
+    )
+    folder = files.given(options.output_dir, "--output_dir")
+    words = [flags.source_and_name(text) for text in options.embedding]
+    for source, _ in words:
         read(source).refuse_pair()  # told before gigabytes are loaded
+    files.check_writable(folder, "--output_dir")
     inference, models = (room(name, options.framework) for name in ("inference", "models"))
     device = {"device": models.best_device()} if options.framework == "pytorch" else {}
-    parts = models.load(options.pretrained_model_name_or_path, **device)
-    for source, word in embeddings:
+    parts = models.load(**flags.model(options, [source for source, _ in words]), **device)
+    for source, word in words:
         inference.load_embedding(parts, source, word)
-    images = inference.generate(parts, options.prompt, **drawing(options))
-    for number, image in enumerate(images):
-        prompt = options.prompt[number // options.num_images]
-        path = Path(options.output_dir) / f"{number:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        print(output.save(image, path, alt=prompt), prompt)
+
+    total, names, done = len(options.prompt) * options.num_images, output.numbered(folder), 0
+    with progress.bar(total, "drawing", "picture") as bar:
+
+        def keep(number: int, image: Any) -> None:
+            nonlocal done
+            prompt = options.prompt[number // options.num_images]
+            path = output.save_new(image, folder, names, alt=prompt)
+            done = number + 1
+            tqdm.write(f"{path} {prompt}", file=sys.stdout)
+            sys.stdout.flush()
+            bar.update()
+
+        try:
+            options_of_all = {**drawing(options), "batch_size": parts.at_once}
+            inference.generate(parts, options.prompt, **options_of_all, on_picture=keep)
+        except KeyboardInterrupt:
+            logger.warning("stopped: %d of %d pictures are drawn, in %s", done, total, folder)
+            raise
     return EXIT_OK
 
 
@@ -211,22 +249,24 @@ def run_evaluate(options: argparse.Namespace) -> int:
     """`tiutils evaluate`."""
     from tiutils.evaluation import report
 
+    label = "side by side:" if len(options.run_dirs) > 1 else "photos | before | after:"
     made = report.evaluate(
         options.run_dirs,
         options.prompt or PLACES,
+        photos=options.train_data_dir,
         held_out=options.held_out,
-        model=options.pretrained_model_name_or_path,
+        model=flags.model(options, [], or_none=True),
         judge=options.evaluator,
         output_dir=options.output_dir,
+        scores=not options.no_scores,
+        on_picture=lambda path: print(f"{label:<25} {path}", flush=True),
         **drawing(options),
     )
-    print("\n\n".join(map(report.as_text, made.verdicts)))
-    if len(options.run_dirs) > 1:
-        print(f"\nside by side:             {made.picture}")
-        return EXIT_OK
-    print(f"\nphotos | before | after:  {made.picture}")
-    print(f"the learned word:         {options.run_dirs[0]}/learned_embeds.safetensors")
-    print("what to open next:        notebooks/00_start_here.ipynb")
+    if made.verdicts:
+        print("\n" + "\n\n".join(map(report.as_text, made.verdicts)))
+    if len(options.run_dirs) == 1:
+        print(f"\nthe learned word:         {made.words[0]}")
+        print("what to open next:        notebooks/00_start_here.ipynb")
     return EXIT_OK
 
 
@@ -252,7 +292,7 @@ def run_inspect(options: argparse.Namespace) -> int:
     """`tiutils inspect`."""
     from tiutils.cli import inspect
 
-    print(inspect.describe(options.source, options.pretrained_model_name_or_path))
+    print(inspect.describe(options.source, **flags.model(options, [options.source])))
     return EXIT_OK
 
 

@@ -20,6 +20,7 @@ from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPTokenizer
 
 from tiutils.errors import InputError, first_line
+from tiutils.io import files
 from tiutils.io.hub import hub_answers
 from tiutils.io.pretrained import load_tokenizer
 from tiutils.models import Models
@@ -100,7 +101,7 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Evaluator:
     Raises:
         InputError: there is none, it is no CLIP model, or the Hub cannot be reached.
     """
-    name = str(name)
+    name = str(files.given(name, "the CLIP model's name"))
     if not os.path.isdir(name) and not hub_answers(f"models/{name}"):
         raise InputError(
             f"there is no CLIP model {name!r}: no folder of that name here, and the Hub cannot be "

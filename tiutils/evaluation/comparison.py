@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from tiutils import concept, inference
 from tiutils.evaluation import metrics
@@ -24,6 +25,55 @@ MEASURES = {
 }
 
 
+class Gallery:
+    """Pictures by prompt, each drawn once: those that a figure has shown serve the scores as well.
+
+    Picture k of a prompt starts from the noise of `seed + k`, whoever asks for it.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        *,
+        seed: int = 0,
+        on_picture: Callable[[], object] | None = None,
+        **drawing: Any,
+    ):
+        self.models, self.seed, self.drawing = models, seed, drawing
+        self.on_picture = on_picture
+        self.drawn: dict[str, list[Image.Image]] = {}
+
+    def missing(self, prompts: Sequence[str], count: int) -> int:
+        """How many pictures would have to be drawn for `pictures`."""
+        return sum(
+            max(0, count - len(self.drawn.get(prompt, ()))) for prompt in dict.fromkeys(prompts)
+        )
+
+    def pictures(self, prompts: Sequence[str], count: int) -> list[Image.Image]:
+        """`count` pictures of each prompt: all of the first, then all of the second, as `generate` gives them."""
+        there = {prompt: len(self.drawn.setdefault(prompt, [])) for prompt in prompts}
+        for start in sorted({number for number in there.values() if number < count}):
+            batch = [prompt for prompt, number in there.items() if number == start]
+            more = count - start
+
+            def keep(
+                number: int, image: Image.Image, batch: list[str] = batch, more: int = more
+            ) -> None:
+                self.drawn[batch[number // more]].append(image)
+                if self.on_picture is not None:
+                    self.on_picture()
+
+            inference.generate(
+                self.models,
+                batch,
+                num_images_per_prompt=more,
+                seed=self.seed + start,
+                on_picture=keep,
+                **self.drawing,
+            )
+        return [image for prompt in prompts for image in self.drawn[prompt][:count]]
+
+
 def measure(
     models: Models,
     word: str,
@@ -35,6 +85,7 @@ def measure(
     prompts: Sequence[str] = (),
     num_images: int = 8,
     seed: int = 0,
+    gallery: Gallery | None = None,
     **drawing: Any,
 ) -> dict[str, np.ndarray]:
     """Take every measure of one word; two words get the same draws and start from the same noise.
@@ -49,6 +100,7 @@ def measure(
         prompts: with `{}` for the word, for prompt following; the first template if there are none.
         num_images: pictures drawn of the first template ("a photo of a …"), and of all prompts.
         seed: of the first picture.
+        gallery: pictures that were drawn before, with the same seed and arguments; none if None.
         drawing: further arguments of `inference.generate`.
 
     Returns:
@@ -56,8 +108,8 @@ def measure(
         prompt following (n, prompts). Their mean is the measure.
     """
     template = concept.templates(learnable_property)[0]
-    draw = {"num_images_per_prompt": num_images, "seed": seed, **drawing}
-    images = inference.generate(models, template.format(word), **draw)
+    gallery = gallery or Gallery(models, seed=seed, **drawing)
+    images = gallery.pictures([template.format(word)], num_images)
     losses = metrics.evaluation_losses(models, references, word, learnable_property, draws=64)
     measured = {
         "evaluation_loss": losses.numpy(),
@@ -66,7 +118,7 @@ def measure(
     }
     if evaluator is not None:
         prompts = list(prompts) or [template]
-        drawn = inference.generate(models, [prompt.format(word) for prompt in prompts], **draw)
+        drawn = gallery.pictures([prompt.format(word) for prompt in prompts], num_images)
         sentences = [p.format(plain_word) for p in prompts for _ in range(num_images)]
         alike = evaluator.similarities(images, references)
         follows = evaluator.followings(drawn, sentences).reshape(len(prompts), num_images)

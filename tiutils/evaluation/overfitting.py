@@ -18,7 +18,7 @@ from tiutils.config import TrainingConfig
 from tiutils.evaluation import clip as clip_model
 from tiutils.evaluation.clip import Evaluator
 from tiutils.figures import output
-from tiutils.io.run_folder import read_record, update_record
+from tiutils.io.run_folder import entry, read_record, update_record
 from tiutils.models import Models
 
 logger = logging.getLogger("tiutils")
@@ -36,8 +36,14 @@ class Judge:
         self.clip, self.config, self.photos = clip, config, photos
         earlier: dict[str, Any] = {}
         if config.resume_from_checkpoint is not None:
-            earlier = read_record(config.output_dir).get("validation", {})
-        self.history = {int(step): scores for step, scores in earlier.items()}
+            earlier = entry(read_record(config.output_dir), "validation", dict)
+        self.history = {
+            int(step): scores
+            for step, scores in earlier.items()
+            if step.isdecimal()
+            and isinstance(scores, dict)
+            and {"similarity", "following"} <= scores.keys()
+        }
 
     def __call__(self, step: int, images: Sequence[Image.Image], prompt: str) -> dict[str, float]:
         """Score the pictures of one step; returns the means, for a tracker."""

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tiutils import concept, inference, models
+from matplotlib.figure import Figure
+
+from tiutils import concept, config, inference, models
 from tiutils.errors import InputError, printable
 from tiutils.evaluation import clip as clip_model
 from tiutils.evaluation import comparison
 from tiutils.evaluation.comparison import Score
 from tiutils.figures import grids, output
-from tiutils.io.files import replace_file
-from tiutils.io.run_folder import read_record, update_record
+from tiutils.io import embeddings
+from tiutils.io.files import check_writable, given, to_json, write_new
+from tiutils.io.progress import bar
+from tiutils.io.run_folder import entry, find_again, model_of, read_record, update_record
 from tiutils.models import Models
 
+logger = logging.getLogger("tiutils")
+
 PICTURE, COMPARISON = "before_after.png", "comparison"
+SCORED = 8  # pictures of each prompt that the scores are taken of
 
 
 @dataclass(frozen=True)
@@ -49,37 +58,47 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """The picture's file, and a verdict on each word."""
+    """The picture's file, the words' files, and a verdict on each word; none if no scores were asked for."""
 
     picture: Path
-    verdicts: tuple[Verdict, ...]
+    words: tuple[Path, ...]
+    verdicts: tuple[Verdict, ...] = ()
 
 
 def evaluate(
     run_dirs: Sequence[str | Path],
     prompts: Sequence[str],
     *,
+    photos: str | Path | None = None,
     held_out: str | Path | None = None,
-    model: str | None = None,
+    model: dict[str, Any] | None = None,
     judge: str | None = None,
     output_dir: str | Path = COMPARISON,
     num_images_per_prompt: int = 2,
+    seed: int = 0,
+    scores: bool = True,
+    on_picture: Callable[[Path], object] | None = None,
     **drawing: Any,
 ) -> Report:
-    """Draw prompts with plain words and learned ones, from the same noise; score.
+    """Draw prompts with plain words and learned ones, from the same noise; then score.
 
     Of one run, `before_after.png` and the scores in `run.json` go into its folder; of several,
-    `comparison.png` and `comparison.json` go into `output_dir`.
+    `comparison.png` and `comparison.json` go into `output_dir`. A picture that is there already
+    stays: another one is called `before_after-2.png`.
 
     Args:
         run_dirs: output folders of runs, all on one model.
         prompts: what to draw, with `{}` for the word.
+        photos: the photos, if they are not where the runs found them.
         held_out: photos to compare with that training has not seen; the folder `held_out` beside
             each run's photos if there is one, else the photos themselves.
-        model: the model, if it is not where the runs found it.
+        model: arguments of `models.load`, instead of what the runs say of their model.
         judge: a CLIP model, folder or Hub id; the one that came with the model, if one did.
         output_dir: where a comparison goes.
         num_images_per_prompt: in the picture; scores have their own number.
+        seed: of the first picture.
+        scores: whether to score at all.
+        on_picture: called with the picture's file as soon as it is there, long before the scores.
         drawing: further arguments of `inference.generate`.
 
     Raises:
@@ -87,57 +106,192 @@ def evaluate(
     """
     if missing := [prompt for prompt in prompts if "{}" not in prompt]:
         raise InputError(f"the prompt {missing[0]!r} has no {{}} where the word is to stand")
-    subjects = [_subject(Path(run_dir), held_out) for run_dir in run_dirs]
-    names = {read_record(subject.run_dir)["model"] for subject in subjects}
-    if model is None and len(names) > 1:
+    config.check_drawing(
+        num_images_per_prompt,
+        drawing.get("num_inference_steps", 25),
+        seed,
+        drawing.get("guidance_scale"),
+    )
+    folders = [given(run_dir, "the run's folder") for run_dir in run_dirs]
+    subjects = [_subject(folder, photos, held_out) for folder in folders]
+    chosen = _model(folders, model or {})
+    is_one = len(subjects) == 1
+    target = folders[0] if is_one else given(output_dir, "--output_dir")
+    check_writable(target, "the run's folder" if is_one else "--output_dir")
+    parts = models.load(**chosen, device=models.best_device())
+    clip = None
+    if scores:
+        clip = clip_model.load(judge, device=parts.device) if judge else clip_model.beside(parts)
+    words = [_add_word(parts, subject) for subject in subjects]
+
+    gallery = comparison.Gallery(parts, seed=seed, batch_size=parts.at_once, **drawing)
+    shown = list(dict.fromkeys([*(s.plain_word for s in subjects), *words]))
+    sentences = [prompt.format(word) for word in shown for prompt in prompts]
+    with bar(gallery.missing(sentences, num_images_per_prompt), "drawing", "picture") as drawn:
+        gallery.on_picture = drawn.update
+        gallery.pictures(sentences, num_images_per_prompt)
+    pictures = {
+        word: gallery.pictures([p.format(word) for p in prompts], num_images_per_prompt)
+        for word in shown
+    }
+    figure = (
+        _one_run(subjects[0], prompts, pictures, words[0])
+        if is_one
+        else _several_runs(subjects, prompts, pictures, words)
+    )
+    picture = _keep(figure, target, PICTURE if is_one else f"{COMPARISON}.png")
+    if on_picture is not None:
+        on_picture(picture)
+    files = tuple(subject.embedding for subject in subjects)
+    if not scores:
+        return Report(picture, files)
+
+    verdicts = _verdicts(parts, subjects, words, clip, prompts, gallery)
+    record = [dataclasses.asdict(verdict) for verdict in verdicts]
+    try:
+        if is_one:
+            update_record(target, {"scores": record[0]})
+        else:
+            write_new(_numbered(picture.with_suffix(".json")), to_json(record))
+    except InputError as error:  # whoever waited for the scores is to see them all the same
+        logger.warning("%s", error)
+    return Report(picture, files, verdicts)
+
+
+def _model(run_dirs: Sequence[Path], changed: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `models.load` for the model that the runs were trained on, or the one that was asked for."""
+    if changed.get("name"):
+        return changed
+    found = [model_of(run_dir) for run_dir in run_dirs]
+    if any(each != found[0] for each in found):
+        names = sorted({" ".join(filter(None, each.values())) for each in found})
         raise InputError(
-            f"the runs are on different models ({', '.join(sorted(names))}); compare those on one, "
+            f"the runs are on different models ({', '.join(names)}); compare those on one, "
             f"or give --pretrained_model_name_or_path"
         )
-    parts = models.load(model or names.pop(), device=models.best_device())
-    clip = clip_model.load(judge, device=parts.device) if judge else clip_model.beside(parts)
-    words = [_add_word(parts, subject) for subject in subjects]
-    drawn = {
-        word: inference.generate(
-            parts,
-            [prompt.format(word) for prompt in prompts],
-            num_images_per_prompt=num_images_per_prompt,
-            **drawing,
+    return {**found[0], **changed}
+
+
+def _keep(figure: Figure, folder: Path, name: str) -> Path:
+    """Write a figure under its name, or a numbered one where another picture is; the same one is there already."""
+    data = output.to_png(figure)
+    for path in _numbered(folder / name):
+        if not os.path.lexists(path):
+            return write_new(_numbered(folder / name), data)
+        if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+            return path
+    raise AssertionError("names do not end")
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    """The path, then the same with -2, -3 and so on."""
+    yield path
+    for number in itertools.count(2):
+        yield path.with_stem(f"{path.stem}-{number}")
+
+
+def _verdicts(
+    parts: Models,
+    subjects: Sequence[Subject],
+    words: Sequence[str],
+    clip: clip_model.Evaluator | None,
+    prompts: Sequence[str],
+    gallery: comparison.Gallery,
+) -> tuple[Verdict, ...]:
+    """Every measure of each word beside its plain word."""
+    judged = [
+        each for s, w in zip(subjects, words, strict=True) for each in ((s, w), (s, s.plain_word))
+    ]
+    sentences = [
+        sentence.format(word)
+        for subject, word in judged
+        for sentence in (
+            concept.templates(subject.learnable_property)[0],
+            *(prompts if clip else ()),
         )
-        for word in dict.fromkeys([*(s.plain_word for s in subjects), *words])
-    }
-    verdicts = tuple(
-        _judge(parts, subject, word, clip, prompts, drawing)
-        for subject, word in zip(subjects, words, strict=True)
+    ]
+    todo = gallery.missing(sentences, SCORED) + len(judged)
+    with bar(todo, "scoring", "picture") as scored:
+        gallery.on_picture = scored.update
+        measured = []
+        for subject, word in judged:
+            measured.append(
+                comparison.measure(
+                    parts,
+                    word,
+                    subject.references,
+                    plain_word=subject.plain_word,
+                    evaluator=clip,
+                    learnable_property=subject.learnable_property,
+                    prompts=prompts,
+                    num_images=SCORED,
+                    gallery=gallery,
+                )
+            )
+            scored.update()
+    return tuple(
+        Verdict(
+            word,
+            subject.plain_word,
+            subject.reference_folder,
+            comparison.compare(learned, plain),
+            {name: float(values.mean()) for name, values in plain.items()},
+        )
+        for subject, word, learned, plain in zip(
+            subjects, words, measured[::2], measured[1::2], strict=True
+        )
     )
-    if len(subjects) == 1:
-        return Report(_one_run(subjects[0], prompts, drawn, verdicts[0]), verdicts)
-    return Report(_several_runs(Path(output_dir), subjects, prompts, drawn, verdicts), verdicts)
 
 
-def _subject(run_dir: Path, held_out: str | Path | None) -> Subject:
+def _subject(run_dir: Path, photos: str | Path | None, held_out: str | Path | None) -> Subject:
     """What a run's folder says of its word. Raises InputError where there is no finished run."""
     record = read_record(run_dir)
-    files = sorted(run_dir.glob("learned_embeds.*"))
-    if not record or not files:
+    words = [run_dir / name for name in embeddings.NAMES if (run_dir / name).is_file()]
+    if not record or not words:
         raise InputError(
             f"{run_dir} holds no finished run (run.json and learned_embeds.safetensors); "
             f"give the --output_dir of `tiutils train`"
         )
-    flags = record["flags"]
-    photo_folder = concept.find_photos(flags["train_data_dir"])
-    reference_folder = Path(held_out or photo_folder / "held_out")
+    flags, learned = entry(record, "flags", dict), embeddings.read(words[0])
+    folder = photos or entry(flags, "train_data_dir", str)
+    if not folder:
+        raise InputError(
+            f"{run_dir}/run.json does not say where the photos are; give --train_data_dir"
+        )
+    learnable_property = (
+        entry(flags, "learnable_property", str)
+        or learned.metadata.get("learnable_property")
+        or "object"
+    )
+    plain_word = (
+        entry(flags, "initializer_phrase", str)
+        or entry(flags, "initializer_token", str)
+        or learned.metadata.get("initializer_token")
+    )
+    if not plain_word and entry(flags, "initializer_from_photos", bool):
+        plain_word = learnable_property  # no word was started from
+    if not plain_word:
+        raise InputError(
+            f"{run_dir}/run.json does not say which word was started from: it lacks initializer_token in its "
+            f'flags; put it there, such as "toy"'
+        )
+    concept.templates(learnable_property)  # refuses another
+    try:
+        photo_folder = concept.find_photos(photos or find_again(run_dir, str(folder)))
+    except InputError as error:
+        raise InputError(
+            f"the photos of {run_dir} are not there ({error}); say with --train_data_dir where they are now"
+        ) from error
+    reference_folder = given(held_out, "--held_out") if held_out else photo_folder / "held_out"
     if held_out is None and not reference_folder.is_dir():
         reference_folder = photo_folder
-    photos, references = (
+    seen, references = (
         [photo.image for photo in concept.load(folder).photos]
         for folder in (photo_folder, reference_folder)
     )
-    named = flags.get("initializer_phrase") or flags["initializer_token"]
-    plain_word = named or flags["learnable_property"]
+    token = entry(flags, "placeholder_token", str) or learned.token
     return Subject(
-        run_dir, files[0], flags["placeholder_token"], plain_word,
-        flags["learnable_property"], photos, references, str(reference_folder),
+        run_dir, words[0], token, plain_word, learnable_property, seen, references, str(reference_folder),
     )  # fmt: skip
 
 
@@ -150,74 +304,33 @@ def _add_word(parts: Models, subject: Subject) -> str:
     return inference.load_embedding(parts, subject.embedding, token).token
 
 
-def _judge(
-    parts: Models,
-    subject: Subject,
-    word: str,
-    clip: clip_model.Evaluator | None,
-    prompts: Sequence[str],
-    drawing: dict[str, Any],
-) -> Verdict:
-    """Every measure of a word beside its plain word."""
-    learned, plain = (
-        comparison.measure(
-            parts,
-            name,
-            subject.references,
-            plain_word=subject.plain_word,
-            evaluator=clip,
-            learnable_property=subject.learnable_property,
-            prompts=prompts,
-            **drawing,
-        )
-        for name in (word, subject.plain_word)
-    )
-    return Verdict(
-        word,
-        subject.plain_word,
-        subject.reference_folder,
-        comparison.compare(learned, plain),
-        {name: float(values.mean()) for name, values in plain.items()},
-    )
-
-
-def _one_run(
-    subject: Subject, prompts: Sequence[str], drawn: dict[str, Any], verdict: Verdict
-) -> Path:
-    """The picture *photos | before | after* and the scores, into the run's own folder."""
-    word = verdict.word
-    figure = grids.before_after(
+def _one_run(subject: Subject, prompts: Sequence[str], drawn: dict[str, Any], word: str) -> Figure:
+    """The picture *photos | before | after*."""
+    return grids.before_after(
         subject.photos,
         drawn[subject.plain_word],
         drawn[word],
         [prompt.format(word) for prompt in prompts],
         title=f"{word}, learned from {len(subject.photos)} photos",
     )
-    update_record(subject.run_dir, {"scores": dataclasses.asdict(verdict)})
-    return output.save(figure, subject.run_dir / PICTURE)
 
 
 def _several_runs(
-    output_dir: Path,
     subjects: Sequence[Subject],
     prompts: Sequence[str],
     drawn: dict[str, Any],
-    verdicts: Sequence[Verdict],
-) -> Path:
-    """A contact sheet, a row for each plain and each learned word, and the scores as JSON."""
-    photos = {verdict.word: s.photos[0] for s, verdict in zip(subjects, verdicts, strict=True)}
+    words: Sequence[str],
+) -> Figure:
+    """A contact sheet, a row for each plain and each learned word."""
+    photos = {word: subject.photos[0] for word, subject in zip(words, subjects, strict=True)}
     each = len(next(iter(drawn.values()))) // len(prompts)
-    figure = grids.image_grid(
+    return grids.image_grid(
         [[photos.get(word), *pictures] for word, pictures in drawn.items()],
         row_labels=list(drawn),
         column_labels=["photo", *(p.format("…") for p in prompts for _ in range(each))],
         title="the same prompts from the same noise",
         gaps=[0, *range(each, each * len(prompts), each)],
     )
-    picture = output.save(figure, output_dir / f"{COMPARISON}.png")
-    record = json.dumps([dataclasses.asdict(verdict) for verdict in verdicts], indent=2)
-    replace_file(output_dir / f"{COMPARISON}.json", record.encode())
-    return picture
 
 
 def as_text(verdict: Verdict) -> str:

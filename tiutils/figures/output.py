@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tiutils.errors import InputError
+from tiutils.errors import InputError, encodable
 from tiutils.io import files
 
 # Okabe and Ito's colors stay apart for color-blind readers; dashes and markers say it again.
@@ -57,12 +59,26 @@ def save(picture: Figure | Image.Image, path: str | Path, *, alt: str | None = N
     An image needs its `alt`, a figure brings its own.
 
     Raises:
-        InputError: an image without `alt`.
+        InputError: an image without `alt`, or a file that cannot be written.
     """
-    data, path = to_png(picture, alt=alt), Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.replace_file(path, data)
+    data, path = to_png(picture, alt=alt), files.given(path)
+    files.write(path, data)
     return path
+
+
+def save_new(
+    picture: Figure | Image.Image, folder: Path, names: Iterator[str], *, alt: str | None = None
+) -> Path:
+    """Write a PNG as `save` does, into `folder` under the first of `names` that nothing has; returns its path."""
+    data = to_png(picture, alt=alt)
+    return files.write_new((folder / name for name in names), data)
+
+
+def numbered(folder: Path) -> Iterator[str]:
+    """Names for new pictures, 000.png and on, after all that are there."""
+    there = (path.stem for path in folder.glob("*.png"))
+    first = max((int(stem) + 1 for stem in there if re.fullmatch("[0-9]{1,9}", stem)), default=0)
+    return (f"{number:03d}.png" for number in itertools.count(first))
 
 
 def show(picture: Figure | Image.Image, *, alt: str | None = None) -> Shown:
@@ -84,7 +100,7 @@ class Shown:
 def to_png(picture: Figure | Image.Image, *, alt: str | None = None) -> bytes:
     """The bytes of a PNG whose Description is the alt text; 256 colors, a third of the size."""
     info = PngInfo()
-    info.add_itxt("Description", _alt_of(picture, alt))
+    info.add_itxt("Description", encodable(_alt_of(picture, alt)))
     if isinstance(picture, Figure):
         drawn = io.BytesIO()
         picture.savefig(drawn, format="png", facecolor="white")

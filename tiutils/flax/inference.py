@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -45,6 +45,7 @@ def generate(
     batch_size: int = 8,
     sampler: str = "dpmsolver++",
     devices: Sequence[jax.Device] | None = None,
+    on_picture: Callable[[int, Image.Image], object] | None = None,
 ) -> list[Image.Image]:
     """Draw pictures.
 
@@ -64,6 +65,7 @@ def generate(
         batch_size: images drawn at once, by all devices together; rounded up to a multiple of the devices.
         sampler: `"dpmsolver++"` as in PyTorch, or another one of `schedulers.SAMPLERS`.
         devices: those that share each batch; all that JAX sees by default.
+        on_picture: called with the number of each image, from 0, and the image as soon as it is drawn.
 
     Returns:
         `len(prompts) * num_images_per_prompt` RGB images: all of the first prompt, then all of the second, and so on.
@@ -74,11 +76,8 @@ def generate(
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     height, width = height or models.resolution, width or models.resolution
     config.check_size(models.name, models.pixel_factor, height=height, width=width)
-    config.check_counts(
-        num_images_per_prompt=num_images_per_prompt,
-        num_inference_steps=num_inference_steps,
-        batch_size=batch_size,
-    )
+    config.check_drawing(num_images_per_prompt, num_inference_steps, seed, guidance_scale)
+    config.check_counts(batch_size=batch_size)
     table = make_sampler(models, num_inference_steps, sampler)
     jobs = [(p, seed + k) for p in range(len(prompts)) for k in range(num_images_per_prompt)]
     if not jobs:
@@ -95,7 +94,7 @@ def generate(
     )
     at_once = -(-min(batch_size, len(jobs)) // len(devices)) * len(devices)
     shape = (models.unet.in_channels, height // models.vae_factor, width // models.vae_factor)
-    pictures: list[np.ndarray] = []
+    images: list[Image.Image] = []
     for first in range(0, len(jobs), at_once):
         chunk = jobs[first : first + at_once]
         padded = chunk + chunk[-1:] * (at_once - len(chunk))  # or the last would be compiled anew
@@ -103,8 +102,11 @@ def generate(
         texts = encoded[[p for p, _ in padded]]
         with jax.default_matmul_precision("float32" if models.dtype == jnp.float32 else None):
             drawn = _draw(*constants, *jax.device_put((start, texts), shared))
-        pictures.extend(np.asarray(drawn)[: len(chunk)])
-    return [Image.fromarray(picture) for picture in pictures]
+        for picture in np.asarray(drawn)[: len(chunk)]:
+            images.append(Image.fromarray(picture))
+            if on_picture is not None:
+                on_picture(len(images) - 1, images[-1])
+    return images
 
 
 def make_sampler(models: FlaxModels, num_inference_steps: int, kind: str) -> Sampler:

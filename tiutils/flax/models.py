@@ -75,6 +75,11 @@ class FlaxModels:
         """How strongly to follow prompts unless told."""
         return pretrained.guidance_scale(self.resolution)
 
+    @property
+    def at_once(self) -> int:
+        """Pictures to draw at once: on a CPU more take longer by as much, and whoever waits sees each as it is done."""
+        return 1 if jax.default_backend() == "cpu" else 8
+
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """Shape of one picture's latents, `(channels, height / factor, width / factor)`."""
         side = (resolution or self.resolution) // self.vae_factor

@@ -18,7 +18,7 @@ from tiutils.flax.models import FlaxModels
 from tiutils.flax.training import make_mesh, prepare, restore, train_rows
 from tiutils.protocols import Callback
 from tiutils.runs import callbacks as watchers
-from tiutils.runs.inputs import check_inputs
+from tiutils.runs.inputs import check_inputs, reserved
 from tiutils.runs.session import Stopwatch, TrainingResult, sit, warn_of_changes
 
 logger = logging.getLogger("tiutils")
@@ -43,9 +43,16 @@ def train(
     Raises:
         InputError: something that was given cannot be used; nothing has been overwritten.
     """
-    clock = Stopwatch()
     check_flags(config)
-    devices = list(devices or jax.devices())
+    with reserved(config):
+        return _train(config, callbacks, list(devices or jax.devices()))
+
+
+def _train(
+    config: TrainingConfig, callbacks: Sequence[Callback], devices: list[jax.Device]
+) -> TrainingResult:
+    """`train` in an output folder that no other run writes into."""
+    clock = Stopwatch()
     mesh = make_mesh(config.train_batch_size, devices)
     state, photos, name = check_inputs(config, accelerated=devices[0].platform != "cpu")
     if devices[0].platform != "tpu":

@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from tiutils.errors import InputError
-from tiutils.io import files
+from tiutils.io import files, tensors
 
 logger = logging.getLogger("tiutils")
 
@@ -96,10 +95,10 @@ def load(path: str | Path) -> RunState:
             metadata = content.metadata() or {}
             version = metadata.get("tiutils_checkpoint")
             if version == FORMAT_VERSION:
-                tensors = {name: content.get_tensor(name) for name in list(content.keys())}
-                if metadata["sha256"] != _digest(metadata["step"], metadata["scalars"], tensors):
+                arrays = {name: content.get_tensor(name) for name in list(content.keys())}
+                if metadata["sha256"] != _digest(metadata["step"], metadata["scalars"], arrays):
                     raise ValueError("its checksum differs")
-                return RunState(int(metadata["step"]), tensors, json.loads(metadata["scalars"]))
+                return RunState(int(metadata["step"]), arrays, json.loads(metadata["scalars"]))
     except Exception as error:  # damage shows as whatever the parser trips over first
         raise CheckpointError(
             f"{str(path)!r} is damaged or cut short ({error}): resume from another checkpoint"
@@ -169,11 +168,11 @@ def _newest_whole_name(output_dir: Path) -> str:
 
 def _to_bytes(state: RunState) -> bytes:
     # np.ascontiguousarray would turn a 0-d array into a 1-d one
-    tensors = {name: np.asarray(value, order="C") for name, value in state.tensors.items()}
+    arrays = {name: np.asarray(value, order="C") for name, value in state.tensors.items()}
     step, scalars = str(state.step), json.dumps(state.scalars)
     metadata = {"tiutils_checkpoint": FORMAT_VERSION, "step": step, "scalars": scalars}
-    metadata["sha256"] = _digest(step, scalars, tensors)
-    return safetensors.numpy.save(tensors, metadata)
+    metadata["sha256"] = _digest(step, scalars, arrays)
+    return tensors.to_bytes(arrays, metadata)
 
 
 def _digest(step: str, scalars: str, tensors: dict[str, np.ndarray]) -> str:
@@ -240,7 +239,7 @@ def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str | Path) 
         if state is None and Path(output_dir).exists():  # a new folder surprises nobody
             logger.warning("no whole checkpoint in %s: starting anew", output_dir)
         return state
-    path = Path(resume_from_checkpoint)
+    path = files.given(resume_from_checkpoint, "--resume_from_checkpoint")
     is_bare_name = path.name == str(path)  # as the diffusers script takes it
     if is_bare_name and not path.exists():
         path = Path(output_dir) / path.name

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tiutils.errors import InputError, first_line
+from tiutils.errors import InputError, encodable, first_line
 from tiutils.io import files, formats, hub, pickles
 
 logger = logging.getLogger("tiutils")
@@ -94,9 +94,9 @@ def write(
     warn_of_case(token)
     if not safe_serialization:
         return _write(path, _torch_bytes(tensors))
-    from safetensors.numpy import save
+    from tiutils.io import tensors as safe  # here: whoever only reads .pt needs no safetensors
 
-    return _write(path, save(tensors, metadata=metadata))
+    return _write(path, safe.to_bytes(tensors, metadata))
 
 
 def write_a1111(path: str | Path, embedding: LearnedEmbedding) -> Path:
@@ -134,15 +134,8 @@ def _torch_bytes(content: dict[str, Any]) -> bytes:
 
 
 def _write(path: str | Path, data: bytes) -> Path:
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.replace_file(path, data)
-    except OSError as error:
-        raise InputError(
-            f"could not write {str(path)!r} ({error.strerror}): free some space or choose another "
-            "place; a file that was there before is unchanged"
-        ) from error
+    path = files.given(path)
+    files.write(path, data)
     return path
 
 
@@ -217,7 +210,21 @@ def _embedding(
 
 def _is_text(text: str) -> bool:
     """Whether it can be written: pickles and JSON can hold halves of letters."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    return encodable(text) == text
+
+
+def check_word(word: str) -> None:
+    """Refuse a word that no file could hold.
+
+    Raises:
+        InputError: it is empty, reserved, too long, or not UTF-8.
+    """
+    shown = repr(word) if len(word) <= MAX_WORD else f"{word[:40]!r}… of {len(word)} characters"
+    if not word.strip() or word == "__metadata__" or not _is_text(word) or len(word) > MAX_WORD:
+        raise InputError(
+            f"{shown} cannot be a placeholder token: a file of learned words takes up to {MAX_WORD} "
+            "characters of UTF-8, and keeps __metadata__ for itself; choose one such as '<my-toy>'"
+        )
 
 
 def _short(error: Exception) -> str:
@@ -226,9 +233,10 @@ def _short(error: Exception) -> str:
 
 def _check(path: str | Path, token: str, vectors: np.ndarray) -> np.ndarray:
     """The vectors as float32 (n, hidden), or an InputError; old files hold one as (hidden,)."""
-    # __metadata__ is safetensors' own key
-    if not token.strip() or token == "__metadata__" or not _is_text(token) or len(token) > MAX_WORD:
-        raise InputError(f"{str(path)!r}: {token[:MAX_WORD]!r} cannot be a placeholder token")
+    try:
+        check_word(token)
+    except InputError as error:
+        raise InputError(f"{str(path)!r}: {error}") from None
     vectors = vectors[None] if vectors.ndim == 1 else vectors
     if vectors.ndim != 2 or vectors.size == 0:
         raise InputError(
@@ -249,7 +257,7 @@ def find(source: str | Path) -> Path:
     Raises:
         InputError: a folder without a learned word, or neither a file nor on the Hub.
     """
-    path, name = Path(source), str(source)
+    path, name = files.given(source, "the learned word's file"), str(source)
     if os.path.isdir(path):
         inside = [path / name for name in NAMES if (path / name).is_file()]
         if not inside:

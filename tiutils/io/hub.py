@@ -74,14 +74,18 @@ def hub_answers(path: str, *, timeout: float = 5.0) -> bool:
 
 def cached(name: str, revision: str | None = None) -> bool:
     """Whether the model's index lies in the local Hub cache."""
+    return cached_commit(name, revision) is not None
+
+
+def cached_commit(name: str, revision: str | None = None) -> str | None:
+    """The commit of a model on the Hub that its branch or tag means in the local cache; None if it is not there."""
     import huggingface_hub
 
     try:
-        return isinstance(
-            huggingface_hub.try_to_load_from_cache(name, "model_index.json", revision=revision), str
-        )
+        index = huggingface_hub.try_to_load_from_cache(name, "model_index.json", revision=revision)
     except huggingface_hub.errors.HFValidationError:  # a path, or another word that can be no id
-        return False
+        return None
+    return Path(index).parent.name if isinstance(index, str) else None
 
 
 def fetch_model(

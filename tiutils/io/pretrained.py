@@ -13,7 +13,7 @@ from typing import Any
 from transformers import CLIPTokenizer
 
 from tiutils.errors import InputError, first_line
-from tiutils.io import hub
+from tiutils.io import files, hub
 
 # The original "runwayml/stable-diffusion-v1-5" was deleted from the Hub; this is its mirror.
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -62,7 +62,7 @@ def locate(
     Raises:
         InputError: there is no such folder and the Hub has none or cannot be reached.
     """
-    folder = Path(name)
+    folder = files.given(name, "the model's name")
     if os.path.isdir(folder):  # false, too, for a name that is too long
         missing = [part for part in (*PARTS, "scheduler") if not (folder / part).is_dir()]
         if missing:
@@ -105,6 +105,7 @@ def load_tokenizer(folder: str | Path, *, tokenizer_name: str | None = None) -> 
         InputError: there is none.
     """
     source = tokenizer_name or str(Path(folder) / "tokenizer")
+    source = str(files.given(source, "--tokenizer_name"))
     try:
         tokenizer = CLIPTokenizer.from_pretrained(source)
     except Exception as error:  # `tokenizers` itself raises no less general a type

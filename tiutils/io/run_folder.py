@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tiutils.errors import InputError
-from tiutils.io import checkpoints, files, pretrained
+from tiutils.io import checkpoints, embeddings, files, hub, pretrained
+
+T = TypeVar("T")
 
 RECORD = "run.json"
+LOCK = ".run.lock"  # there while a run writes into the folder
 EMBEDDING = "learned_embeds"  # the learned rows; before -steps-N and the suffix
 SHEETS = "validation-steps-"  # pictures of the run, never of the photos; before N.png
 PIPELINE = "model_index.json"  # of the whole model, with --save_as_full_pipeline
@@ -20,10 +26,16 @@ PIPELINE = "model_index.json"  # of the whole model, with --save_as_full_pipelin
 def read_record(output_dir: str | Path) -> dict[str, Any]:
     """run.json of a folder; empty if there is none or it is damaged."""
     try:
-        record = json.loads((Path(output_dir) / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = json.loads(files.read_text(Path(output_dir) / RECORD))
+    except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def entry(record: dict[str, Any], name: str, kind: type[T]) -> T:
+    """An entry of run.json, which may come from anybody: an empty one of its kind where it lacks it or has another."""
+    value = record.get(name)
+    return value if isinstance(value, kind) else kind()
 
 
 def update_record(output_dir: str | Path, entries: dict[str, Any]) -> None:
@@ -32,17 +44,113 @@ def update_record(output_dir: str | Path, entries: dict[str, Any]) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    path = Path(output_dir) / RECORD
-    record = read_record(output_dir) | entries
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.replace_file(path, text.encode())
-    except OSError as error:
+    files.write(Path(output_dir) / RECORD, files.to_json(read_record(output_dir) | entries))
+
+
+def absolute(name: str | None) -> str | None:
+    """A folder's name as it is found from everywhere; the id of something on the Hub stays as it is."""
+    return os.path.abspath(name) if name and os.path.isdir(name) else name
+
+
+def find_again(run_dir: Path, name: str) -> str:
+    """A folder that run.json names: as it stands there, else below a folder above the run's own.
+
+    So a run is found complete that was begun elsewhere with a relative path, or was moved with all its project.
+    """
+    if os.path.isdir(name) or (hub.REPOSITORY.fullmatch(name) and not _is_above(run_dir, name)):
+        return name
+    if Path(name).name == pretrained.BUNDLED_MODEL.name:  # that of another copy of this project
+        return str(pretrained.BUNDLED_MODEL)
+    return str(_is_above(run_dir, name) or name)
+
+
+def _is_above(run_dir: Path, name: str) -> Path | None:
+    places = (folder / name for folder in run_dir.resolve().parents)
+    return next((place for place in places if place.is_dir()), None)
+
+
+def model_of(run_dir: str | Path) -> dict[str, str | None]:
+    """Which model a run was trained on, as arguments of a framework's `models.load`.
+
+    Raises:
+        InputError: run.json does not say.
+    """
+    run_dir = Path(run_dir)
+    record = read_record(run_dir)
+    flags = entry(record, "flags", dict)
+    name = entry(record, "model", str) or entry(flags, "pretrained_model_name_or_path", str)
+    if not name:
         raise InputError(
-            f"could not write {path} ({error.strerror or error}); free some space, or give another "
-            f"--output_dir"
-        ) from error
+            f"{run_dir / RECORD} does not say which model was trained; give --pretrained_model_name_or_path"
+        )
+    tokenizer = entry(flags, "tokenizer_name", str)
+    return {
+        "name": find_again(run_dir, name),
+        # the very commit, for a branch may have moved on
+        "revision": entry(record, "commit", str) or entry(flags, "revision", str) or None,
+        "variant": entry(flags, "variant", str) or None,
+        "tokenizer_name": find_again(run_dir, tokenizer) if tokenizer else None,
+    }
+
+
+@contextlib.contextmanager
+def reserved(output_dir: str | Path) -> Iterator[None]:
+    """Hold a run's folder, so that no other run writes into it; the system lets go of it when the process ends.
+
+    Raises:
+        InputError: another run holds it, or it cannot be written to; the folder is as it was.
+    """
+    folder = files.given(output_dir, "--output_dir")
+    files.check_writable(folder, "--output_dir")
+    made = files.make_folder(folder)
+    path = folder / LOCK
+    lock = _open_locked(path)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            path.unlink()  # while it is held: another process may be waiting to take it
+        os.close(lock)
+        with contextlib.suppress(OSError):
+            if sys.platform == "win32":
+                path.unlink()
+        files.remove_empty(made)
+
+
+def _open_locked(path: Path) -> int:
+    """An open file that this process alone holds. Raises InputError where another one does."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(handle)
+            # the one who held it may have removed the file since: then another one may hold its name
+            if os.path.exists(path) and os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            raise InputError(
+                f"--output_dir {path.parent} is in use by another run that has not ended; wait for it, or give "
+                f"another folder"
+            ) from None
+        os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Lock an open file or raise BlockingIOError; file systems that know no locks are let be."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+            raise BlockingIOError from error
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            raise
 
 
 def check_output_dir(
@@ -59,12 +167,8 @@ def check_output_dir(
         InputError: the folder holds a run, and this one is not its continuation; or it holds the
             photos, among which the run's pictures would be; or it cannot be written to.
     """
-    folder = Path(output_dir)
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise InputError(f"--output_dir {folder}: {there} is a file; give a folder")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"--output_dir {folder}: {there} is not writable; give another folder")
+    folder = files.given(output_dir, "--output_dir")
+    files.check_writable(folder, "--output_dir")
     if folder.resolve() == Path(train_data_dir).resolve():
         raise InputError(f"--output_dir {folder} is the folder of the photos; give another one")
     for path in written_in_place(folder, logging_dir):
@@ -73,6 +177,7 @@ def check_output_dir(
                 f"--output_dir {folder}: {path} is a link that leads out of it; remove the link, or give another folder"
             )
     held = [folder / RECORD, folder / PIPELINE, *folder.glob(f"{EMBEDDING}*")]
+    held += folder.glob(f"{SHEETS}*.png")
     held = [path for path in [*held, *checkpoints.list_checkpoints(folder)] if path.exists()]
     if not held:
         return
@@ -81,7 +186,8 @@ def check_output_dir(
             f"--output_dir {folder} already holds a run ({held[0].name}); give another folder, or "
             f"--resume_from_checkpoint latest to go on with that run"
         )
-    word = read_record(folder).get("flags", {}).get("placeholder_token", placeholder_token)
+    flags = entry(read_record(folder), "flags", dict)
+    word = entry(flags, "placeholder_token", str) or placeholder_token
     if word != placeholder_token:
         raise InputError(
             f"--output_dir {folder} holds a run of {word!r}, this one is of "
@@ -94,3 +200,67 @@ def written_in_place(folder: Path, logging_dir: str) -> Iterator[Path]:
     yield from (folder / logging_dir, folder / PIPELINE)
     for part in (*pretrained.PARTS, "scheduler"):
         yield from (folder / part, *(folder / part).glob("*"))
+
+
+def find_checkpoint(
+    resume_from_checkpoint: str | None, output_dir: str | Path
+) -> checkpoints.RunState | None:
+    """The state to go on from, see `checkpoints.find_checkpoint`; `latest` never goes back behind a learned word.
+
+    Raises:
+        InputError: the named checkpoint is missing or damaged; or the newest whole one, or none, is from before a
+            word that the folder holds.
+    """
+    state = checkpoints.find_checkpoint(resume_from_checkpoint, output_dir)
+    if resume_from_checkpoint != "latest":
+        return state
+    folder, step = Path(output_dir), state.step if state else 0
+    word, steps = _finished_word(folder)
+    if word is None or (state is not None and step >= steps):
+        return state
+    found = f"no whole checkpoint later than checkpoint-{step}" if state else "no whole checkpoint"
+    advice = f", or --resume_from_checkpoint checkpoint-{step} to go back to it" if state else ""
+    raise InputError(
+        f"--output_dir {folder} holds a learned word ({word}) and {found} to go on from: a new start would replace "
+        f"it; give another --output_dir{advice}"
+    )
+
+
+def _finished_word(folder: Path) -> tuple[str | None, int]:
+    """The file of a word that a run left here and its steps; of words on the way there only whole files count."""
+    record = read_record(folder)
+    for path in (folder / name for name in embeddings.NAMES):
+        if path.exists():
+            status = record.get("status")
+            if status in (None, "running"):  # of a sitting before the one that was cut off
+                return path.name, _steps_of(path)
+            return path.name, entry(record, "steps", int) if status == "finished" else 0
+    if record.get("status") == "finished":
+        return RECORD, entry(record, "steps", int)
+    for path in folder.glob(f"{EMBEDDING}-steps-*"):
+        with contextlib.suppress(InputError):
+            embeddings.read(path)
+            return path.name, 0
+    return None, 0
+
+
+def _steps_of(path: Path) -> int:
+    """How many steps a word's file says it was learned for; 0 where it does not."""
+    try:
+        steps = embeddings.read(path).metadata.get("steps", "")
+    except InputError:
+        return 0
+    return int(steps) if steps.isdecimal() else 0
+
+
+def keep_earlier(folder: str | Path, steps: int) -> None:
+    """Before the word of `steps` steps is written: one of fewer or more keeps its file under its number of steps.
+
+    Raises:
+        InputError: it cannot be copied.
+    """
+    for path in (Path(folder) / name for name in embeddings.NAMES):
+        there = _steps_of(path) if path.is_file() else 0
+        kept = path.with_name(f"{EMBEDDING}-steps-{there}{path.suffix}")
+        if there not in (0, steps) and not kept.exists():
+            files.write(kept, files.read_bytes(path))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tiutils.errors import InputError, first_line
 from tiutils.io import embeddings, pretrained
+from tiutils.io.run_folder import entry
 
 MAX_PICTURE_BYTES = 8 * 2**20
 # Base models whose licence is known to bind what is made from them; of others the card says to look.
@@ -124,14 +125,8 @@ def _facts(
     record: dict[str, Any], learned: embeddings.LearnedEmbedding, base: str
 ) -> list[tuple[str, Any]]:
     """What made the word, for people who want to know or do it again: name and value of each fact known."""
-    flags, scores, versions = (
-        found if isinstance(found := record.get(key), dict) else {}
-        for key in ("flags", "scores", "versions")
-    )
-    # run.json may come from anybody: what is not the list it should be counts as absent
-    losses, photos = (
-        found if isinstance(found := record.get(key), list) else [] for key in ("losses", "photos")
-    )
+    flags, scores, versions = (entry(record, key, dict) for key in ("flags", "scores", "versions"))
+    losses, photos = (entry(record, key, list) for key in ("losses", "photos"))
     last = [loss for loss in losses[-50:] if isinstance(loss, float)]
     batch = [flags.get("train_batch_size"), flags.get("gradient_accumulation_steps")]
     noun = flags.get("initializer_phrase") or flags.get("initializer_token")
@@ -147,10 +142,7 @@ def _facts(
         ("loss, mean of the last steps", f"{math.fsum(last) / len(last):.4f}" if last else None),
         ("prompt of the pictures", flags.get("validation_prompt")),
     ]
-    learned_scores, plain_scores = (
-        found if isinstance(found := scores.get(key), dict) else {}
-        for key in ("scores", "plain_scores")
-    )
+    learned_scores, plain_scores = (entry(scores, key, dict) for key in ("scores", "plain_scores"))
     for name, score in learned_scores.items():  # as `tiutils evaluate` writes them
         value = score.get("value") if isinstance(score, dict) else None
         if isinstance(value, float) and isinstance(other := plain_scores.get(name), float):

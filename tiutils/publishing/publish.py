@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError, first_line
 from tiutils.io import embeddings, pretrained, run_folder
+from tiutils.io.files import given
 from tiutils.io.hub import check_token
 from tiutils.io.run_folder import read_record
 from tiutils.publishing.model_card import model_card
@@ -94,7 +95,7 @@ def push(
     Raises:
         InputError: no run there, or the Hub refused or cannot be reached; the files are untouched.
     """
-    run_dir = Path(run_dir)
+    run_dir = given(run_dir, "the run's folder")
     files = _files(run_dir, pictures, full_pipeline)
     record = read_record(run_dir)
     name, api = repo_id or run_dir.resolve().name, _client(token)
@@ -178,7 +179,10 @@ def _files(run_dir: Path, pictures: Sequence[str | Path], full_pipeline: bool) -
     steps = [step for step, path in drawn.items() if step.isdecimal() and is_ours(path)]
     last = [drawn[max(steps, key=int)]] if steps else []
     files = {words[0].name: words[0]}
-    files |= {f"picture-{n}.png": Path(path) for n, path in enumerate(pictures or last, start=1)}
+    files |= {
+        f"picture-{n}.png": given(path, "--picture")
+        for n, path in enumerate(pictures or last, start=1)
+    }
     if not full_pipeline:
         return files
     index = run_dir / run_folder.PIPELINE

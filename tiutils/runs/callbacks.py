@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError, first_line
 from tiutils.figures import output
-from tiutils.io import checkpoints, embeddings, run_folder
+from tiutils.io import checkpoints, embeddings, progress, run_folder, signals
 from tiutils.io.checkpoints import CheckpointError
 from tiutils.io.embeddings import LearnedEmbedding
 from tiutils.protocols import Callback, Progress, Watched
@@ -34,13 +33,13 @@ logger = logging.getLogger("tiutils")
 @contextlib.contextmanager
 def progress_bar(training: Watched, start: int, *, hidden: bool = False) -> Iterator[Callback]:
     """A bar with the mean of the last losses and the time left; reads the loss every tenth step."""
-    looks = {"unit": "step", "desc": "learning", "disable": hidden}
-    with tqdm(total=training.total_steps, initial=start, **looks) as bar:
+    total = training.total_steps
+    with progress.bar(total, "learning", "step", initial=start, hidden=hidden) as bar:
         recent: list[Any] = []
 
-        def update(progress: Progress) -> None:
-            recent.append(progress.loss)
-            if progress.step % 10 == 0 or progress.step == training.total_steps:
+        def update(seen: Progress) -> None:
+            recent.append(seen.loss)
+            if seen.step % 10 == 0 or seen.step == total:
                 bar.set_postfix(loss=f"{float(sum(recent) / len(recent)):.4f}", refresh=False)
                 recent.clear()
             bar.update()
@@ -51,9 +50,8 @@ def progress_bar(training: Watched, start: int, *, hidden: bool = False) -> Iter
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[Callback]:
-    """Ctrl-C, or a cluster's SIGTERM, ends the run after the step under way; again: at once."""
+    """Ctrl-C, a cluster's SIGTERM or a closed terminal ends the run after the step under way; again: at once."""
     asked = threading.Event()
-    before: dict[int, Any] = {}
 
     def ask(number: int, frame: object) -> None:
         asked.set()
@@ -62,15 +60,8 @@ def stop_on_signal() -> Iterator[Callback]:
         )
         signal.signal(number, before[number])
 
-    # only the main thread of a program may say what its signals do
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask) or signal.SIG_DFL
-    try:
+    with signals.handled(ask) as before:
         yield lambda progress: asked.is_set()
-    finally:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)
 
 
 def saving(config: TrainingConfig, stopping: EarlyStopping | None = None) -> Callback:
@@ -166,10 +157,8 @@ def validation(
         path = Path(config.output_dir) / f"{run_folder.SHEETS}{progress.step}.png"
         try:
             output.save(output.contact_sheet(images), path, alt=alt)
-        except OSError as error:
-            logger.warning(
-                "could not write %s (%s); the run goes on", path, error.strerror or error
-            )
+        except InputError as error:
+            logger.warning("%s; the run goes on", error)
         log_images(trackers, images, progress.step)
         if judge is not None:
             scores = judge(progress.step, images, prompt)

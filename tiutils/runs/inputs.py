@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import logging
-import math
 import os
 import re
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tiutils import concept, dataset
 from tiutils.concept import Concept
-from tiutils.config import TrainingConfig
-from tiutils.errors import InputError
-from tiutils.io import checkpoints, embeddings, pretrained, run_folder
+from tiutils.config import MAX_DRAWN, MAX_SEED, TrainingConfig
+from tiutils.errors import InputError, check_text
+from tiutils.io import embeddings, files, pretrained, run_folder
 from tiutils.io.checkpoints import RunState, check_state
 from tiutils.io.hub import check_token
 from tiutils.publishing import publish
@@ -38,8 +39,12 @@ UPPER_BOUNDS = {
     "adam_beta1": 1,
     "adam_beta2": 1,
     "norm_control": 2,
-    "seed": 2**63,  # half of a batch's key, of 64 bits
+    "seed": MAX_SEED,
+    "resolution": 2**14,
+    "num_validation_images": MAX_DRAWN,
 }
+MAX_SAMPLES = 2**20  # of one step: all that is drawn for them is in memory at once
+MAX_COUNT, MAX_FLOAT = 10**9, 1e30  # what stays finite in float32, also times a batch size
 
 NOT_CAPTURED = {
     "gradient_checkpointing": "which asks for the random state in each step: no graph may",
@@ -95,7 +100,7 @@ def check_inputs(
         )
     state = None
     if is_main_process:
-        state = checkpoints.find_checkpoint(config.resume_from_checkpoint, config.output_dir)
+        state = run_folder.find_checkpoint(config.resume_from_checkpoint, config.output_dir)
     photos = concept.load(concept.find_photos(config.train_data_dir, token=config.hub_token))
     if config.captions and not any(dataset.captions(photos, config.placeholder_token)):
         logger.warning("--captions has nothing to do: no .txt file lies beside a photo")
@@ -129,6 +134,18 @@ def check_inputs(
     return state, photos, name
 
 
+@contextlib.contextmanager
+def reserved(config: TrainingConfig, *, is_main_process: bool = True) -> Iterator[None]:
+    """Hold the output folder while a run goes on, see `run_folder.reserved`; of several processes one does.
+
+    Raises:
+        InputError: a setting cannot work, or another run holds the folder.
+    """
+    check(config)
+    with run_folder.reserved(config.output_dir) if is_main_process else contextlib.nullcontext():
+        yield
+
+
 def check(config: TrainingConfig) -> None:
     """Refuse settings that cannot work, before anything is loaded.
 
@@ -145,6 +162,15 @@ def check(config: TrainingConfig) -> None:
             raise InputError(f"--{field.name} is {value!r}; it must be one of {', '.join(choices)}")
         if isinstance(value, int | float) and not isinstance(value, bool):
             _check_number(field.name, value)
+        if isinstance(value, str) and field.metadata["path"] and value != field.default:
+            files.given(value, f"--{field.name}")
+        elif isinstance(value, str) and not field.metadata["path"]:
+            check_text(f"--{field.name}", value)
+    if config.samples_per_process > MAX_SAMPLES:
+        raise InputError(
+            f"--train_batch_size {config.train_batch_size} × --gradient_accumulation_steps "
+            f"{config.gradient_accumulation_steps} is more than {MAX_SAMPLES} samples of one step; give fewer"
+        )
     if os.path.isabs(config.logging_dir) or ".." in re.split(r"[/\\]", str(config.logging_dir)):
         raise InputError(
             f"--logging_dir is {config.logging_dir}; it must be a folder inside --output_dir, such as logs"
@@ -198,11 +224,17 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
 
 def _check_number(name: str, value: float) -> None:
     in_range = value >= 0 if name in MAY_BE_ZERO else value > 0
-    bound = UPPER_BOUNDS.get(name, math.inf)
+    is_whole = isinstance(value, int)
+    bound = UPPER_BOUNDS.get(name, MAX_COUNT if is_whole else MAX_FLOAT)
     if not (in_range and value < bound):  # false for NaN too
         allowed = "at least 0" if name in MAY_BE_ZERO else "above 0"
-        if name in UPPER_BOUNDS:
+        if name in UPPER_BOUNDS or is_whole:
             allowed += f" and below {bound}"
-        elif isinstance(value, float):
-            allowed += " and finite"
-        raise InputError(f"--{name} is {value}; it must be {allowed}")
+        else:
+            allowed += f" and finite, below {bound:g}"
+        shown = (
+            value
+            if abs(value) < 10**40 or not is_whole
+            else f"a number of {len(str(value))} digits"
+        )
+        raise InputError(f"--{name} is {shown}; it must be {allowed}")

@@ -33,7 +33,7 @@ from tiutils.models import Models
 from tiutils.protocols import Callback
 from tiutils.runs import callbacks as watchers
 from tiutils.runs import cuda_graph, memory
-from tiutils.runs.inputs import check_inputs
+from tiutils.runs.inputs import check_inputs, reserved
 from tiutils.runs.session import Stopwatch, TrainingResult, public_flags, sit, warn_of_changes
 from tiutils.tokenizer import whole_words
 from tiutils.training import prepare, restore, train_rows
@@ -52,8 +52,16 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
     Raises:
         InputError: something that was given cannot be used; nothing has been overwritten.
     """
-    clock = Stopwatch()
     processes = find_processes()
+    with reserved(config, is_main_process=processes.is_main_process):
+        return _train(config, callbacks, processes)
+
+
+def _train(
+    config: TrainingConfig, callbacks: Sequence[Callback], processes: PartialState
+) -> TrainingResult:
+    """`train` in an output folder that no other run writes into."""
+    clock = Stopwatch()
     state, photos, name = check_inputs(
         config,
         accelerated=torch.cuda.is_available(),

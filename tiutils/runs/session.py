@@ -26,9 +26,9 @@ import tiutils
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
-from tiutils.io import run_folder
+from tiutils.io import hub, run_folder
 from tiutils.io.checkpoints import RunState
-from tiutils.io.run_folder import read_record, update_record
+from tiutils.io.run_folder import absolute, entry, find_again, read_record, update_record
 from tiutils.protocols import Callback, LoopResult, Watched
 from tiutils.publishing import publish
 from tiutils.runs import callbacks as watchers
@@ -36,6 +36,15 @@ from tiutils.runs.early_stopping import EarlyStopping, early_stopping
 from tiutils.tokenizer import Placeholder
 
 logger = logging.getLogger("tiutils")
+
+FOUND_AGAIN = ("train_data_dir", "pretrained_model_name_or_path", "tokenizer_name", "evaluator")
+# What is written, watched or logged on the way; and what `warn_of_changes` has from the checkpoint itself.
+CHANGE_NO_STEP = {
+    "output_dir", "save_steps", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint",
+    "save_as_full_pipeline", "no_safe_serialization", "validation_prompt", "num_validation_images", "evaluator",
+    "validation_steps", "report_to", "logging_dir", "push_to_hub", "hub_model_id", "dataloader_num_workers",
+    "seed", "pretrained_model_name_or_path",
+}  # fmt: skip
 
 
 @dataclass
@@ -99,7 +108,7 @@ def sit(
     """
     config, start = training.config, state.step if state else 0
     stopping = early_stopping(config, state)
-    earlier = read_record(config.output_dir).get("losses", [])[:start]
+    earlier = entry(read_record(config.output_dir), "losses", list)[:start]
     earlier += [None] * (start - len(earlier))  # a killed run took its last losses with it
     if is_main_process:
         write_record(training, photos, clock, "running", start, earlier)
@@ -131,6 +140,7 @@ def sit(
             result.stopped = None  # it is finished
     path = Path(config.output_dir) / f"{run_folder.EMBEDDING}.safetensors"
     if is_main_process:
+        run_folder.keep_earlier(config.output_dir, kept)
         path = watchers.write_rows(training, kept, run_folder.EMBEDDING)
         if save_more is not None:
             save_more()
@@ -161,13 +171,38 @@ def warn_of_changes(training: Watched, state: RunState) -> None:
         "model": training.models.name,
     }
     for name, value in now.items():
-        if state.scalars.get(name) != value:
+        before, folder = state.scalars.get(name), Path(training.config.output_dir)
+        if name == "model" and absolute(value) == absolute(find_again(folder, str(before))):
+            continue  # named from another folder
+        if before != value:
             logger.warning(
                 "resuming with %s %s, but the run was begun with %s: it goes on, on other batches",
                 name,
                 value,
-                state.scalars.get(name),
+                before,
             )
+    record = read_record(training.config.output_dir)
+    flags = entry(record, "flags", dict)
+    changed = [
+        f"--{name} {value!r} instead of {flags[name]!r}"
+        for name, value in public_flags(training.config).items()
+        if name in flags and value != flags[name] and _changes_steps(name, training.config)
+    ]
+    commit = hub.cached_commit(training.models.name, training.config.revision)
+    if record.get("commit") not in (None, commit) and "--revision" not in " ".join(changed):
+        changed.append(f"commit {commit} of the model instead of {record['commit']}")
+    if changed:
+        logger.warning(
+            "resuming with %s: the steps from here on are not those of the run as it was begun",
+            ", ".join(changed),
+        )
+
+
+def _changes_steps(name: str, config: TrainingConfig) -> bool:
+    """Whether a step learns something else with another value of this setting."""
+    if name in ("max_train_steps", "num_train_epochs", "repeats"):
+        return not config.lr_scheduler.startswith("constant")
+    return name not in CHANGE_NO_STEP
 
 
 class Stopwatch:
@@ -184,9 +219,10 @@ class Stopwatch:
 
 
 def public_flags(config: TrainingConfig) -> dict[str, Any]:
-    """The settings as JSON has them, without the access token, which belongs in no file."""
+    """The settings as JSON has them, without the access token, which belongs in no file; folders as found anywhere."""
     flags = {k: v for k, v in dataclasses.asdict(config).items() if k != "hub_token"}
-    return {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in flags.items()}
+    flags = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in flags.items()}
+    return flags | {name: absolute(flags[name]) for name in FOUND_AGAIN}
 
 
 def write_record(
@@ -205,7 +241,8 @@ def write_record(
         "status": status,
         "steps": steps,
         "total_steps": training.total_steps,
-        "model": training.models.name,
+        "model": absolute(training.models.name),
+        "commit": hub.cached_commit(training.models.name, training.config.revision),
         **training.machine(),
         "photos": [photo.path.name for photo in photos.photos],
         "skipped": {path.name: reason for path, reason in photos.skipped},

@@ -1,0 +1,70 @@
+"""How far work is, on stderr: a bar that stays one line in a terminal, and lines now and then in a log file."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm import std
+from tqdm.auto import tqdm
+
+SECONDS_BETWEEN_LINES = 10.0
+_silent = contextvars.ContextVar("silent", default=False)
+
+
+@contextlib.contextmanager
+def silence(silent: bool = True) -> Iterator[None]:
+    """Show no progress inside, as `--quiet` asks."""
+    token = _silent.set(silent)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+
+
+def bar(total: int, what: str, unit: str, *, initial: int = 0, hidden: bool = False) -> Any:
+    """A progress bar, to be used in a `with` and moved on by its `update`.
+
+    Args:
+        total: how many there are.
+        what: what is being done, such as "learning".
+        unit: one of them, such as "step".
+        initial: how many were done before.
+        hidden: show nothing, as of several processes all but one.
+    """
+    options: dict[str, Any] = {"total": total, "desc": what, "unit": unit, "initial": initial}
+    options["disable"] = hidden or _silent.get() or sys.stderr is None
+    if issubclass(tqdm, std.tqdm) and not _in_notebook():
+        if not sys.stderr or not sys.stderr.isatty():
+            wait = SECONDS_BETWEEN_LINES
+            options |= {"file": _Lines(sys.stderr), "mininterval": wait, "maxinterval": wait}
+            return std.tqdm(**options, miniters=1, ncols=100)
+        return std.tqdm(**options, dynamic_ncols=True)
+    return tqdm(**options)
+
+
+def _in_notebook() -> bool:
+    """Whether tqdm shows widgets."""
+    return any(base.__name__ == "tqdm_notebook" for base in tqdm.__mro__)
+
+
+class _Lines:
+    """A stream on which each state of a bar becomes a line of its own."""
+
+    def __init__(self, stream: Any):
+        self.stream, self.last = stream, ""
+        self.encoding = getattr(stream, "encoding", "ascii")
+
+    def write(self, text: str) -> None:
+        """Write a state, unless it was the last one."""
+        text = text.strip()
+        if text and text != self.last:
+            self.stream.write(f"{text}\n")
+            self.last = text
+
+    def flush(self) -> None:
+        """Flush the stream below."""
+        self.stream.flush()
