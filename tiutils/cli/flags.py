@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import tomllib
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 
+logger = logging.getLogger("tiutils")
 EXIT_INPUT = 2
 
 
@@ -117,3 +120,46 @@ def source_and_name(text: str) -> tuple[str, str | None]:
     """Split `FILE=<new-name>`, as the command line takes it; a file may have a `=` in its name."""
     source, equals, name = text.rpartition("=")
     return (source, name) if equals and not os.path.lexists(text) else (text, None)
+
+
+def words(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """The files of --embedding and the names their words get: of each the one given, else all in it.
+
+    Raises:
+        InputError: a file cannot be read, or holds a word for several text encoders.
+    """
+    from tiutils.io import embeddings
+
+    found = []
+    for source, name in map(source_and_name, texts):
+        learned = embeddings.read_all(source)
+        for word in learned:
+            word.refuse_pair()
+        found += [(source, token) for token in ([name] if name else [w.token for w in learned])]
+    return found
+
+
+def check_words(
+    model: str | Path, words: Sequence[tuple[str, str]], prompts: Sequence[str]
+) -> None:
+    """Refuse words that the model cannot be given, before its weights are loaded; warn of unused ones.
+
+    Raises:
+        InputError: see `tokenizer.read_word`.
+    """
+    from tiutils.io import pretrained
+    from tiutils.tokenizer import absent_words, read_word, with_tokens
+
+    if not words:
+        return
+    folder = pretrained.locate(model, weights=False)
+    parts = types.SimpleNamespace(
+        name=str(model),
+        tokenizer=pretrained.load_tokenizer(folder),
+        hidden_size=pretrained.read_config(folder, "text_encoder")["hidden_size"],
+    )
+    for source, name in words:
+        learned = read_word(parts, source, name)
+        parts.tokenizer, _ = with_tokens(parts.tokenizer, learned.tokens)
+    for name in absent_words(parts.tokenizer, prompts, [name for _, name in words]):
+        logger.warning("%s is in none of the prompts (it is case-sensitive)", name)

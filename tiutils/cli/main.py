@@ -68,7 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE[=WORD]",
-        help="a learned word: a file, a run's folder or a Hub id, under a new name; may repeat",
+        help="a learned word: a file, a run's folder or a Hub id, under a new name; of a file with "
+        "several words all, or the one named; may repeat",
     )
     generate.add_argument(
         "--prompt", action="append", required=True, help="what to draw; may repeat"
@@ -178,22 +179,22 @@ def run_generate(options: argparse.Namespace) -> int:
     """`tiutils generate`."""
     from tiutils.cli import flags
     from tiutils.figures import output
-    from tiutils.io.embeddings import read
 
-    embeddings = [flags.source_and_name(text) for text in options.embedding]
-    for source, _ in embeddings:
-        read(source).refuse_pair()  # told before gigabytes are loaded
+    words = flags.words(options.embedding)
     inference, models = (room(name, options.framework) for name in ("inference", "models"))
+    model = options.pretrained_model_name_or_path or models.default_model()
+    flags.check_words(model, words, options.prompt)
     device = {"device": models.best_device()} if options.framework == "pytorch" else {}
-    parts = models.load(options.pretrained_model_name_or_path, **device)
-    for source, word in embeddings:
+    parts = models.load(model, **device)
+    for source, word in words:
         inference.load_embedding(parts, source, word)
     images = inference.generate(parts, options.prompt, **drawing(options))
     for number, image in enumerate(images):
         prompt = options.prompt[number // options.num_images]
         path = Path(options.output_dir) / f"{number:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        print(output.save(image, path, alt=prompt), prompt)
+        alt = prompt if prompt.strip() else "Drawn without a prompt."
+        print(output.save(image, path, alt=alt), prompt)
     return EXIT_OK
 
 
@@ -273,11 +274,18 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 
 class LineHandler(logging.Handler):
-    """Writes each record as a line of its own, also while a progress bar is shown."""
+    """Writes each record as a line of its own, also while a progress bar is shown; none twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record to stderr."""
-        tqdm.write(f"tiutils: {record.getMessage()}", file=sys.stderr)
+        line = record.getMessage()
+        if line not in self.said:  # the same prompt may be read at every validation
+            self.said.add(line)
+            tqdm.write(f"tiutils: {line}", file=sys.stderr)
 
 
 @contextlib.contextmanager

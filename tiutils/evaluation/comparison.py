@@ -57,7 +57,7 @@ def measure(
     """
     template = concept.templates(learnable_property)[0]
     draw = {"num_images_per_prompt": num_images, "seed": seed, **drawing}
-    images = inference.generate(models, template.format(word), **draw)
+    images = inference.generate(models, concept.fill(template, word), **draw)
     losses = metrics.evaluation_losses(models, references, word, learnable_property, draws=64)
     measured = {
         "evaluation_loss": losses.numpy(),
@@ -66,8 +66,10 @@ def measure(
     }
     if evaluator is not None:
         prompts = list(prompts) or [template]
-        drawn = inference.generate(models, [prompt.format(word) for prompt in prompts], **draw)
-        sentences = [p.format(plain_word) for p in prompts for _ in range(num_images)]
+        drawn = inference.generate(
+            models, [concept.fill(prompt, word) for prompt in prompts], **draw
+        )
+        sentences = [concept.fill(p, plain_word) for p in prompts for _ in range(num_images)]
         alike = evaluator.similarities(images, references)
         follows = evaluator.followings(drawn, sentences).reshape(len(prompts), num_images)
         measured["clip_similarity"] = alike.numpy()

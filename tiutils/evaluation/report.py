@@ -15,9 +15,11 @@ from tiutils.evaluation import clip as clip_model
 from tiutils.evaluation import comparison
 from tiutils.evaluation.comparison import Score
 from tiutils.figures import grids, output
+from tiutils.io.embeddings import read
 from tiutils.io.files import replace_file
 from tiutils.io.run_folder import read_record, update_record
 from tiutils.models import Models
+from tiutils.tokenizer import find_clash
 
 PICTURE, COMPARISON = "before_after.png", "comparison"
 
@@ -100,7 +102,7 @@ def evaluate(
     drawn = {
         word: inference.generate(
             parts,
-            [prompt.format(word) for prompt in prompts],
+            [concept.fill(prompt, word) for prompt in prompts],
             num_images_per_prompt=num_images_per_prompt,
             **drawing,
         )
@@ -142,8 +144,8 @@ def _subject(run_dir: Path, held_out: str | Path | None) -> Subject:
 
 def _add_word(parts: Models, subject: Subject) -> str:
     """Give the model a run's word; where two runs taught the same one, the later becomes <word-2>."""
-    taken, token, number = parts.tokenizer.get_vocab(), subject.token, 2
-    while token in taken:
+    count, token, number = len(read(subject.embedding).vectors), subject.token, 2
+    while find_clash(parts.tokenizer, token, count):
         body = subject.token.removesuffix(">")
         token, number = f"{body}-{number}{subject.token[len(body) :]}", number + 1
     return inference.load_embedding(parts, subject.embedding, token).token
@@ -189,7 +191,7 @@ def _one_run(
         subject.photos,
         drawn[subject.plain_word],
         drawn[word],
-        [prompt.format(word) for prompt in prompts],
+        [concept.fill(prompt, word) for prompt in prompts],
         title=f"{word}, learned from {len(subject.photos)} photos",
     )
     update_record(subject.run_dir, {"scores": dataclasses.asdict(verdict)})
@@ -209,7 +211,7 @@ def _several_runs(
     figure = grids.image_grid(
         [[photos.get(word), *pictures] for word, pictures in drawn.items()],
         row_labels=list(drawn),
-        column_labels=["photo", *(p.format("…") for p in prompts for _ in range(each))],
+        column_labels=["photo", *(concept.fill(p, "…") for p in prompts for _ in range(each))],
         title="the same prompts from the same noise",
         gaps=[0, *range(each, each * len(prompts), each)],
     )

@@ -54,7 +54,7 @@ def prepare_material(
         jnp.concatenate(part).astype(jnp.float32) * models.vae_scaling
         for part in zip(*moments, strict=True)
     )
-    prompts = [t.format(word) for t in concepts.templates(config.learnable_property)]
+    prompts = [concepts.fill(t, word) for t in concepts.templates(config.learnable_property)]
     own, of_view = (
         own_prompts(concept, word, views, len(prompts)) if config.captions else ([], None)
     )
