@@ -368,6 +368,41 @@ def test_templates_are_those_of_textual_inversion():
         concept.templates("texture")
 
 
+def test_a_sentence_is_filled_and_its_other_braces_stay():
+    for sentence, expected in {
+        "a {} and a {}": "a <t> and a <t>",
+        "a {} in {red|blue}": "a <t> in {red|blue}",
+        "a {} {": "a <t> {",
+        "{0} {} }": "{0} <t> }",
+    }.items():
+        assert concept.fill(sentence, "<t>") == expected
+    assert concept.fill("a {}", "<{}>") == "a <{}>"
+
+
+# Many photos
+
+
+def test_photos_that_are_nearly_the_same_are_one_line(tmp_path, caplog):
+    for index in range(9):
+        draw_photo(index % 2 if index < 8 else 5).save(tmp_path / f"{index}.png")
+    assert len(concept.load(tmp_path).photos) == 9
+    assert [message.split(": keep")[0] for message in caplog.messages] == [
+        "'0.png' and '2.png' and 2 more are nearly the same picture",
+        "'1.png' and '3.png' and 2 more are nearly the same picture",
+    ]
+    assert all("it counts 4 times" in message for message in caplog.messages)
+
+
+def test_that_a_few_photos_are_enough_is_said_of_dozens(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(concept, "near_duplicates", lambda photos: [])
+    for index in range(concept.MANY_PHOTOS + 1):
+        draw_photo(index).save(tmp_path / f"{index}.png")
+        concept.load(tmp_path) if index == concept.MANY_PHOTOS - 1 else None
+    assert not [message for message in caplog.messages if "are enough" in message]
+    concept.load(tmp_path)
+    assert f"{concept.MANY_PHOTOS + 1} photos in" in caplog.messages[-1]
+
+
 # Views
 
 

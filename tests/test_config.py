@@ -209,6 +209,18 @@ def test_schedules_equal_those_of_diffusers(name, total, warmup, cycles, process
     assert ours == pytest.approx(reference, rel=1e-9, abs=1e-15)
 
 
+@pytest.mark.parametrize("name", LR_SCHEDULERS[1:])
+@pytest.mark.parametrize("total", [20, 500, 5000])
+def test_the_usual_warm_up_is_a_tenth_of_the_run(name, total):
+    config = dataclasses.replace(GOOD, lr_scheduler=name)
+    rates = [learning_rate_at(config, step, total) for step in range(total)]
+    assert rates.index(max(rates)) == total // 10 and max(rates) == config.learning_rate
+    if name != "constant_with_warmup":
+        assert rates[-1] < rates[total // 10] / 10
+    as_given = dataclasses.replace(config, lr_warmup_steps=total // 10)
+    assert rates == [learning_rate_at(as_given, step, total) for step in range(total)]
+
+
 @pytest.mark.parametrize("name", LR_SCHEDULERS)
 def test_a_schedule_is_never_negative_and_ends(name):
     """Also after the last step, where a resumed run with fewer steps may look."""

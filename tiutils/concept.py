@@ -28,6 +28,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 EXPECTED_SUFFIXES = (".md", ".txt", ".json")  # cards, licenses and captions lie beside photos
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: 268 MB as RGB
+MANY_PHOTOS = 36  # above it, it is said that a few are enough
 MAX_SHORT_SIDE = 2048  # pixels; larger photos are shrunk, so that fifty of them fit in memory
 PIXEL_VALUES = (np.arange(256) / 127.5 - 1).astype(np.float32)  # a VAE's range: 0..255 -> [-1, 1]
 
@@ -93,6 +94,11 @@ def templates(learnable_property: str) -> tuple[str, ...]:
     return sentences[learnable_property]
 
 
+def fill(sentence: str, word: str) -> str:
+    """The sentence with `word` for each `{}`; any other brace stands for itself, as in `{red|blue}`."""
+    return sentence.replace("{}", word)
+
+
 def find_photos(train_data_dir: str | Path, *, token: str | None = None) -> Path:
     """The folder of photos: a local one, or that of a Hub dataset ("owner/name"), fetched first.
 
@@ -151,11 +157,24 @@ def load(folder: str | Path) -> Concept:
     if len(photos) == 1:
         only = photos[0].path.name
         logger.warning("only one photo, %r: 3 to 5 from different sides teach a word better", only)
-    for first, second in near_duplicates(photos):
-        names = first.path.name, second.path.name
+    if len(photos) > MANY_PHOTOS:
         logger.warning(
-            "%r and %r are nearly the same picture: keep one, or it counts twice", *names
+            "%d photos in %r: 3 to 5 from different sides are enough for a word, and each takes "
+            "time and memory",
+            len(photos),
+            str(folder),
         )
+    for group in _groups(near_duplicates(photos)):
+        names = " and ".join(repr(photo.path.name) for photo in group[:2])
+        if len(group) == 2:
+            logger.warning("%s are nearly the same picture: keep one, or it counts twice", names)
+        else:
+            logger.warning(
+                "%s and %d more are nearly the same picture: keep one, or it counts %d times",
+                names,
+                len(group) - 2,
+                len(group),
+            )
     return Concept(tuple(photos), tuple(skipped), _concept_name(folder.resolve()))
 
 
@@ -173,6 +192,17 @@ def near_duplicates(photos: Sequence[Photo]) -> list[tuple[Photo, Photo]]:
     plain, mirrored = (c.reshape(len(photos), -1) for c in (colors, colors[:, :, ::-1]))
     alike = np.maximum(plain @ plain.T, plain @ mirrored.T) > 0.95
     return [(photos[i], photos[j]) for i, j in np.argwhere(np.triu(alike, 1))]
+
+
+def _groups(pairs: Sequence[tuple[Photo, Photo]]) -> list[list[Photo]]:
+    """Photos that a chain of pairs joins, in the order of the pairs."""
+    group_of: dict[Path, list[Photo]] = {}
+    for first, second in pairs:
+        one, other = (group_of.setdefault(photo.path, [photo]) for photo in (first, second))
+        if one is not other:
+            one += other
+            group_of |= {photo.path: one for photo in other}
+    return list({id(group): group for group in group_of.values()}.values())
 
 
 def _open_photo(path: Path) -> tuple[Image.Image, Image.Image | None]:

@@ -115,7 +115,9 @@ class TrainingConfig:
     lr_scheduler: str = option(
         "constant", "the learning rate over the steps", choices=LR_SCHEDULERS
     )
-    lr_warmup_steps: int = option(500, "steps of linear warm-up; no effect with 'constant'")
+    lr_warmup_steps: int | None = option(
+        None, "steps of linear warm-up; a tenth of the run; no effect with 'constant'", script=500
+    )
     lr_num_cycles: int = option(1, "cycles of cosine_with_restarts")
     adam_beta1: float = option(0.9, "decay of AdamW's first moment")
     adam_beta2: float = option(0.999, "decay of AdamW's second moment")
@@ -257,6 +259,12 @@ class TrainingConfig:
         )
         return self.num_train_epochs * math.ceil(batches / self.gradient_accumulation_steps)
 
+    def warmup_steps(self, total_steps: int) -> int:
+        """Steps of linear warm-up: as given, or a tenth of the run; 0 with the schedule that has none."""
+        if self.lr_scheduler == "constant":
+            return 0
+        return total_steps // 10 if self.lr_warmup_steps is None else self.lr_warmup_steps
+
     def peak_learning_rate(self, num_processes: int = 1) -> float:
         """The learning rate after --scale_lr, before the schedule."""
         return self.learning_rate * (
@@ -272,7 +280,7 @@ def learning_rate_at(
     A function has no state that a resume could get wrong, or that could step once too often.
     """
     peak = config.peak_learning_rate(num_processes)
-    warmup, name = config.lr_warmup_steps, config.lr_scheduler
+    warmup, name = config.warmup_steps(total_steps), config.lr_scheduler
     if name == "constant":
         return peak
     if step < warmup:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tiutils import concept as concepts
 from tiutils.concept import Concept, View
 from tiutils.errors import InputError, first_line
+from tiutils.tokenizer import absent_words, bracketed
 
 
 def captions(concept: Concept, word: str) -> tuple[str | None, ...]:
@@ -28,13 +31,49 @@ def _caption(path: Path, word: str) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the caption {path.name!r} ({first_line(error)})") from None
-    caption = text.replace("{}", word)
+    caption = concepts.fill(text, word)
     if word not in caption or not caption.isprintable():
         raise InputError(
             f"the caption {path.name!r} must be one line that holds {word} or {{}}, such as "
             f"'a {{}} on a table'; it begins with {text[:40]!r}"
         )
     return caption
+
+
+def check_sentences(
+    tokenizer: Any, word: str, templates: Sequence[str], caption_of: Mapping[str, str]
+) -> None:
+    """Refuse a word that the sentences of a run would not teach.
+
+    Args:
+        tokenizer: one that knows the word.
+        word: the new word.
+        templates: the training sentences, with `{}` for it.
+        caption_of: the photos' own sentences, by the name of their file.
+
+    Raises:
+        InputError: the word also stands in a template's own words, which would be torn apart; or a
+            sentence, cut to what the model reads, has no longer all its vectors.
+    """
+    room = tokenizer.model_max_length - 2  # the start and end tokens
+    for template in templates:
+        if any(word.lower() in part for part in template.split("{}")):
+            raise InputError(
+                f"the placeholder token {word!r} also stands in the training sentence {template!r}, "
+                f"which would be torn apart; choose another, such as {bracketed(word)!r}"
+            )
+        if absent_words(tokenizer, [concepts.fill(template, word)], [word]):
+            raise InputError(
+                f"{word!r} has too many vectors for the training sentence {template!r}: a prompt "
+                f"holds {room} tokens, and the last of them would not be learned; give fewer "
+                f"--num_vectors"
+            )
+    for name, caption in caption_of.items():
+        if absent_words(tokenizer, [caption], [word]):
+            raise InputError(
+                f"the caption {name!r} is cut after {room} tokens, before {word!r} ends, so that it "
+                f"could not be learned from it; shorten it, or put the word near its beginning"
+            )
 
 
 def own_prompts(

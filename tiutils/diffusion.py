@@ -95,7 +95,7 @@ def prepare_material(
     resolution = resolution or models.resolution
     views = concepts.views(concept, center_crop=center_crop)
     mean, std = encode_views(models, concept, views, resolution)
-    prompts = [t.format(word) for t in concepts.templates(learnable_property)]
+    prompts = [concepts.fill(t, word) for t in concepts.templates(learnable_property)]
     own, of_view = own_prompts(concept, word, views, len(prompts)) if own_captions else ([], None)
     prompt_ids = tokenize(models.tokenizer, [*prompts, *own]).to(models.device)
     photo_of_view = np.array([view.photo for view in views])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.io import embeddings
 from tiutils.io.embeddings import LearnedEmbedding
+
+logger = logging.getLogger("tiutils")
+SHOWN = 40  # characters of a prompt in a warning
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,9 @@ def check_placeholder(
 ) -> tuple[str, ...]:
     """The tokens that a new word of `num_vectors` vectors will have; refuses a word that cannot be one.
 
+    A word whose letters are also in the middle of the vocabulary's words works, but tears these
+    apart, here and in every other program: that is a warning.
+
     Raises:
         InputError: the word is empty, contains white space, is known already, or `num_vectors` does not fit a prompt.
     """
@@ -56,23 +63,46 @@ def check_placeholder(
         raise InputError(
             f"num_vectors is {num_vectors}; it must be from 1 to {room - 1}: a prompt holds {room} tokens"
         )
-    tokens = (token, *(f"{token}_{i}" for i in range(1, num_vectors)))
-    known = tokenizer.get_vocab()
-
-    def is_taken(
-        word: str,
-    ) -> bool:  # `toy` is stored as `toy</w>`: the mark says that it ends there
-        return word in known or f"{word.lower()}</w>" in known
-
-    clashes = [t for t in tokens if is_taken(t)]
-    if clashes:
+    tokens = _tokens(token, num_vectors)
+    if clash := find_clash(tokenizer, token, num_vectors):
         stem = f"my-{token.strip('<>').lower()}"
-        names = (f"<{stem}>", *(f"<{stem}-{n}>" for n in range(2, len(known) + 3)))
+        names = (f"<{stem}>", *(f"<{stem}-{n}>" for n in range(2, len(tokenizer) + 3)))
+        free = next(name for name in names if not find_clash(tokenizer, name, num_vectors))
         raise InputError(
-            f"the tokenizer already knows the token {clashes[0]!r}, so it cannot be a new word; "
-            f"choose another placeholder, such as {next(n for n in names if not is_taken(n))!r}"
+            f"the tokenizer already knows the token {clash!r}, so {token!r} cannot be a new word; "
+            f"choose another placeholder, such as {free!r}"
+        )
+    torn = [word for word in whole_words(tokenizer) if token.lower() in word]
+    if torn:
+        some = ", ".join(map(repr, torn[:3])) + (", …" if len(torn) > 3 else "")
+        logger.warning(
+            "%r is also in %s, which a prompt then cannot say: its letters are taken for the new "
+            "word; choose %r",
+            token,
+            some,
+            bracketed(token),
         )
     return tokens
+
+
+def find_clash(tokenizer: CLIPTokenizer, token: str, num_vectors: int = 1) -> str | None:
+    """The token known already that a new word would be mistaken for, or for a vector of; None if it is free."""
+    known, added = tokenizer.get_vocab(), tokenizer.get_added_vocab()
+    for name in _tokens(token, num_vectors):
+        if name in known or f"{name.lower()}</w>" in known:  # the mark says that a word ends there
+            return name
+    # by their names alone, `<toy>` and `<toy>_1` are one word of two vectors
+    before, after = re.sub(r"_[1-9][0-9]*$", "", token), f"{token}_{num_vectors}"
+    return next((name for name in (before, after) if name in added), None)
+
+
+def bracketed(token: str) -> str:
+    """The word as nothing else can hold it: `<coco>` for `coco`."""
+    return f"<{token.strip('<>').lower()}>"
+
+
+def _tokens(token: str, num_vectors: int) -> tuple[str, ...]:
+    return (token, *(f"{token}_{i}" for i in range(1, num_vectors)))
 
 
 def check_initializer(tokenizer: CLIPTokenizer, initializer_token: str) -> int:
@@ -156,23 +186,46 @@ def check_width(token: str, width: int, model: str, hidden_size: int) -> None:
         )
 
 
+def tokens_of(tokenizer: CLIPTokenizer, token: str) -> tuple[str, ...]:
+    """All tokens of a learned word, found by their names: `<toy> <toy>_1 <toy>_2`."""
+    added, count = tokenizer.get_added_vocab(), 1
+    while f"{token}_{count}" in added:
+        count += 1
+    return _tokens(token, count)
+
+
+def split_prompt(tokenizer: CLIPTokenizer, prompt: str) -> list[str]:
+    """The prompt cut at its learned words as the tokenizer finds them; these stand at odd places.
+
+    Where several begin, the longest wins, so `<toy>_1` and `charturnerv2` are never read as
+    `<toy>` or `charturner`.
+    """
+    added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+    return re.split(f"({'|'.join(map(re.escape, added))})", prompt) if added else [prompt]
+
+
 def expand_prompt(tokenizer: CLIPTokenizer, prompt: str) -> str:
     """Write each learned word of several vectors out: `a <toy>` becomes `a <toy> <toy>_1`."""
-    added = tokenizer.get_added_vocab()
-    for token in added:
-        tail: list[str] = []
-        while (next_token := f"{token}_{len(tail) + 1}") in added:
-            tail.append(next_token)
-        if tail:  # not before its own tail, and not inside `<toy>_1`
-            already = re.escape(" " + " ".join(tail))
-            prompt = re.sub(
-                re.escape(token) + rf"(?!{already})(?!_\d)", " ".join([token, *tail]), prompt
-            )
-    return prompt
+    pieces = split_prompt(tokenizer, prompt)
+    for place in range(1, len(pieces), 2):
+        tokens = tokens_of(tokenizer, pieces[place])
+        rest = [piece for token in tokens[1:] for piece in (" ", token)]
+        if pieces[place + 1 : place + 1 + len(rest)] != rest:  # not written out already
+            pieces[place] = " ".join(tokens)
+    return "".join(pieces)
 
 
-def token_ids(tokenizer: CLIPTokenizer, prompts: Iterable[str]) -> np.ndarray:
-    """Ids of the prompts, learned words written out, padded or cut: int64 of shape `(prompts, model_max_length)`."""
+def token_ids(tokenizer: CLIPTokenizer, prompts: Iterable[str], *, warn: bool = True) -> np.ndarray:
+    """Ids of the prompts, learned words written out, padded or cut: int64 of shape `(prompts, model_max_length)`.
+
+    What a prompt does not say to the model as it says it to the eye is a warning, unless `warn` is
+    false: see `misreadings`.
+    """
+    prompts = list(prompts)
+    if warn:
+        for prompt in dict.fromkeys(prompts):
+            for line in misreadings(tokenizer, prompt):
+                logger.warning("%s", line)
     ids = tokenizer(
         [expand_prompt(tokenizer, prompt) for prompt in prompts],
         padding="max_length",
@@ -183,21 +236,72 @@ def token_ids(tokenizer: CLIPTokenizer, prompts: Iterable[str]) -> np.ndarray:
     return ids.astype(np.int64)
 
 
+def misreadings(tokenizer: CLIPTokenizer, prompt: str) -> Iterator[str]:
+    """What of a prompt is read otherwise than it looks, a line each.
+
+    A learned word in another case, or inside a longer word; an end that no longer fits.
+    """
+    shown = repr(prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]}…")
+    pieces = split_prompt(tokenizer, prompt)
+    for place in range(1, len(pieces), 2):
+        before, word, after = pieces[place - 1 : place + 2]
+        letters_before = re.findall(r"\w+$", before) if word[0].isalnum() else []
+        letters_after = re.findall(r"^\w+", after) if word[-1].isalnum() else []
+        if letters_before or letters_after:
+            torn = "".join([*letters_before, word, *letters_after])
+            yield (
+                f"the prompt {shown} has the learned word {word!r} inside {torn!r}, which is torn "
+                f"apart; put spaces around the word, or learn or load it as {bracketed(word)!r}"
+            )
+    for word in set(tokenizer.get_added_vocab()) - set(tokenizer.all_special_tokens):
+        found = re.search(re.escape(word), " ".join(pieces[::2]), re.IGNORECASE)
+        if found:
+            yield f"the prompt {shown} has {found[0]!r}, but the learned word is {word!r}: case counts"
+    room = tokenizer.model_max_length - 2  # the start and end tokens
+    expanded = expand_prompt(tokenizer, prompt)
+    ids = tokenizer(expanded, add_special_tokens=False, verbose=False).input_ids
+    if len(ids) > room:
+        lost = tokenizer.decode(ids[room:]).strip()
+        lost = lost if len(lost) <= SHOWN else f"…{lost[-SHOWN:]}"
+        yield (
+            f"the prompt {shown} is cut after {room} of its {len(ids)} tokens: {lost!r} is not "
+            f"read; shorten it"
+        )
+
+
+def absent_words(
+    tokenizer: CLIPTokenizer, prompts: Sequence[str], words: Iterable[str]
+) -> list[str]:
+    """Those of the learned words that none of the prompts holds with all its vectors, once it is cut."""
+    rows = [row.tolist() for row in token_ids(tokenizer, prompts, warn=False)]
+    absent = []
+    for word in words:
+        ids = tokenizer.convert_tokens_to_ids(list(tokens_of(tokenizer, word)))
+        starts = range(tokenizer.model_max_length - len(ids) + 1)
+        if not any(row[start : start + len(ids)] == ids for row in rows for start in starts):
+            absent.append(word)
+    return absent
+
+
 def read_word(models: Any, path: str | Path, token: str | None = None) -> LearnedEmbedding:
     """Read a learned embedding that `models`, of either framework, can be given as a new word.
 
     Args:
-        models: the loaded parts.
+        models: the loaded parts; asked for their `name`, `tokenizer` and `hidden_size`.
         path: a file, folder or Hub repository that `embeddings.read` understands.
-        token: the word to use instead of the one in the file.
+        token: of a file with several words, which one; of any other, the word to use instead.
 
     Raises:
         InputError: the file cannot be read, was learned with a model of another width or of
             several text encoders, or the word is taken or cannot be one: another is offered.
     """
-    learned = embeddings.read(path)
+    found = embeddings.read_all(path)
+    if len(found) == 1:
+        learned = dataclasses.replace(found[0], token=token or found[0].token)
+    else:
+        learned = embeddings.choose(path, found, token)
     learned.refuse_pair()
-    word, (count, width) = token or learned.token, learned.vectors.shape
+    word, (count, width) = learned.token, learned.vectors.shape
     check_width(word, width, models.name, models.hidden_size)
     try:
         check_placeholder(models.tokenizer, word, count)
@@ -205,7 +309,7 @@ def read_word(models: Any, path: str | Path, token: str | None = None) -> Learne
         raise InputError(
             f"{path}: {error} (token=... in Python, --embedding 'FILE=<name>' on the command line)"
         ) from None
-    return dataclasses.replace(learned, token=word)
+    return learned
 
 
 def usual_length(table: np.ndarray) -> float:

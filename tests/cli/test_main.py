@@ -336,7 +336,8 @@ def test_warnings_are_lines_and_are_said_once(monkeypatch, capsys):
     import logging
 
     def warn(config):
-        logging.getLogger("tiutils").warning("mind %s", "the gap")
+        for _ in range(2):
+            logging.getLogger("tiutils").warning("mind %s", "the gap")
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tiutils.runs.run.train", warn)
@@ -434,6 +435,64 @@ def test_generate_refuses_in_one_line(small_model, tmp_path, capsys, flags, expe
     error = capsys.readouterr().err
     assert error.startswith("tiutils: ") and error.count("\n") == 1 and expected in error, error
     assert not (tmp_path / "pictures").exists()
+
+
+def drawn(small_model, folder, capsys, *flags):
+    """Draw one picture of each prompt; returns the files and the lines of warning."""
+    status = main([
+        "generate", "--pretrained_model_name_or_path", str(small_model), *flags, "--num_images", "1",
+        "--num_inference_steps", "1", "--output_dir", str(folder),
+    ])  # fmt: skip
+    assert status == 0
+    return sorted(folder.iterdir()), capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize("prompt", ["", "  "])
+def test_a_picture_without_a_prompt_says_so(small_model, tmp_path, capsys, prompt):
+    (file,), said = drawn(small_model, tmp_path / "p", capsys, "--prompt", prompt)
+    with Image.open(file) as picture:
+        assert picture.text["Description"] == "Drawn without a prompt."
+    assert not said
+
+
+def test_all_words_of_a_file_are_drawn_with_or_the_one_named(small_model, tmp_path, capsys):
+    from safetensors.numpy import save_file
+
+    file = tmp_path / "two.safetensors"
+    save_file({name: np.ones((1, 32), np.float32) for name in ("<a>", "<b>")}, file)
+    _, said = drawn(
+        small_model, tmp_path / "p", capsys, "--embedding", str(file), "--prompt", "a <a> and <b>"
+    )
+    assert not said
+    one = ["--embedding", f"{file}=<b>", "--prompt", "a <b>"]
+    assert not drawn(small_model, tmp_path / "q", capsys, *one)[1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "lines"),
+    [
+        ("a cat", ["<my-toy> is in none of the prompts (it is case-sensitive)"]),
+        ("a <My-Toy>", ["<my-toy> is in none of the prompts", "case counts"]),
+        ("red " * 80 + "<my-toy>", ["<my-toy> is in none of the prompts", "is cut after 75"]),
+        ("a <my-toy>", []),
+    ],
+)
+def test_a_word_that_is_not_drawn_is_said(small_model, tmp_path, capsys, prompt, lines):
+    learned = LearnedEmbedding("<my-toy>", np.full((2, 32), 0.1, np.float32))
+    word = write(tmp_path / "word.safetensors", learned)
+    flags = ["--embedding", str(word), "--prompt", prompt]
+    _, said = drawn(small_model, tmp_path / "p", capsys, *flags)
+    assert len(said) == len(lines)
+    assert all(line in heard for line, heard in zip(lines, said, strict=True)), said
+
+
+def test_words_are_refused_before_weights_are_loaded(small_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tiutils.models.load", lambda *a, **k: pytest.fail("weights were loaded"))
+    for width, name, expected in ((8, "<t>", "8 wide"), (32, "toy", "already knows")):
+        file = write(tmp_path / "x.safetensors", LearnedEmbedding(name, np.ones((1, width))))
+        flags = ["--embedding", str(file), "--prompt", "x"]
+        assert main(["generate", "--pretrained_model_name_or_path", str(small_model), *flags]) == 2
+        assert expected in capsys.readouterr().err
 
 
 def test_doctor_is_called(monkeypatch):

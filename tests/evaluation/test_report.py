@@ -91,6 +91,17 @@ def test_a_record_that_lacks_an_entry(run_dir, tmp_path, lacks, message, capsys)
     assert (message or "") in capsys.readouterr().err
 
 
+def test_braces_in_prompts_stand_for_themselves(run_dir, capsys):
+    prompts = ["a {} and a {}", "a {} in {red|blue} for $5 or $6", "a {} {"]
+    flags = [part for prompt in prompts for part in ("--prompt", prompt)]
+    assert main(["evaluate", str(run_dir), *DRAW, *flags]) == 0
+    with Image.open(run_dir / report.PICTURE) as picture:
+        assert (
+            "a <my-toy> and a <my-toy>; a <my-toy> in {red|blue} for $5 or $6; a <my-toy> {"
+            in (picture.text["Description"])
+        )
+
+
 def test_several_runs_side_by_side(run_dir, small_model, photos, tmp_path, capsys):
     flags = {"placeholder_token": "<other>", "initializer_token": "cat", "learning_rate": "1e-2"}
     other = trained(tmp_path / "other", small_model, photos, **flags)

@@ -359,6 +359,36 @@ def test_a_flag_that_cannot_act_says_so(learn):
     assert any("--validation_epochs has nothing to do" in line for line in done.said)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "is_said"), [("a toy", True), ("a <My-toy>", True), ("a <my-toy>", False)]
+)
+def test_a_validation_prompt_without_the_word_is_warned_about(learn, prompt, is_said):
+    done = learn("--validation_prompt", prompt, "--max_train_steps", 1)
+    assert done.status == 0
+    assert is_said == any("<my-toy> is not in it (it is case-sensitive)" in s for s in done.said)
+
+
+@pytest.mark.parametrize("flags", [("--lr_warmup_steps", 4), ("--lr_warmup_steps", 500), ()])
+def test_a_warm_up_as_long_as_the_run_is_warned_about(learn, flags):
+    done = learn("--lr_scheduler", "cosine", *flags)
+    assert done.status == 0
+    assert bool(flags) == any("no shorter than the run of 4 steps" in line for line in done.said)
+
+
+def test_a_word_of_several_vectors_with_a_backslash_is_learned(learn, tmp_path):
+    done = learn("--placeholder_token", r"<my\1toy>", "--num_vectors", 2, "--max_train_steps", 1)
+    assert done.status == 0 and not done.said
+    assert embeddings.read(tmp_path / "out/learned_embeds.safetensors").token == r"<my\1toy>"
+
+
+def test_a_caption_that_is_cut_before_the_word_is_refused(refused, photos, tmp_path):
+    folder = tmp_path / "captioned"
+    shutil.copytree(photos, folder)
+    (folder / "photo-1.txt").write_text("red, " * 40 + "<my-toy>")
+    line = refused("--captions", "--train_data_dir", folder)
+    assert "the caption 'photo-1.txt' is cut after 75 tokens" in line
+
+
 def full_disk(monkeypatch, *names):
     """Writing a file with one of these words in its path fails, as on a full disk."""
     write = files.replace_file
@@ -571,6 +601,8 @@ def test_a_named_checkpoint_that_is_damaged_is_an_error(refused, stopped):
         "--num_vectors 0": "--num_vectors is 0",
         "--num_vectors 75": "num_vectors is 75; it must be from 1 to 74",
         "--num_vectors nan": "--num_vectors",
+        "--num_vectors 74": "'<my-toy>' has too many vectors for the training sentence",
+        "--placeholder_token ropp": "torn apart; choose another, such as '<ropp>'",
         "--learning_rate nan": "--learning_rate is nan",
         "--learning_rate -0.1": "--learning_rate is -0.1",
         "--learning_rate 0": "--learning_rate is 0.0",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import tomllib
 import types
@@ -17,6 +18,7 @@ from tiutils.config import TrainingConfig
 from tiutils.errors import InputError, check_text
 from tiutils.io import files, run_folder
 
+logger = logging.getLogger("tiutils")
 EXIT_INPUT = 2
 
 
@@ -191,3 +193,46 @@ def source_and_name(text: str) -> tuple[str, str | None]:
     check_text("--embedding", name)
     files.given(source, "--embedding")
     return source, name
+
+
+def words(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """The files of --embedding and the names their words get: of each the one given, else all in it.
+
+    Raises:
+        InputError: a file cannot be read, or holds a word for several text encoders.
+    """
+    from tiutils.io import embeddings
+
+    found = []
+    for source, name in map(source_and_name, texts):
+        learned = embeddings.read_all(source)
+        for word in learned:
+            word.refuse_pair()
+        found += [(source, token) for token in ([name] if name else [w.token for w in learned])]
+    return found
+
+
+def check_words(
+    chosen: dict[str, Any], words: Sequence[tuple[str, str]], prompts: Sequence[str]
+) -> None:
+    """Refuse words that the model cannot be given, before its weights are loaded; warn of unused ones.
+
+    Raises:
+        InputError: see `tokenizer.read_word`.
+    """
+    from tiutils.io import pretrained
+    from tiutils.tokenizer import absent_words, read_word, with_tokens
+
+    if not words:
+        return
+    folder = pretrained.locate(chosen["name"], revision=chosen.get("revision"), weights=False)
+    parts = types.SimpleNamespace(
+        name=str(chosen["name"]),
+        tokenizer=pretrained.load_tokenizer(folder, tokenizer_name=chosen.get("tokenizer_name")),
+        hidden_size=pretrained.read_config(folder, "text_encoder")["hidden_size"],
+    )
+    for source, name in words:
+        learned = read_word(parts, source, name)
+        parts.tokenizer, _ = with_tokens(parts.tokenizer, learned.tokens)
+    for name in absent_words(parts.tokenizer, prompts, [name for _, name in words]):
+        logger.warning("%s is in none of the prompts (it is case-sensitive)", name)

@@ -80,7 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE[=WORD]",
-        help="a learned word: a file, a run's folder or a Hub id, under a new name; may repeat",
+        help="a learned word: a file, a run's folder or a Hub id, under a new name; of a file with "
+        "several words all, or the one named; may repeat",
     )
     generate.add_argument(
         "--prompt", action="append", required=True, help="what to draw; may repeat"
@@ -198,19 +199,19 @@ def run_generate(options: argparse.Namespace) -> int:
     """`tiutils generate`."""
     from tiutils import config
     from tiutils.figures import output
-    from tiutils.io.embeddings import read
 
     config.check_drawing(
         options.num_images, options.num_inference_steps, options.seed, options.guidance_scale
     )
     folder = files.given(options.output_dir, "--output_dir")
-    words = [flags.source_and_name(text) for text in options.embedding]
-    for source, _ in words:
-        read(source).refuse_pair()  # told before gigabytes are loaded
+    words = flags.words(options.embedding)
     files.check_writable(folder, "--output_dir")
     inference, models = (room(name, options.framework) for name in ("inference", "models"))
+    chosen = flags.model(options, [source for source, _ in words])
+    chosen["name"] = chosen["name"] or models.default_model()
+    flags.check_words(chosen, words, options.prompt)
     device = {"device": models.best_device()} if options.framework == "pytorch" else {}
-    parts = models.load(**flags.model(options, [source for source, _ in words]), **device)
+    parts = models.load(**chosen, **device)
     for source, word in words:
         inference.load_embedding(parts, source, word)
 
@@ -220,7 +221,9 @@ def run_generate(options: argparse.Namespace) -> int:
         def keep(number: int, image: Any) -> None:
             nonlocal done
             prompt = options.prompt[number // options.num_images]
-            path = output.save_new(image, folder, names, alt=prompt)
+            path = output.save_new(
+                image, folder, names, alt=prompt if prompt.strip() else "Drawn without a prompt."
+            )
             done = number + 1
             tqdm.write(f"{path} {prompt}", file=sys.stdout)
             sys.stdout.flush()
@@ -313,11 +316,18 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 
 class LineHandler(logging.Handler):
-    """Writes each record as a line of its own, also while a progress bar is shown."""
+    """Writes each record as a line of its own, also while a progress bar is shown; none twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record to stderr."""
-        tqdm.write(f"tiutils: {record.getMessage()}", file=sys.stderr)
+        line = record.getMessage()
+        if line not in self.said:  # the same prompt may be read at every validation
+            self.said.add(line)
+            tqdm.write(f"tiutils: {line}", file=sys.stderr)
 
 
 @contextlib.contextmanager

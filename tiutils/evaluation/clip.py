@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPTokenizer
 
+from tiutils import concept
 from tiutils.errors import InputError, first_line
 from tiutils.io import files
 from tiutils.io.hub import hub_answers
@@ -89,7 +90,7 @@ class Evaluator:
         self, images: Images, words: Sequence[str], template: str = "a photo of a {}"
     ) -> list[tuple[str, float]]:
         """The words in the order in which they fit the pictures, with their mean cosine, the best first."""
-        sentences = [template.format(word) for word in words]
+        sentences = [concept.fill(template, word) for word in words]
         parts = [self.read(sentences[i : i + 256]) for i in range(0, len(sentences), 256)]
         fits = torch.cat(parts) @ self.see(images).mean(dim=0)
         return [(words[i], fits[i].item()) for i in fits.argsort(descending=True).tolist()]

@@ -109,7 +109,7 @@ def measure(
     """
     template = concept.templates(learnable_property)[0]
     gallery = gallery or Gallery(models, seed=seed, **drawing)
-    images = gallery.pictures([template.format(word)], num_images)
+    images = gallery.pictures([concept.fill(template, word)], num_images)
     losses = metrics.evaluation_losses(models, references, word, learnable_property, draws=64)
     measured = {
         "evaluation_loss": losses.numpy(),
@@ -118,8 +118,8 @@ def measure(
     }
     if evaluator is not None:
         prompts = list(prompts) or [template]
-        drawn = gallery.pictures([prompt.format(word) for prompt in prompts], num_images)
-        sentences = [p.format(plain_word) for p in prompts for _ in range(num_images)]
+        drawn = gallery.pictures([concept.fill(prompt, word) for prompt in prompts], num_images)
+        sentences = [concept.fill(p, plain_word) for p in prompts for _ in range(num_images)]
         alike = evaluator.similarities(images, references)
         follows = evaluator.followings(drawn, sentences).reshape(len(prompts), num_images)
         measured["clip_similarity"] = alike.numpy()

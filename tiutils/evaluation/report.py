@@ -24,6 +24,7 @@ from tiutils.io.files import check_writable, given, to_json, write_new
 from tiutils.io.progress import bar
 from tiutils.io.run_folder import entry, find_again, model_of, read_record, update_record
 from tiutils.models import Models
+from tiutils.tokenizer import find_clash
 
 logger = logging.getLogger("tiutils")
 
@@ -126,12 +127,12 @@ def evaluate(
 
     gallery = comparison.Gallery(parts, seed=seed, batch_size=parts.at_once, **drawing)
     shown = list(dict.fromkeys([*(s.plain_word for s in subjects), *words]))
-    sentences = [prompt.format(word) for word in shown for prompt in prompts]
+    sentences = [concept.fill(prompt, word) for word in shown for prompt in prompts]
     with bar(gallery.missing(sentences, num_images_per_prompt), "drawing", "picture") as drawn:
         gallery.on_picture = drawn.update
         gallery.pictures(sentences, num_images_per_prompt)
     pictures = {
-        word: gallery.pictures([p.format(word) for p in prompts], num_images_per_prompt)
+        word: gallery.pictures([concept.fill(p, word) for p in prompts], num_images_per_prompt)
         for word in shown
     }
     figure = (
@@ -203,7 +204,7 @@ def _verdicts(
         each for s, w in zip(subjects, words, strict=True) for each in ((s, w), (s, s.plain_word))
     ]
     sentences = [
-        sentence.format(word)
+        concept.fill(sentence, word)
         for subject, word in judged
         for sentence in (
             concept.templates(subject.learnable_property)[0],
@@ -297,8 +298,8 @@ def _subject(run_dir: Path, photos: str | Path | None, held_out: str | Path | No
 
 def _add_word(parts: Models, subject: Subject) -> str:
     """Give the model a run's word; where two runs taught the same one, the later becomes <word-2>."""
-    taken, token, number = parts.tokenizer.get_vocab(), subject.token, 2
-    while token in taken:
+    count, token, number = len(embeddings.read(subject.embedding).vectors), subject.token, 2
+    while find_clash(parts.tokenizer, token, count):
         body = subject.token.removesuffix(">")
         token, number = f"{body}-{number}{subject.token[len(body) :]}", number + 1
     return inference.load_embedding(parts, subject.embedding, token).token
@@ -310,7 +311,7 @@ def _one_run(subject: Subject, prompts: Sequence[str], drawn: dict[str, Any], wo
         subject.photos,
         drawn[subject.plain_word],
         drawn[word],
-        [prompt.format(word) for prompt in prompts],
+        [concept.fill(prompt, word) for prompt in prompts],
         title=f"{word}, learned from {len(subject.photos)} photos",
     )
 
@@ -327,7 +328,7 @@ def _several_runs(
     return grids.image_grid(
         [[photos.get(word), *pictures] for word, pictures in drawn.items()],
         row_labels=list(drawn),
-        column_labels=["photo", *(p.format("…") for p in prompts for _ in range(each))],
+        column_labels=["photo", *(concept.fill(p, "…") for p in prompts for _ in range(each))],
         title="the same prompts from the same noise",
         gaps=[0, *range(each, each * len(prompts), each)],
     )

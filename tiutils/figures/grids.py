@@ -64,11 +64,20 @@ def image_grid(
                 draw_picture(axes[row, places[column]], picture, int(cell * DPI))
     for row, label in enumerate(row_labels):
         axis, text = axes[row, 0], textwrap.fill(label, 18)
-        axis.text(-0.06, 0.5, text, ha="right", va="center", size=8, transform=axis.transAxes)
+        axis.text(
+            -0.06,
+            0.5,
+            text,
+            ha="right",
+            va="center",
+            size=8,
+            transform=axis.transAxes,
+            parse_math=False,
+        )
     for column, label in enumerate(column_labels):
         text = textwrap.fill(label, int(13 * cell))
-        axes[0, places[column]].set_title(text, fontsize=8, pad=3)
-    figure.suptitle("\n".join(heading), fontsize=10)
+        axes[0, places[column]].set_title(text, fontsize=8, pad=3, parse_math=False)
+    figure.suptitle("\n".join(heading), fontsize=10, parse_math=False)
     figure.set_label(alt or _describe_grid(rows, row_labels, column_labels, title))
     return figure
 

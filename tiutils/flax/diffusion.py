@@ -67,7 +67,7 @@ def prepare_material(
     resolution = config.resolution or models.resolution
     views = concepts.views(concept, center_crop=config.center_crop)
     mean, std = encode_views(models, concept, views, resolution)
-    prompts = [t.format(word) for t in concepts.templates(config.learnable_property)]
+    prompts = [concepts.fill(t, word) for t in concepts.templates(config.learnable_property)]
     own, of_view = (
         own_prompts(concept, word, views, len(prompts)) if config.captions else ([], None)
     )

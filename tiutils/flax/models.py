@@ -86,6 +86,11 @@ class FlaxModels:
         return (self.unet.in_channels, side, side)
 
 
+def default_model() -> str:
+    """See `pretrained.default_model`; JAX's accelerator is a GPU or a TPU."""
+    return pretrained.default_model(accelerated=jax.default_backend() != "cpu")
+
+
 def load(
     name: str | Path | None = None,
     *,
@@ -97,8 +102,7 @@ def load(
     """Load all parts onto the default device.
 
     Args:
-        name: a folder in diffusers' layout or a Hub id; Stable Diffusion 1.5 where there is an accelerator and the
-            Hub, else the bundled model, if None.
+        name: a folder in diffusers' layout or a Hub id; `default_model()` if None.
         revision: branch, tag or commit on the Hub.
         variant: suffix of the weight files, such as `"fp16"`.
         tokenizer_name: a tokenizer other than the model's own.
@@ -107,7 +111,7 @@ def load(
     Raises:
         InputError: the model is missing, incomplete or of a kind that is not supported here.
     """
-    name = str(name or pretrained.default_model(accelerated=jax.default_backend() != "cpu"))
+    name = str(name or default_model())
     folder = pretrained.locate(name, revision=revision, variant=variant)
     tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name)
     text_config, vae_config, unet_config = (

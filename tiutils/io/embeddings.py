@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,13 +164,27 @@ def read(source: str | Path, word: str | None = None) -> LearnedEmbedding:
         InputError: no such file, not an embedding, several words and none chosen, a wrong shape,
             NaN or infinite values, or a pickle that holds more than data (it is not run).
     """
-    found = read_all(source)
+    return choose(source, read_all(source), word)
+
+
+def choose(
+    source: str | Path, found: Sequence[LearnedEmbedding], word: str | None
+) -> LearnedEmbedding:
+    """The one of a file's words that is meant.
+
+    Raises:
+        InputError: there are several and none is chosen, or none is called so; says how to choose.
+    """
     chosen = [embedding for embedding in found if word in (None, embedding.token)]
     if len(chosen) != 1:
         names = ", ".join(repr(embedding.token) for embedding in found[:5])
         names += ", …" if len(found) > 5 else ""
         wanted = "choose one of them" if word is None else f"{word!r} is not among them"
-        raise InputError(f"{str(source)!r} holds {len(found)} words ({names}): {wanted}")
+        one = found[0].token
+        raise InputError(
+            f"{str(source)!r} holds {len(found)} words ({names}): {wanted}, such as token={one!r} "
+            f"in Python, --embedding 'FILE={one}' or `tiutils convert FILE OUT --word '{one}'`"
+        )
     return chosen[0]
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from transformers import CLIPTokenizer
+
 from tiutils import concept, dataset
 from tiutils.concept import Concept
 from tiutils.config import MAX_DRAWN, MAX_SEED, TrainingConfig
@@ -22,7 +24,7 @@ from tiutils.io.checkpoints import RunState, check_state
 from tiutils.io.hub import check_token
 from tiutils.publishing import publish
 from tiutils.runs.early_stopping import check_window
-from tiutils.tokenizer import check_placeholder, initializer_ids
+from tiutils.tokenizer import absent_words, check_placeholder, initializer_ids, with_tokens
 
 logger = logging.getLogger("tiutils")
 
@@ -102,21 +104,25 @@ def check_inputs(
     if is_main_process:
         state = run_folder.find_checkpoint(config.resume_from_checkpoint, config.output_dir)
     photos = concept.load(concept.find_photos(config.train_data_dir, token=config.hub_token))
-    if config.captions and not any(dataset.captions(photos, config.placeholder_token)):
-        logger.warning("--captions has nothing to do: no .txt file lies beside a photo")
-    check_window(config, config.total_steps(len(photos.photos), num_processes))
+    total_steps = config.total_steps(len(photos.photos), num_processes)
+    check_window(config, total_steps)
+    warmup = config.warmup_steps(total_steps)
+    if warmup >= total_steps:
+        logger.warning(
+            "--lr_warmup_steps %d is no shorter than the run of %d steps: the learning rate only "
+            "climbs and never gets to --lr_scheduler %s; a tenth of the run is usual",
+            warmup,
+            total_steps,
+            config.lr_scheduler,
+        )
     name = str(
         config.pretrained_model_name_or_path or pretrained.default_model(accelerated=accelerated)
     )
     folder = pretrained.locate(name, revision=config.revision, weights=False)
     tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=config.tokenizer_name)
-    check_placeholder(tokenizer, config.placeholder_token, config.num_vectors)
-    num_vectors = config.num_vectors
     if config.initializer_from_photos:
         pretrained.check_word_encoder(folder, name)
-    elif not config.pick_initializer:
-        num_vectors = len(initializer_ids(tokenizer, config))
-    check_placeholder(tokenizer, config.placeholder_token, num_vectors)
+    num_vectors = check_words(config, photos, tokenizer)
     pretrained.check_resolution(config.resolution, folder)
     pretrained.check_prediction_type(folder)
     if state is not None:
@@ -144,6 +150,38 @@ def reserved(config: TrainingConfig, *, is_main_process: bool = True) -> Iterato
     check(config)
     with run_folder.reserved(config.output_dir) if is_main_process else contextlib.nullcontext():
         yield
+
+
+def check_words(config: TrainingConfig, photos: Concept, tokenizer: CLIPTokenizer) -> int:
+    """Refuse a word that cannot be learned from the sentences of the run; returns its number of vectors.
+
+    Raises:
+        InputError: see `check_placeholder`, `initializer_ids` and `dataset.check_sentences`.
+    """
+    word, prompt = config.placeholder_token, config.validation_prompt
+    tokens = check_placeholder(tokenizer, word, config.num_vectors)
+    if not (config.pick_initializer or config.initializer_from_photos):
+        num_vectors = len(initializer_ids(tokenizer, config))
+        if num_vectors != len(tokens):
+            tokens = check_placeholder(tokenizer, word, num_vectors)
+    captions = dataset.captions(photos, word) if config.captions else ()
+    if config.captions and not any(captions):
+        logger.warning("--captions has nothing to do: no .txt file lies beside a photo")
+    caption_of = {
+        photo.path.with_suffix(".txt").name: caption
+        for photo, caption in zip(photos.photos, captions, strict=False)
+        if caption
+    }
+    longer, _ = with_tokens(tokenizer, tokens)
+    dataset.check_sentences(longer, word, concept.templates(config.learnable_property), caption_of)
+    if prompt is not None and absent_words(longer, [prompt], [word]):
+        logger.warning(
+            "--validation_prompt is %r: %s is not in it (it is case-sensitive), so that its "
+            "pictures will not show what is learned",
+            prompt,
+            word,
+        )
+    return len(tokens)
 
 
 def check(config: TrainingConfig) -> None:
