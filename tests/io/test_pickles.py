@@ -90,7 +90,8 @@ def test_a_tensor_beyond_its_storage_is_refused():
 
 @pytest.mark.parametrize("is_zip", [True, False])
 @pytest.mark.parametrize(
-    "number", [np.float64(500.5), np.float32(0.25), np.float16(2), np.int64(500), np.uint8(7), np.bool_(1)]
+    "number",
+    [np.float64(500.5), np.float32(0.25), np.float16(2), np.int64(500), np.uint8(7), np.bool_(1)],
 )
 def test_a_numpy_number_beside_the_vectors_is_a_number(tmp_path, number, is_zip):
     content = made.as_tensors(made.a1111_content(made.vectors())) | {"step": number}
@@ -100,7 +101,9 @@ def test_a_numpy_number_beside_the_vectors_is_a_number(tmp_path, number, is_zip)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(-(2**63), 2**63 - 1).map(np.int64) | st.floats().map(np.float64), st.integers(2, 5))
+@given(
+    st.integers(-(2**63), 2**63 - 1).map(np.int64) | st.floats().map(np.float64), st.integers(2, 5)
+)
 def test_numpy_numbers_are_those_of_pythons_own_unpickler(number, protocol):
     found = interpret(pickle.dumps(number, protocol))
     assert type(found) in (int, float) and (found == number or number != number)

@@ -24,7 +24,7 @@ from tiutils.cli.flags import (
     add_training_flags,
     training_config,
 )
-from tiutils.errors import InputError
+from tiutils.errors import InputError, first_line, out_of_memory
 
 logger = logging.getLogger("tiutils")
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
@@ -44,6 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return EXIT_INPUT
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
+        except Exception as error:
+            if (found := out_of_memory(error)) is None:
+                raise
+            advice = "close other programs, draw fewer pictures at once, or take a smaller model"
+            print(f"tiutils: out of memory ({first_line(found)[:120]}): {advice}", file=sys.stderr)
+            return EXIT_INPUT
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -54,12 +54,14 @@ def alt_text(figure: Figure) -> str:
 def save(picture: Figure | Image.Image, path: str | Path, *, alt: str | None = None) -> Path:
     """Write a PNG whose Description says what it shows, whole or not at all; make its folder.
 
+    A picture keeps its colors to the last bit; a figure is written with 256, a third of the size.
     An image needs its `alt`, a figure brings its own.
 
     Raises:
         InputError: an image without `alt`.
     """
-    data, path = to_png(picture, alt=alt), Path(path)
+    is_picture = isinstance(picture, Image.Image)
+    data, path = to_png(picture, alt=alt, full_color=is_picture), Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.replace_file(path, data)
     return path
@@ -81,8 +83,10 @@ class Shown:
         return data, {"image/png": {"alt": self.alt}}
 
 
-def to_png(picture: Figure | Image.Image, *, alt: str | None = None) -> bytes:
-    """The bytes of a PNG whose Description is the alt text; 256 colors, a third of the size."""
+def to_png(
+    picture: Figure | Image.Image, *, alt: str | None = None, full_color: bool = False
+) -> bytes:
+    """The bytes of a PNG whose Description is the alt text; with 256 colors a third of the size."""
     info = PngInfo()
     info.add_itxt("Description", _alt_of(picture, alt))
     if isinstance(picture, Figure):
@@ -90,7 +94,9 @@ def to_png(picture: Figure | Image.Image, *, alt: str | None = None) -> bytes:
         picture.savefig(drawn, format="png", facecolor="white")
         picture = Image.open(drawn, formats=["PNG"])
     buffer = io.BytesIO()
-    picture.convert("RGB").quantize(256).save(buffer, format="png", optimize=True, pnginfo=info)
+    picture = picture.convert("RGB")
+    picture = picture if full_color else picture.quantize(256)
+    picture.save(buffer, format="png", optimize=True, pnginfo=info)
     return buffer.getvalue()
 
 
