@@ -17,13 +17,11 @@ RAW = "a camera's RAW file, of which only a thumbnail can be read here; save it 
 PREVIEW = "a TIFF file that begins with a thumbnail of its picture; save it as JPEG"
 JPEG_XL = "a JPEG XL picture, which cannot be read here; save it as JPEG"
 HEIC = "a HEIC photo, which cannot be read here: save it as JPEG, or pip install pillow-heif"
-RAW_SUFFIXES = tuple(
-    f".{name}"
-    for name in (
-        "3fr arw cr2 cr3 crw dcr dng erf fff gpr iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl "
-        "sr2 srf srw x3f"
-    ).split()
-)
+RAW_SUFFIXES = (
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff",
+    ".gpr", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf",
+    ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
+)  # fmt: skip
 RAW_SIGNATURES = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM",
                   b"II\x1a\0\0\0HEAPCCDR")  # fmt: skip
 JPEG_XL_SIGNATURES = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from tiutils.errors import InputError, first_line
-from tiutils.io import embeddings, pretrained
+from tiutils.io import embeddings, engines, pretrained
 
 MAX_PICTURE_BYTES = 8 * 2**20
 # Base models whose licence is known to bind what is made from them; of others the card says to look.
@@ -74,6 +74,13 @@ pipeline = StableDiffusionPipeline.from_pretrained({source})
 ```
 
 {shown}
+
+## In other programs
+
+Most programs go by the file's name, and want a form of their own: `tiutils convert {file} --for PROGRAM`
+writes it, for `{"`, `".join(engines.ENGINES)}`.
+
+{engines.table(learned.token)}
 
 ## How it was learned
 
