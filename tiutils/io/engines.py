@@ -149,6 +149,15 @@ def table(word: str) -> str:
     return "\n".join(["| program | file | where | in the prompt |", "|---|---|---|---|", *rows])
 
 
+def pitfalls() -> str:
+    """What goes wrong in each program, as a table of Markdown, and how it is known."""
+    rows = [
+        f"| {engine.title} | {engine.version} | {'run' if engine.was_run else 'read'} | {engine.beware} |"
+        for engine in ENGINES.values()
+    ]
+    return "\n".join(["| program | version | | beware |", "|---|---|---|---|", *rows])
+
+
 def warning(engine: Engine, word: str, vocabulary: Sequence[str] = ()) -> str | None:
     """What a name does to other words, where the program finds it inside of them; None if nothing."""
     name = (engine.file_stem(word) if engine.stem == "{word}" else word).lower()
