@@ -19,13 +19,25 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tiutils.errors import InputError, first_line
-from tiutils.io import files, hub
+from tiutils.io import colors, files, hub, pictures
 
 logger = logging.getLogger("tiutils")
 
 # What cameras and browsers write. Pillow knows many more, and one of them (EPS) starts a program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+PHOTO_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".heif",
+)
 EXPECTED_SUFFIXES = (".md", ".txt", ".json")  # cards, licenses and captions lie beside photos
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: 268 MB as RGB
 MANY_PHOTOS = 36  # above it, it is said that a few are enough
@@ -121,10 +133,11 @@ def find_photos(train_data_dir: str | Path, *, token: str | None = None) -> Path
 def load(folder: str | Path) -> Concept:
     """Open every photo in `folder`, not in its sub-folders, in natural order: 2.jpg before 10.jpg.
 
-    Photos are turned upright by their EXIF tag; greyscale, palette, CMYK and 16-bit ones become
-    RGB; of an animation the first frame is taken. See-through pixels are put on white: the color
-    stored beneath them is arbitrary (often black, with a ragged edge), while a thing cut out on
-    white looks like the shop photos that the models have seen in millions.
+    Photos are turned upright by their EXIF tag and become sRGB, whatever they are marked with (a
+    color profile, code points), also greyscale, palette, CMYK and 16-bit ones; of an animation the
+    first frame is taken. See-through pixels are put on white: the color stored beneath them is
+    arbitrary (often black, with a ragged edge), while a thing cut out on white looks like the shop
+    photos that the models have seen in millions.
 
     Raises:
         InputError: the folder is missing or holds no usable photo; the message says why, by file.
@@ -211,13 +224,16 @@ def _open_photo(path: Path) -> tuple[Image.Image, Image.Image | None]:
         raise InputError("a folder, not a photo" if path.is_dir() else "not a file")
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), open(path, "rb") as file:
         warnings.simplefilter("ignore")  # Pillow's remarks on size and tags; what matters is below
-        with Image.open(path, formats=formats) as image:
+        is_heic = pictures.check(file, path.suffix)
+        with pictures.open_heic(file) if is_heic else Image.open(file, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:  # only the header has been read so far
                 raise Image.DecompressionBombError
+            with open(path, "rb") as again:  # Pillow's own handle stays where it is
+                space = colors.space_of(image, again, path.name)
             upright = _upright(image)
-            rgb, alpha = _shrink(_to_rgb(upright)), None
+            rgb, alpha = _shrink(_to_rgb(upright, space, path.name)), None
             if upright.has_transparency_data:
                 alpha = _shrink(upright.convert("RGBA").getchannel("A"))
             return rgb, None if alpha is None or alpha.getextrema() == (255, 255) else alpha
@@ -233,8 +249,8 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB: 16 bits scaled to 8 (`convert` would clip), alpha composited on white."""
+def _to_rgb(image: Image.Image, space: colors.Space | bytes | None, name: str) -> Image.Image:
+    """Any mode to sRGB: 16 bits scaled to 8 (`convert` would clip), alpha composited on white."""
     if image.mode == "F":
         raise InputError("floating-point colors of unknown range; save it with 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -243,11 +259,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             raise InputError("more than 16 bits per color; save it with 8 or 16 bits")
         # 65535 = 255 · 257: white stays white, and each value goes to the nearest
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        flat = Image.new("RGBA", image.size, "white")
-        flat.alpha_composite(image.convert("RGBA"))
-        image = flat
-    return image.convert("RGB")
+    if not image.has_transparency_data:
+        return colors.to_srgb(image, space, name)
+    is_grey = image.mode in ("LA", "L", "1")
+    opaque = image.convert("LA").convert("L") if is_grey else image.convert("RGBA").convert("RGB")
+    cut_out = colors.to_srgb(opaque, space, name)
+    cut_out.putalpha(image.convert("RGBA").getchannel("A"))
+    flat = Image.new("RGBA", image.size, "white")
+    flat.alpha_composite(cut_out)
+    return flat.convert("RGB")
 
 
 def _shrink(image: Image.Image) -> Image.Image:
@@ -272,7 +292,9 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS // 10**6} megapixels"
     if path.suffix.lower() in (".heic", ".heif"):
-        return "HEIC cannot be read here; save it as JPEG"
+        return f"not a HEIC photo, or a damaged one ({first_line(error)[:80]}); save it as JPEG"
+    if path.suffix.lower() in pictures.RAW_SUFFIXES:
+        return pictures.RAW
     if isinstance(error, UnidentifiedImageError):
         return "not a photo (JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF)"
     if isinstance(error, OSError) and error.strerror:

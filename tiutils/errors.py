@@ -9,7 +9,7 @@ class InputError(ValueError):
     """
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of another library says, in one printable line; its type if it says nothing."""
     return printable((str(error).strip() or type(error).__name__).splitlines()[0])
 
@@ -34,3 +34,35 @@ def check_text(what: str, text: str) -> None:
         raise InputError(
             f"{what} is {text!r}, which is not UTF-8; write it anew in a UTF-8 terminal or file"
         )
+
+
+# What PyTorch, CUDA's libraries, oneDNN, XLA and the system say when memory runs out, in lower case.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "out_of_memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "_status_alloc_failed",
+    "resource_exhausted",
+    "bad_alloc",
+    "bad allocation",
+    "could not create a primitive",  # oneDNN's way to say it
+    "could not create a memory object",
+    "could not execute a primitive",
+)
+
+
+def out_of_memory(error: BaseException) -> BaseException | None:
+    """The error, of this one and those that it came from, that says that memory ran out; else None.
+
+    Libraries hide it: what cannot be read for want of memory becomes "unable to load weights".
+    """
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        if isinstance(link, MemoryError) or any(s in str(link).lower() for s in OUT_OF_MEMORY):
+            return link
+        seen.append(link)
+        link = link.__cause__ or link.__context__
+    return None

@@ -19,7 +19,7 @@ import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from tiutils.errors import InputError, first_line
+from tiutils.errors import InputError, first_line, out_of_memory
 from tiutils.io import pretrained, quantized
 
 
@@ -117,7 +117,8 @@ def load(
         unet_device: where the U-Net waits, if not on `device` either.
 
     Raises:
-        InputError: the model is missing or incomplete, or the Hub cannot be reached.
+        InputError: the model is missing, incomplete or of another kind, or the Hub cannot be reached.
+        MemoryError: it does not fit.
     """
     name = str(name or default_model())
     folder = pretrained.locate(name, revision=revision, variant=variant)
@@ -136,6 +137,8 @@ def load(
             )
             noise_scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     except Exception as error:  # over a damaged folder, three libraries raise anything
+        if found := out_of_memory(error):
+            raise MemoryError(first_line(found)) from error
         raise InputError(
             f"cannot read the weights of the model {name!r}: {first_line(error)}"
         ) from error

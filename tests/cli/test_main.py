@@ -365,6 +365,7 @@ def test_generate_draws_with_a_learned_word(small_model, tmp_path, capsys):
     assert [file.name for file in files] == ["000.png", "001.png", "002.png", "003.png"]
     pictures = [Image.open(file) for file in files]
     assert {picture.size for picture in pictures} == {(32, 32)}
+    assert {picture.mode for picture in pictures} == {"RGB"}, "in full color"
     assert [p.text["Description"] for p in pictures] == ["a <my-toy> on sand"] * 2 + ["a toy"] * 2
     assert "000.png a <my-toy> on sand" in capsys.readouterr().out
 

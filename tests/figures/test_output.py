@@ -45,6 +45,16 @@ def test_an_image_without_alt_text_is_refused(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_picture_is_written_in_full_color_and_a_figure_in_256_colors(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    with Image.open(output.save(Image.fromarray(noise), tmp_path / "a.png", alt="noise")) as image:
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(image), noise)
+    figure = grids.image_grid([[Image.fromarray(noise)]])
+    with Image.open(output.save(figure, tmp_path / "b.png")) as image:
+        assert image.mode == "P"
+
+
 def test_saved_figures_are_small(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (15, 8, 8, 3), dtype=np.uint8)
     pictures = [Image.fromarray(n).resize((64, 64), Image.Resampling.BICUBIC) for n in noise]

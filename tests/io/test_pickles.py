@@ -88,6 +88,51 @@ def test_a_tensor_beyond_its_storage_is_refused():
     assert found.shape == (2, 3)
 
 
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize(
+    "number",
+    [np.float64(500.5), np.float32(0.25), np.float16(2), np.int64(500), np.uint8(7), np.bool_(1)],
+)
+def test_a_numpy_number_beside_the_vectors_is_a_number(tmp_path, number, is_zip):
+    content = made.as_tensors(made.a1111_content(made.vectors())) | {"step": number}
+    path = tmp_path / "x.pt"
+    path.write_bytes(made.torch_bytes(content, _use_new_zipfile_serialization=is_zip))
+    assert read(path).metadata["steps"] == str(number.item())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(-(2**63), 2**63 - 1).map(np.int64) | st.floats().map(np.float64), st.integers(2, 5)
+)
+def test_numpy_numbers_are_those_of_pythons_own_unpickler(number, protocol):
+    found = interpret(pickle.dumps(number, protocol))
+    assert type(found) in (int, float) and (found == number or number != number)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_numpy_vectors_where_a_tensor_is_expected(tmp_path, protocol):
+    values = made.vectors()
+    (tmp_path / "x.pt").write_bytes(made.torch_bytes({"<toy>": values}, pickle_protocol=protocol))
+    np.testing.assert_array_equal(read(tmp_path / "x.pt").vectors, values)
+
+
+def test_a_class_in_torchs_older_stream(tmp_path):
+    """Its persistent id has four parts: torch leaves there the class and its source."""
+    values = torch.nn.ParameterDict({"*": torch.nn.Parameter(torch.tensor(made.vectors()))})
+    content = {"string_to_token": {"*": 265}, "string_to_param": values, "name": "old-toy"}
+    data = made.torch_bytes(content, _use_new_zipfile_serialization=False)
+    if b"module" not in data.split(b"ParameterDict")[0]:  # newer torch names the class alone
+        name = b"ctorch.nn.modules.container\nParameterDict\n"
+        assert name in data
+        begun, _, rest = data.partition(name)
+        text = b"(X\x06\0\0\0module" + name + b"X\0\0\0\0X\0\0\0\0tQ"
+        data = begun + text + rest
+    (tmp_path / "x.pt").write_bytes(data)
+    found = read(tmp_path / "x.pt")
+    assert found.token == "old-toy"
+    np.testing.assert_array_equal(found.vectors, made.vectors())
+
+
 # What a file may ask for
 
 FORBIDDEN = {
@@ -101,6 +146,9 @@ FORBIDDEN = {
     "a persistent name": b"Pname\n.",
     "a storage called": b"ctorch\nFloatStorage\n(I9\ntR.",
     "a tensor from text": b"ctorch._utils\n_rebuild_tensor_v2\n(S'x'\nI0\n))I00\n)tR.",
+    "a class of its own": b"(S'module'\nctorch\nFloatStorage\nS''\nS''\ntQ.",
+    "another encoding": b"c_codecs\nencode\n(S'x'\nS'zip'\ntR.",
+    "a number of no type": b"cnumpy.core.multiarray\nscalar\n(S'f8'\nS'x'\ntR.",
     "a bytearray": b"\x80\x05\x96" + struct.pack("<Q", 4) + b"abcd.",
     "a state for text": b"S'x'\n}b.",
     "a state for a name": b"ccollections\nOrderedDict\n}b.",

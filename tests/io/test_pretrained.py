@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
+import json
+import re
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tiutils import models
+from tiutils.cli.main import main
 from tiutils.errors import InputError
 from tiutils.io import hub as hub_client
 from tiutils.io import pretrained
@@ -185,3 +192,170 @@ def test_configuration_of_a_part(small_model, copy, part):
     assert "cannot read" in refused(pretrained.read_config, copy, part)
     shutil.rmtree(copy / part)
     assert "cannot read" in refused(pretrained.read_config, copy, part)
+
+
+# Models of another kind
+
+
+def with_config(folder, part, **options):
+    path = folder / part / "config.json" if part else folder / "model_index.json"
+    path.parent.mkdir(exist_ok=True)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | options))
+
+
+OTHER_KINDS = {
+    "SDXL": (
+        [("unet", {"addition_embed_type": "text_time"}), ("text_encoder_2", {"hidden_size": 1280})],
+        "Stable Diffusion XL",
+    ),
+    "SDXL by its index": (
+        [
+            (
+                "",
+                {
+                    "_class_name": "StableDiffusionXLPipeline",
+                    "text_encoder_2": ["transformers", "C"],
+                },
+            )
+        ],
+        r"Stable Diffusion XL \(StableDiffusionXLPipeline\)",
+    ),
+    "refiner": ([("unet", {"addition_embed_type": "text_time"})], "Stable Diffusion XL"),
+    "inpainting": (
+        [("unet", {"in_channels": 9})],
+        "an inpainting model .*takes 9 channels.*gives 4",
+    ),
+    "instruct": ([("unet", {"in_channels": 8})], "an image-editing model"),
+    "depth": ([("unet", {"in_channels": 5})], "a depth model"),
+    "upscaler": ([("unet", {"in_channels": 7, "num_class_embeds": 1000})], "an upscaling model"),
+    "odd channels": ([("unet", {"in_channels": "9"})], "another model"),
+    "unclip": ([("unet", {"class_embed_type": "projection"})], "wants more than a text"),
+    "IF": ([("text_encoder", {"model_type": "t5"})], "text encoder is 't5'"),
+    "video": ([("unet", {"_class_name": "UNet3DConditionModel"})], "UNet3DConditionModel"),
+    "latent diffusion": ([("vae", {"_class_name": "VQModel"})], "VQModel"),
+    "cascade": ([("", {"prior": ["diffusers", "X"], "_class_name": "P"})], r"another build \(P\)"),
+    "parts of two": ([("unet", {"cross_attention_dim": 768})], "768 wide.*gives 32"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_a_model_of_another_kind_is_named_before_its_weights_are_read(copy, kind, capsys):
+    changes, expected = OTHER_KINDS[kind]
+    for part, options in changes:
+        with_config(copy, part, **options)
+    for weights in copy.rglob("*.safetensors"):
+        weights.write_bytes(b"never read")
+    base = ["--pretrained_model_name_or_path", str(copy)]
+    for framework in ("pytorch", "flax"):
+        if framework == "flax":
+            pytest.importorskip("jax")
+        assert main(["generate", "--prompt", "x", "--framework", framework, *base]) == 2
+        error = capsys.readouterr().err
+        assert re.search(expected, error) and error.count("\n") == 1, error
+        assert "Stable Diffusion 1.x and 2.x" in error
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "flax"])
+def test_training_leaves_nothing_behind_where_the_model_is_of_another_kind(
+    copy, photos, tmp_path, capsys, framework
+):
+    if framework == "flax":
+        pytest.importorskip("jax")
+    with_config(copy, "unet", in_channels=9)
+    flags = [
+        "--train_data_dir",
+        str(photos),
+        "--placeholder_token",
+        "<n>",
+        "--initializer_token",
+        "toy",
+    ]
+    flags += ["--pretrained_model_name_or_path", str(copy), "--framework", framework]
+    assert main(["train", *flags, "--output_dir", str(tmp_path / "out")]) == 2
+    assert "an inpainting model" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_transformer_model_is_named(tmp_path):
+    for part in ("tokenizer", "text_encoder", "transformer", "vae", "scheduler"):
+        (tmp_path / part).mkdir()
+    assert "built on a transformer" in refused(pretrained.locate, tmp_path)
+    (tmp_path / "text_encoder_2").mkdir()
+    assert "SD 3 or Flux" in refused(pretrained.locate, tmp_path)
+
+
+def test_a_model_of_another_kind_on_the_hub_is_refused_before_gigabytes_travel(
+    monkeypatch, tmp_path
+):
+    folder, _ = hub_with(monkeypatch, tmp_path, *SMALL, *WHOLE)
+    (folder / "unet").mkdir(parents=True)
+    with_config(folder, "", text_encoder_2=["transformers", "CLIPTextModelWithProjection"])
+    message = refused(pretrained.locate, "owner/name")
+    assert "the model 'owner/name' is Stable Diffusion XL" in message
+    assert not files_in(folder) & WHOLE
+
+
+def test_stable_diffusion_in_all_its_spellings_is_taken(copy):
+    with_config(copy, "", _class_name="StableDiffusionImg2ImgPipeline", image_encoder=[None, None])
+    with_config(copy, "unet", _class_name="FlaxUNet2DConditionModel", class_embed_type=None)
+    assert pretrained.locate(copy) == copy
+
+
+values = st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(max_size=4)
+values |= st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=4), values, max_size=2)
+OPTIONS = ["in_channels", "latent_channels", "_class_name", "addition_embed_type", "class_embed_type",
+           "num_class_embeds", "cross_attention_dim", "hidden_size", "model_type", "text_encoder_2",
+           "transformer", "unet", "prior"]  # fmt: skip
+configs = st.dictionaries(st.sampled_from(OPTIONS), values, max_size=4).map(json.dumps)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(configs | st.text(max_size=8), min_size=4, max_size=4))
+def test_any_configuration_is_a_kind_or_one_clear_line(texts):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part, text in zip(("", "unet", "vae", "text_encoder"), texts, strict=True):
+            path = folder / part / "config.json" if part else folder / "model_index.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        try:
+            pretrained.check_kind(folder, "owner/name")
+        except InputError as error:
+            assert "'owner/name'" in str(error) and "\n" not in str(error)
+
+
+# Models in one file, and web addresses
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sd15.safetensors", r"from_single_file\(.*sd15.safetensors'\).save_pretrained"),
+        ("SD15.SafeTensors", "from_single_file"),
+        ("sd15.ckpt", "may hold code"),
+        ("sd15.gguf", "single file"),
+    ],
+)
+def test_a_single_file_is_told_how_to_become_a_folder(tmp_path, name, expected):
+    (tmp_path / name).touch()
+    for weights in (True, False):
+        assert re.search(expected, refused(pretrained.locate, tmp_path / name, weights=weights))
+    assert re.search(expected, refused(pretrained.locate, tmp_path)), "a folder with nothing else"
+    message = refused(pretrained.locate, f"no/such/{name}")
+    assert "no file of that name" in message and "network" not in message
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("https://huggingface.co/owner/name", "the Hub id alone: owner/name"),
+        ("https://huggingface.co/owner/name/resolve/main/x.safetensors", "id alone: owner/name"),
+        ("hf.co/owner/name", "id alone: owner/name"),
+        ("https://example.org/models/x.safetensors", "a web address"),
+        ("s3://bucket/model", "a web address"),
+    ],
+)
+def test_a_web_address_is_told_what_to_give(address, expected):
+    message = refused(pretrained.locate, address)
+    assert expected in message and "spelling" not in message

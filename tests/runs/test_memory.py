@@ -145,11 +145,30 @@ def test_free_memory(monkeypatch):
         ),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
         (MemoryError(), True),
+        (RuntimeError("could not create a primitive"), True),  # oneDNN's, on a CPU
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes."), True),  # XLA's
+        (RuntimeError("std::bad_alloc"), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9"), True),
         (RuntimeError("shapes cannot be multiplied"), False),
+        (OSError("Unable to load weights from checkpoint file"), False),
     ],
 )
 def test_which_errors_are_out_of_memory(error, is_it):
-    assert memory.is_out_of_memory(error) == is_it
+    assert (errors.out_of_memory(error) is error) == is_it
+
+
+def test_out_of_memory_is_found_behind_what_a_library_made_of_it():
+    try:
+        try:
+            raise MemoryError
+        except MemoryError:
+            raise OSError("Unable to load weights from checkpoint file for 'x'")  # noqa: B904
+    except OSError as error:
+        assert isinstance(errors.out_of_memory(error), MemoryError)
+    circle = ValueError("round")
+    circle.__cause__ = circle
+    assert errors.out_of_memory(circle) is None
 
 
 def short_of_memory(monkeypatch, unet, most):
@@ -226,6 +245,21 @@ def config(small_model, photos, tmp_path):
     )  # fmt: skip
 
 
+def test_onednn_out_of_memory_takes_the_next_leaner_plan(small_model, photos, monkeypatch, caplog):
+    short = make_training(small_model, photos, train_batch_size=4, max_train_steps=2, fit=True)
+    _, leaner = memory.choose(short.config, SD15, "cpu", 100 * GIB)
+    original = short.models.unet.forward
+
+    def forward(latents, *rest, **named):
+        if len(latents) > 2:
+            raise RuntimeError("could not create a primitive")
+        return original(latents, *rest, **named)
+
+    monkeypatch.setattr(short.models.unet, "forward", forward)
+    assert train_sparingly(short, leaner).step == 2
+    assert "out of memory in step 1 (could not create a primitive): going on" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("fit", "said"), [(False, "; add --fit, which chooses"), (True, "nothing leaner is left")]
 )
@@ -254,6 +288,34 @@ def test_out_of_memory_while_loading_names_the_flag(config, monkeypatch):
     monkeypatch.setattr(models, "load", load)
     with pytest.raises(errors.InputError, match=r"out of memory \(CUDA.*; add --fit"):
         tiutils.train(config)
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "flax"])
+def test_weights_that_memory_is_short_for_are_no_damaged_model(
+    config, monkeypatch, capsys, framework
+):
+    """diffusers calls a file unreadable when it was memory that ran out."""
+
+    def load(*args, **named):
+        try:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+        except RuntimeError:
+            raise OSError("Unable to load weights from checkpoint file for 'x'")  # noqa: B904
+
+    if framework == "flax":
+        pytest.importorskip("jax")
+        monkeypatch.setattr("tiutils.flax.networks.weights.load_into", load)
+    else:
+        monkeypatch.setattr(models.AutoencoderKL, "from_pretrained", load)
+    model = ["--pretrained_model_name_or_path", str(config.pretrained_model_name_or_path)]
+    flags = ["--train_data_dir", str(config.train_data_dir), "--placeholder_token", "<n>"]
+    flags += ["--initializer_token", "toy", "--output_dir", str(config.output_dir)]
+    draw = ["--prompt", "a toy", "--output_dir", f"{config.output_dir}-pictures"]
+    for command in (["train", *flags], ["generate", *draw]):
+        assert main([*command, *model, "--framework", framework]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("tiutils: out of memory (") and "can't allocate memory" in said
+        assert "Unable to load" not in said
 
 
 def test_fit_on_the_command_line(config, tmp_path, monkeypatch, capsys):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from pathlib import Path
 
 import numpy as np
 
 from tiutils.errors import InputError, first_line, printable
-from tiutils.io import embeddings, files, pretrained
+from tiutils.io import embeddings, engines, files, pretrained
 from tiutils.io.embeddings import LearnedEmbedding
 from tiutils.tokenizer import whole_words
+
+logger = logging.getLogger("tiutils")
 
 FITS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL's second encoder",
         4096: "a T5 encoder, as of SD 3 or Flux"}  # fmt: skip
@@ -139,6 +142,52 @@ def _token_table(model: str, folder: Path, variant: str | None) -> np.ndarray:
         ) from error
 
 
+def convert_for(
+    source: str | Path,
+    engine_name: str,
+    folder: str | Path | None = None,
+    *,
+    word: str | None = None,
+    token: str | None = None,
+    license: str | None = None,
+) -> tuple[Path, list[str]]:
+    """Write a learned word as a program wants it; returns the file, and what to do with it, in lines.
+
+    Args:
+        source: see `embeddings.read`.
+        engine_name: see `engines.ENGINES`.
+        folder: where the file goes; the current one if None. The file's name is the program's business.
+        word: as in `convert`.
+        token: as in `convert`.
+        license: as in `convert`.
+
+    Raises:
+        InputError: as `convert`; or an unknown program, or a file's name in place of a folder.
+    """
+    engine = engines.engine_of(engine_name)
+    folder = Path(folder if folder is not None else ".")
+    if folder.suffix in embeddings.SUFFIXES and not folder.is_dir():
+        raise InputError(
+            f"{str(folder)!r} is the name of a file, but --for {engine.name} names the file itself, after the word: "
+            "give a folder, or none for this one"
+        )
+    learned = _named_anew(embeddings.read(source, word), token, license)
+    if note := engines.warning(engine, learned.token):
+        logger.warning("%s", note)
+    path = engines.write(folder, learned, engine)
+    return path, [
+        f"in {engine.title} the file goes to: {engine.place.replace('`', '')}",
+        f"in the prompt write: {printable(engine.written(learned.token))}",
+    ]
+
+
+def _named_anew(
+    learned: LearnedEmbedding, token: str | None, license: str | None
+) -> LearnedEmbedding:
+    facts = learned.metadata | ({"license": license} if license else {})
+    return dataclasses.replace(learned, token=token or learned.token, metadata=facts)
+
+
 def convert(
     source: str | Path,
     target: str | Path,
@@ -166,9 +215,7 @@ def convert(
         )
     if os.path.lexists(target):
         raise InputError(f"{str(target)!r} is there already: choose another name")
-    learned = embeddings.read(source, word)
-    facts = learned.metadata | ({"license": license} if license else {})
-    learned = dataclasses.replace(learned, token=token or learned.token, metadata=facts)
+    learned = _named_anew(embeddings.read(source, word), token, license)
     if target.suffix == ".pt":
         return embeddings.write_a1111(target, learned)
     is_safe = target.suffix == ".safetensors"

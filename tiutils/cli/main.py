@@ -24,7 +24,7 @@ from tiutils.cli.flags import (
     add_training_flags,
     training_config,
 )
-from tiutils.errors import InputError, printable
+from tiutils.errors import InputError, first_line, out_of_memory, printable
 from tiutils.io import files, progress, signals
 
 logger = logging.getLogger("tiutils")
@@ -51,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return EXIT_INPUT
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
+        except Exception as error:
+            if (found := out_of_memory(error)) is None:
+                raise
+            advice = "close other programs, draw fewer pictures at once, or take a smaller model"
+            print(f"tiutils: out of memory ({first_line(found)[:120]}): {advice}", file=sys.stderr)
+            return EXIT_INPUT
         stdout.flush()
         if stdout.error is not None and stdout.error.errno not in console.GONE:
             print(f"tiutils: could not print ({stdout.error.strerror})", file=sys.stderr)
@@ -151,7 +157,22 @@ def build_parser() -> argparse.ArgumentParser:
 
     convert = commands.add_parser("convert", help="write a learned word in another form")
     convert.add_argument("source", metavar="IN", help="a file, a run's folder or a Hub id")
-    convert.add_argument("target", metavar="OUT", help=".safetensors, .bin or .pt (A1111)")
+    convert.add_argument(
+        "target",
+        metavar="OUT",
+        nargs="?",
+        help=".safetensors, .bin or .pt (A1111); not with --for, which names the file itself",
+    )
+    convert.add_argument(
+        "--for",
+        dest="engine",
+        metavar="PROGRAM",
+        help="write the file that a program wants, and say what to write in its prompt: diffusers, comfyui, "
+        "a1111, invokeai or sd.cpp",
+    )
+    convert.add_argument(
+        "--output_dir", metavar="DIR", help="folder for the file of --for (default: this one)"
+    )
     convert.add_argument("--word", help="which one, if the file has several")
     convert.add_argument("--token", metavar="WORD", help="a new name for the word")
     convert.add_argument("--license", help="what others may do with it, such as cc-by-4.0")
@@ -189,6 +210,9 @@ def run_train(options: argparse.Namespace) -> int:
         return EXIT_OK
     kept = f"{result.best_step} of " if result.best_step else ""
     print(f"{result.placeholder.token} after {kept}{result.steps} steps: {result.embedding_path}")
+    from tiutils.io import engines
+
+    print("\n".join(engines.lines(result.placeholder.token, result.embedding_path)))
     if result.stopped is None:
         return EXIT_OK
     print(f"tiutils: {result.stopped}", file=sys.stderr)
@@ -304,6 +328,13 @@ def run_convert(options: argparse.Namespace) -> int:
     from tiutils.cli import inspect
 
     names = {"word": options.word, "token": options.token, "license": options.license}
+    if options.engine is not None:
+        folder = options.output_dir or options.target
+        path, said = inspect.convert_for(options.source, options.engine, folder, **names)
+        print("\n".join([str(path), *said]))
+        return EXIT_OK
+    if options.target is None:
+        raise InputError("convert IN OUT: OUT is missing; give a file, or --for PROGRAM")
     print(inspect.convert(options.source, options.target, **names))
     return EXIT_OK
 

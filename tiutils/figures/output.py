@@ -56,12 +56,14 @@ def alt_text(figure: Figure) -> str:
 def save(picture: Figure | Image.Image, path: str | Path, *, alt: str | None = None) -> Path:
     """Write a PNG whose Description says what it shows, whole or not at all; make its folder.
 
+    A picture keeps its colors to the last bit; a figure is written with 256, a third of the size.
     An image needs its `alt`, a figure brings its own.
 
     Raises:
         InputError: an image without `alt`, or a file that cannot be written.
     """
-    data, path = to_png(picture, alt=alt), files.given(path)
+    is_picture = isinstance(picture, Image.Image)
+    data, path = to_png(picture, alt=alt, full_color=is_picture), files.given(path)
     files.write(path, data)
     return path
 
@@ -70,7 +72,7 @@ def save_new(
     picture: Figure | Image.Image, folder: Path, names: Iterator[str], *, alt: str | None = None
 ) -> Path:
     """Write a PNG as `save` does, into `folder` under the first of `names` that nothing has; returns its path."""
-    data = to_png(picture, alt=alt)
+    data = to_png(picture, alt=alt, full_color=isinstance(picture, Image.Image))
     return files.write_new((folder / name for name in names), data)
 
 
@@ -97,8 +99,10 @@ class Shown:
         return data, {"image/png": {"alt": self.alt}}
 
 
-def to_png(picture: Figure | Image.Image, *, alt: str | None = None) -> bytes:
-    """The bytes of a PNG whose Description is the alt text; 256 colors, a third of the size."""
+def to_png(
+    picture: Figure | Image.Image, *, alt: str | None = None, full_color: bool = False
+) -> bytes:
+    """The bytes of a PNG whose Description is the alt text; with 256 colors a third of the size."""
     info = PngInfo()
     info.add_itxt("Description", encodable(_alt_of(picture, alt)))
     if isinstance(picture, Figure):
@@ -106,7 +110,9 @@ def to_png(picture: Figure | Image.Image, *, alt: str | None = None) -> bytes:
         picture.savefig(drawn, format="png", facecolor="white")
         picture = Image.open(drawn, formats=["PNG"])
     buffer = io.BytesIO()
-    picture.convert("RGB").quantize(256).save(buffer, format="png", optimize=True, pnginfo=info)
+    picture = picture.convert("RGB")
+    picture = picture if full_color else picture.quantize(256)
+    picture.save(buffer, format="png", optimize=True, pnginfo=info)
     return buffer.getvalue()
 
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jax import Array
 from transformers import CLIPTokenizer
 
-from tiutils.errors import InputError
 from tiutils.flax.networks import weights
 from tiutils.flax.networks.text_encoder import TextEncoder
 from tiutils.flax.networks.unet import UNet
@@ -124,12 +123,6 @@ def load(
     unet = weights.load_into(
         lambda: UNet(unet_config, dtype=dtype), folder / "unet", variant=variant
     )
-    if (unet.in_channels, unet.context_width) != (vae.latent_channels, text_encoder.hidden_size):
-        raise InputError(
-            f"the parts of {name!r} do not fit: the U-Net takes {unet.in_channels} channels and texts "
-            f"{unet.context_width} wide, but the VAE gives {vae.latent_channels} and the text encoder "
-            f"{text_encoder.hidden_size}; inpainting and upscaling models are not supported"
-        )
     return FlaxModels(
         name=name,
         tokenizer=tokenizer,

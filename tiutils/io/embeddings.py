@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import logging
 import os
 import warnings
@@ -91,13 +92,34 @@ def write(
     if embedding.others:
         halves = {embedding.text_encoder: embedding.vectors, **embedding.others}
         tensors = {name: _check(path, token, half) for name, half in halves.items()}
-        metadata["name"] = token
+        metadata["name"] = _named(token)
     warn_of_case(token)
     if not safe_serialization:
         return _write(path, _torch_bytes(tensors))
     from tiutils.io import tensors as safe  # here: whoever only reads .pt needs no safetensors
 
     return _write(path, safe.to_bytes(tensors, metadata))
+
+
+def write_emb_params(path: str | Path, embedding: LearnedEmbedding) -> Path:
+    """Write `{emb_params: vectors}`, the word in the metadata: the form that most programs take, other than diffusers.
+
+    Raises:
+        InputError: as `write`; or a pair, which these programs read as `write` writes it.
+    """
+    embedding.refuse_pair()
+    from safetensors.numpy import save
+
+    tensors = {formats.NAMELESS[0]: _check(path, embedding.token, embedding.vectors)}
+    warn_of_case(embedding.token)
+    return _write(
+        path, save(tensors, metadata=embedding.metadata | {"name": _named(embedding.token)})
+    )
+
+
+def _named(token: str) -> str:
+    """A word as the metadata hold it: as JSON where it would be taken for JSON."""
+    return json.dumps(token) if token.startswith('"') else token
 
 
 def write_a1111(path: str | Path, embedding: LearnedEmbedding) -> Path:

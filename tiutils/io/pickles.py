@@ -22,6 +22,8 @@ MAX_VALUES = 2**20  # floats in one array; 75 vectors of SD 1.5 are 57,600
 # torch's and safetensors' names of float types; NumPy has no bfloat16
 FLOATS = {"Half": "<f2", "Float": "<f4", "Double": "<f8", "BFloat16": "bf16",
           "F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "bf16"}  # fmt: skip
+NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8", "b1"}
+TORCH_TYPES = {"float16", "float32", "float64", "bfloat16"}
 LITERALS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
             "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
             "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}  # fmt: skip
@@ -90,6 +92,29 @@ def _empty(*arguments: Any) -> dict[Any, Any]:
     return {}  # an OrderedDict gets its items later; a set, of hooks, matters to nobody
 
 
+def _encode(text: Any, encoding: Any) -> bytes:
+    """How protocol 2, which has no bytes, spells them: as the first 256 letters of Unicode."""
+    if type(text) is not str or encoding != "latin1":
+        raise UnsafePickle("_codecs.encode of other than bytes")
+    return text.encode("latin1")
+
+
+def _number(dtype: Any, data: Any) -> int | float:
+    """A NumPy number beside the vectors, such as the step, from its bytes."""
+    kind, order = _kind_and_order(dtype)
+    if kind not in NUMBERS or type(data) is not bytes or len(data) != int(kind[1:]):
+        raise ValueError(f"a NumPy number of type {kind}, expected a whole number or a float")
+    return np.frombuffer(data, order + kind)[0].item()
+
+
+def _kind_and_order(dtype: Any) -> tuple[str, str]:
+    """NumPy's type, such as "f4", and the order of its bytes, "<" or ">"."""
+    if not isinstance(dtype, Stand) or dtype.kind != "dtype":
+        raise UnsafePickle("a NumPy value without a type")
+    kind, order = str(dtype.arguments[0]), dtype.state[1]
+    return kind, "<" if order in ("|", "=") else str(order)
+
+
 KNOWN: dict[str, Callable[..., Any]] = {
     "collections OrderedDict": _empty,
     "__builtin__ set": _empty,
@@ -97,7 +122,12 @@ KNOWN: dict[str, Callable[..., Any]] = {
     "torch._utils _rebuild_tensor": _rebuild,
     "torch._utils _rebuild_tensor_v2": _rebuild,
     "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,
+    "torch._utils _rebuild_parameter_with_state": lambda tensor, *_: tensor,
+    "torch._utils _rebuild_device_tensor_from_numpy": lambda array, *_: array,
     "torch.nn.modules.container ParameterDict": lambda: Stand("ParameterDict"),
+    "_codecs encode": _encode,
+    "numpy.core.multiarray scalar": _number,
+    "numpy._core.multiarray scalar": _number,
     "numpy dtype": lambda *arguments: Stand("dtype", arguments),
     "numpy ndarray": lambda *_: Stand("array"),
     "numpy.core.multiarray _reconstruct": lambda *_: Stand("array"),
@@ -116,11 +146,20 @@ def _global(name: str) -> Known:
     module, _, kind = name.partition(" ")
     if module in ("torch", "torch.cuda") and kind.endswith("Storage"):
         return Known(kind.removesuffix("Storage"))
+    if module == "torch" and kind in TORCH_TYPES:
+        return Known(kind)
     raise UnsafePickle(name.replace(" ", "."))
 
 
-def _storage(identity: Any) -> Storage:
-    """From torch's persistent id: ("storage", type, key, device, count[, a view, long unused])."""
+def _persistent(identity: Any) -> Storage | Known:
+    """From torch's persistent id: ("storage", type, key, device, count[, a view, long unused]).
+
+    The older stream has a class of torch's own as ("module", class, its file, its source).
+    """
+    if identity[0] == "module" and len(identity) == 4:
+        if not isinstance(identity[1], Known) or identity[1].name not in KNOWN:
+            raise UnsafePickle("a persistent id of an unknown kind")
+        return identity[1]
     what, kind, key, _, _, *view = identity
     if what != "storage" or not isinstance(kind, Known) or type(key) is not str or any(view):
         raise UnsafePickle("a persistent id of an unknown kind")
@@ -189,9 +228,9 @@ def interpret(stream: io.BytesIO, kinds: dict[str, str] | None = None) -> Any:
         elif name == "STACK_GLOBAL":
             stack.append(_global(" ".join(pop(2))))  # join takes text only
         elif name == "BINPERSID":
-            storage = _storage(stack.pop())
+            storage = _persistent(stack.pop())
             stack.append(storage)
-            if kinds is not None:
+            if kinds is not None and isinstance(storage, Storage):
                 kinds[storage.key] = storage.kind
         elif name in ("REDUCE", "NEWOBJ"):
             stack.append(_make(*pop(2)))
@@ -244,7 +283,7 @@ def numpy_values(stand: Any) -> Any:
     if not isinstance(stand, Stand) or stand.kind != "array":
         return stand
     _, shape, dtype, is_fortran, data = stand.state
-    kind, order = dtype.arguments[0], dtype.state[1]
+    kind, order = _kind_and_order(dtype)
     if kind.startswith("O"):
         return numpy_values(data[0]) if len(data) == 1 else data
     if kind not in ("f2", "f4", "f8") or order not in ("<", ">"):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from transformers import CLIPTokenizer
 
-from tiutils.errors import InputError, first_line
+from tiutils.errors import InputError, first_line, printable
 from tiutils.io import files, hub
 
 # The original "runwayml/stable-diffusion-v1-5" was deleted from the Hub; this is its mirror.
@@ -22,6 +23,13 @@ PARTS = ("tokenizer", *WEIGHTS)
 WORD_ENCODER = "word_encoder"  # a part that few models have
 WORD_ENCODER_WEIGHTS = f"{WORD_ENCODER}/model.safetensors"
 BUNDLED_MODEL = Path(__file__).resolve().parents[2] / "data" / "tiny-sd"
+# Endings of whole models in one file, as people download them.
+SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
+KINDS_BY_CHANNELS = {5: "a depth", 7: "an upscaling", 8: "an image-editing", 9: "an inpainting"}
+EXPECTED_MODEL = (
+    "only Stable Diffusion 1.x and 2.x, which draw from text alone, can be used: give one of them, "
+    f"such as {DEFAULT_MODEL}, or the bundled model"
+)
 PREDICTION_TYPES = ("epsilon", "v_prediction")  # what a U-Net may predict, if it is to be taught
 
 
@@ -57,31 +65,159 @@ def locate(
     """The local folder of a model; fetched from the Hub into its cache if it is not a folder here.
 
     With `weights=False` only tokenizer and configuration files are fetched (about 2 MB), so that mistakes in words and
-    sizes are found before gigabytes travel.
+    sizes, and models of another kind, are found before gigabytes travel.
 
     Raises:
-        InputError: there is no such folder and the Hub has none or cannot be reached.
+        InputError: there is no such folder and the Hub has none or cannot be reached; or it is a
+            file, or a model of another kind than Stable Diffusion 1.x and 2.x.
     """
     folder = files.given(name, "the model's name")
     if os.path.isdir(folder):  # false, too, for a name that is too long
+        check_kind(folder, name)
         missing = [part for part in (*PARTS, "scheduler") if not (folder / part).is_dir()]
         if missing:
+            whole = sorted(path for path in folder.iterdir() if _is_single_file(path.name))
+            single = f"; {_how_to_unpack(whole[0])}" if whole else ""
             raise InputError(
                 f"the model folder {folder} lacks {', '.join(missing)}; it must be in diffusers' layout, "
-                f"with the folders {', '.join(PARTS)} and scheduler"
+                f"with the folders {', '.join(PARTS)} and scheduler{single}"
             )
         return folder
     name = str(name)
+    _refuse_single_file(name)
     if not hub.cached(name, revision) and not hub.hub_answers(f"models/{name}"):
         raise InputError(
             f"there is no model {name!r}: no folder of that name here, and the Hub cannot be reached or has none; "
             f"check the spelling and the network, or use the bundled model, {BUNDLED_MODEL}"
         )
     try:
-        parts, extra = (WEIGHTS, [WORD_ENCODER_WEIGHTS]) if weights else ((), [])
-        return hub.fetch_model(name, revision, variant, parts, extra)
+        folder = hub.fetch_model(name, revision, variant, ())
+        check_kind(folder, name)
+        if weights:
+            folder = hub.fetch_model(name, revision, variant, WEIGHTS, [WORD_ENCODER_WEIGHTS])
+        return folder
+    except InputError:
+        raise
     except Exception as error:  # the Hub client's own errors, and its HTTP library's
         raise InputError(f"the Hub did not give the model {name!r}: {first_line(error)}") from error
+
+
+def check_kind(folder: Path, name: str | Path) -> None:
+    """Refuse a model that is no Stable Diffusion 1.x or 2.x, by what its configurations say.
+
+    What is missing or damaged is left to those who read it.
+
+    Raises:
+        InputError: says what it is.
+    """
+    if kind := _other_kind(folder):
+        raise InputError(f"the model {str(name)!r} is {printable(kind[:200])}; {EXPECTED_MODEL}")
+
+
+def _other_kind(folder: Path) -> str | None:
+    """What a model is, in words, if it is no Stable Diffusion 1.x or 2.x."""
+    index, unet, vae, text_encoder = (
+        _config_or_nothing(path)
+        for path in (
+            folder / "model_index.json",
+            *(folder / p / "config.json" for p in ("unet", "vae", "text_encoder")),
+        )
+    )
+    pipeline = index.get("_class_name")
+
+    def has(part: str) -> bool:
+        entry = index.get(part)
+        named = isinstance(entry, list) and any(word is not None for word in entry)
+        return named or (folder / part).is_dir()
+
+    if has("text_encoder_2") or unet.get("addition_embed_type") == "text_time":
+        named = "SD 3 or Flux" if has("transformer") else "Stable Diffusion XL"
+        return f"{named} ({pipeline or 'it has a second text encoder'})"
+    if has("transformer") and not has("unet"):
+        return f"built on a transformer ({pipeline or 'it has no U-Net'})"
+    for part in ("prior", "image_encoder_2", "movq", "vqvae", "super_res_first", "decoder"):
+        if has(part):
+            return f"of another build ({pipeline or f'it has a {part}'})"
+    for config, expected in ((unet, "UNet2DConditionModel"), (vae, "AutoencoderKL")):
+        found = str(config.get("_class_name", expected))
+        if found.removeprefix("Flax") != expected:
+            return f"built on a {found} where {expected} was expected"
+    encoder = str(text_encoder.get("model_type", "clip_text_model"))
+    if not encoder.startswith("clip"):
+        return f"one whose text encoder is {encoder!r} where CLIP's was expected"
+    takes, gives = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if unet and vae and takes != gives:
+        kind = (
+            f"{KINDS_BY_CHANNELS.get(takes, 'another')} model"
+            if type(takes) is int
+            else "another model"
+        )
+        return f"{kind} (its U-Net takes {takes} channels, its VAE gives {gives})"
+    for option in (
+        "addition_embed_type",
+        "class_embed_type",
+        "num_class_embeds",
+        "encoder_hid_dim",
+    ):
+        if unet.get(option) is not None:
+            return f"one that wants more than a text (its U-Net's {option} is {unet[option]!r})"
+    width, hidden = unet.get("cross_attention_dim"), text_encoder.get("hidden_size")
+    if type(width) is int and type(hidden) is int and width != hidden:
+        return (
+            f"put together of parts that do not fit (its U-Net takes texts {width} wide, its text "
+            f"encoder gives {hidden})"
+        )
+    return None
+
+
+def _config_or_nothing(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _is_single_file(name: str) -> bool:
+    return name.lower().endswith(SINGLE_FILES)
+
+
+def _how_to_unpack(file: Path) -> str:
+    """What to do with a whole model in one file."""
+    if file.suffix.lower() == ".safetensors":
+        return (
+            f"{file.name} is a single-file checkpoint: make a folder of it once with "
+            f"diffusers.StableDiffusionPipeline.from_single_file({str(file)!r}).save_pretrained('FOLDER') and give that"
+        )
+    return (
+        f"{file.name} is a single file, and of a form that may hold code: take the model as a folder in "
+        f"diffusers' layout, such as the Hub's {DEFAULT_MODEL}"
+    )
+
+
+def _refuse_single_file(name: str) -> None:
+    """Refuse what is no folder and can be no Hub id: a file, or a web address.
+
+    Raises:
+        InputError: says what it is and what to give instead.
+    """
+    if match := re.match(
+        r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)", name
+    ):
+        raise InputError(f"the model {name!r} is a web address; give the Hub id alone: {match[1]}")
+    if re.match(r"[A-Za-z][\w+.-]*://", name):
+        raise InputError(
+            f"the model {name!r} is a web address; give a folder in diffusers' layout or a Hub id (owner/name)"
+        )
+    if not _is_single_file(name):
+        return
+    file = Path(name)
+    if not os.path.lexists(file):
+        raise InputError(
+            f"there is no model {name!r}: no file of that name is here, and a single file would not do; give a "
+            f"folder in diffusers' layout or a Hub id (owner/name), or use the bundled model, {BUNDLED_MODEL}"
+        )
+    raise InputError(f"the model {name!r} is no folder: {_how_to_unpack(file)}")
 
 
 def refuse_code(folder: str | Path) -> None:

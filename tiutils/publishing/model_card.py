@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from tiutils.errors import InputError, first_line
-from tiutils.io import embeddings, pretrained
+from tiutils.io import embeddings, engines, pretrained
 from tiutils.io.run_folder import entry
 
 MAX_PICTURE_BYTES = 8 * 2**20
@@ -75,6 +75,13 @@ pipeline = StableDiffusionPipeline.from_pretrained({source})
 ```
 
 {shown}
+
+## In other programs
+
+Most programs go by the file's name, and want a form of their own: `tiutils convert {file} --for PROGRAM`
+writes it, for `{"`, `".join(engines.ENGINES)}`.
+
+{engines.table(learned.token)}
 
 ## How it was learned
 

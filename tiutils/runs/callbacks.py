@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from tiutils.config import TrainingConfig
-from tiutils.errors import InputError, first_line
+from tiutils.errors import InputError, first_line, out_of_memory
 from tiutils.figures import output
 from tiutils.io import checkpoints, embeddings, progress, run_folder, signals
 from tiutils.io.checkpoints import CheckpointError
@@ -25,7 +25,6 @@ from tiutils.io.embeddings import LearnedEmbedding
 from tiutils.protocols import Callback, Progress, Watched
 from tiutils.publishing import model_card
 from tiutils.runs.early_stopping import EarlyStopping
-from tiutils.runs.memory import is_out_of_memory
 
 logger = logging.getLogger("tiutils")
 
@@ -145,7 +144,7 @@ def validation(
                 seed=config.seed,
             )
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if out_of_memory(error) is None:
                 raise
             logger.warning(
                 "could not draw after %d steps (%s); the run goes on: give fewer --num_validation_images",

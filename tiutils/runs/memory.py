@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tiutils.config import TrainingConfig
-from tiutils.errors import InputError, first_line
+from tiutils.errors import InputError, first_line, out_of_memory
 from tiutils.io import pretrained
 
 logger = logging.getLogger("tiutils")
@@ -215,12 +215,6 @@ def free_bytes(device: Any) -> int:
     return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an error of PyTorch, CUDA's libraries or Python says."""
-    signs = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
-
-
 def retrying(
     training: Any,
     step: int,
@@ -242,9 +236,9 @@ def retrying(
         try:
             return (take_step or loop.training_step)(training, step)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if (found := out_of_memory(error)) is None:
                 raise
-            said = first_line(error)
+            said = first_line(found)
         # only here: the traceback has held on to all that the step had made
         training.optimizer.zero_grad()
         empty_cache()
@@ -280,10 +274,10 @@ def told(config: TrainingConfig) -> Iterator[None]:
     """Around what loads and encodes: out of memory there becomes an `InputError` that says what to do."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+    except Exception as error:  # whatever a library has made of it
+        if (found := out_of_memory(error)) is None:
             raise
-        raise InputError(f"out of memory ({first_line(error)[:120]}); {advice(config)}") from error
+        raise InputError(f"out of memory ({first_line(found)[:120]}); {advice(config)}") from error
 
 
 def explain(config: TrainingConfig, shape: Shape = SD15) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx, serialization
 from safetensors import safe_open
 
-from tiutils.errors import InputError, first_line
+from tiutils.errors import InputError, first_line, out_of_memory
 
 Module = TypeVar("Module", bound=nnx.Module)
 STEMS = ("model", "diffusion_pytorch_model")  # as transformers and diffusers call their files
@@ -69,6 +69,8 @@ def load_into(
         except InputError:
             raise
         except Exception as error:  # over a damaged file, three libraries raise anything
+            if found_error := out_of_memory(error):
+                raise MemoryError(first_line(found_error)) from error
             raise InputError(
                 f"cannot read the weights in {folder}: {first_line(error)}; fetch the model again"
             ) from error
