@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError, check_text
-from tiutils.io import files, run_folder
+from tiutils.io import files
 
 logger = logging.getLogger("tiutils")
 EXIT_INPUT = 2
@@ -96,11 +96,14 @@ def model(
     Raises:
         InputError: the words were learned by runs on different models.
     """
+    from tiutils.io import run_folder  # here: a command line is read without loading a library
+
     named = options.pretrained_model_name_or_path
     given = {name: getattr(options, name) for name in ("revision", "variant", "tokenizer_name")}
     folders = {Path(os.path.expanduser(source)) for source in sources}
     folders = {path if path.is_dir() else path.parent for path in folders}
-    found = [] if named else [run_folder.model_of(f) for f in sorted(folders) if _names_a_model(f)]
+    runs = [f for f in sorted(folders) if run_folder.read_record(f).get("model")]
+    found = [] if named else [run_folder.model_of(run) for run in runs]
     if len({str(sorted(each.items(), key=str)) for each in found}) > 1:
         names = ", ".join(sorted({str(each["name"]) for each in found}))
         raise InputError(
@@ -111,10 +114,6 @@ def model(
     if or_none and not named:
         return changed
     return {**given, **chosen, **changed}
-
-
-def _names_a_model(folder: Path) -> bool:
-    return bool(run_folder.entry(run_folder.read_record(folder), "model", str))
 
 
 def add_drawing_flags(parser: argparse.ArgumentParser, num_images: int) -> None:
