@@ -130,7 +130,7 @@ def _directories(
 ) -> tuple[list[dict[int, tuple[int, ...]]], list[dict[int, tuple[int, ...]]]]:
     """The wanted whole numbers of each picture in a TIFF file: of the chain, and of those inside of others."""
     file.seek(0)
-    head = file.read(16)
+    head = file.read(16).ljust(16, b"\0")  # cut short, it leads nowhere
     order, is_big = "<" if head[:2] == b"II" else ">", b"+" in head[2:4]
     first = struct.unpack(order + ("Q" if is_big else "I"), head[8:16] if is_big else head[4:8])[0]
     chain: list[dict[int, tuple[int, ...]]] = []
