@@ -22,7 +22,7 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Installing into .venv/ (minutes, once) ..."
 	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
-	$(PIP) --constraint constraints.txt --editable '.[notebooks,test,browser,8bit,flax,benchmarks]'
+	$(PIP) --constraint constraints.txt --editable '.[notebooks,test,browser,heif,8bit,flax,benchmarks]'
 	@touch $@
 
 run: setup

@@ -111,6 +111,8 @@ def test_imports_are_declared(folder):
     known = REQUIRED.keys() if folder == "tiutils" else ALL.keys()
     known |= {"pil", "tiutils", "bitsandbytes", "xformers"}  # the last two only if they are there
     known |= {"jax", "flax", "optax"}  # in tiutils/flax/ alone
+    known |= {"pillow-heif"}  # where it is there, iPhones' photos are read, too
+    known |= {"torchvision"} if folder == "benchmarks" else set()  # else a stand-in
     known |= {"yaml", "nbformat", "packaging"} if folder == "tests" else set()
     known |= {"benchmarks", "data"} if folder != "tiutils" else set()  # the repository's own
     known |= {canonicalize_name(path.stem) for path in (ROOT / folder).rglob("*.py")}

@@ -43,12 +43,12 @@ class Placeholder:
 
 
 def check_placeholder(
-    tokenizer: CLIPTokenizer, token: str, num_vectors: int = 1
+    tokenizer: CLIPTokenizer, token: str, num_vectors: int = 1, *, warn: bool = True
 ) -> tuple[str, ...]:
     """The tokens that a new word of `num_vectors` vectors will have; refuses a word that cannot be one.
 
     A word whose letters are also in the middle of the vocabulary's words works, but tears these
-    apart, here and in every other program: that is a warning.
+    apart, here and in every other program: `warn_of_torn_words` says so.
 
     Raises:
         InputError: the word is empty, contains white space, is known already, or `num_vectors` does not fit a prompt.
@@ -72,6 +72,13 @@ def check_placeholder(
             f"the tokenizer already knows the token {clash!r}, so {token!r} cannot be a new word; "
             f"choose another placeholder, such as {free!r}"
         )
+    if warn:
+        warn_of_torn_words(tokenizer, token)
+    return tokens
+
+
+def warn_of_torn_words(tokenizer: CLIPTokenizer, token: str) -> None:
+    """Say which of the vocabulary's words cannot be said once `token` is a word."""
     torn = [word for word in whole_words(tokenizer) if token.lower() in word]
     if torn:
         some = ", ".join(map(repr, torn[:3])) + (", …" if len(torn) > 3 else "")
@@ -82,7 +89,6 @@ def check_placeholder(
             some,
             bracketed(token),
         )
-    return tokens
 
 
 def find_clash(tokenizer: CLIPTokenizer, token: str, num_vectors: int = 1) -> str | None:
@@ -273,7 +279,7 @@ def absent_words(
     tokenizer: CLIPTokenizer, prompts: Sequence[str], words: Iterable[str]
 ) -> list[str]:
     """Those of the learned words that none of the prompts holds with all its vectors, once it is cut."""
-    rows = [row.tolist() for row in token_ids(tokenizer, prompts, warn=False)]
+    rows = [row.tolist() for row in token_ids(tokenizer, prompts, warn=False)] if prompts else []
     absent = []
     for word in words:
         ids = tokenizer.convert_tokens_to_ids(list(tokens_of(tokenizer, word)))

@@ -48,14 +48,15 @@ def test_evaluate_draws_scores_and_says_where(run_dir, photos, capsys):
 
 def test_the_picture_comes_before_the_scores_and_stays(run_dir, tmp_path, capsys, monkeypatch):
     run = shutil.copytree(run_dir, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
     first = (run / report.PICTURE).read_bytes() if (run / report.PICTURE).exists() else None
     monkeypatch.setattr(report, "_verdicts", lambda *_: pytest.fail("scored"))
     names = []
     for prompt in ("a {} in sand", "a {} on snow", "a {} on snow"):
         assert main(["evaluate", str(run), *DRAW, "--prompt", prompt, "--no-scores"]) == 0
         printed = capsys.readouterr()
-        assert "2/2" in printed.err and "scores" not in json.loads((run / "run.json").read_text())
-        names += [line.split()[-1] for line in printed.out.splitlines() if "before" in line]
+        assert "2/2" in printed.err and json.loads((run / "run.json").read_text()) == record
+        names += [line.split()[-1] for line in printed.out.splitlines() if ".png" in line]
     assert len(set(names)) == 2 and names[1] == names[2], "the same picture is there already"
     assert first is None or (run / report.PICTURE).read_bytes() == first
 
@@ -91,11 +92,13 @@ def test_a_record_that_lacks_an_entry(run_dir, tmp_path, lacks, message, capsys)
     assert (message or "") in capsys.readouterr().err
 
 
-def test_braces_in_prompts_stand_for_themselves(run_dir, capsys):
+def test_braces_in_prompts_stand_for_themselves(run_dir, tmp_path, capsys):
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    (run / report.PICTURE).unlink(missing_ok=True)
     prompts = ["a {} and a {}", "a {} in {red|blue} for $5 or $6", "a {} {"]
     flags = [part for prompt in prompts for part in ("--prompt", prompt)]
-    assert main(["evaluate", str(run_dir), *DRAW, *flags]) == 0
-    with Image.open(run_dir / report.PICTURE) as picture:
+    assert main(["evaluate", str(run), *DRAW, *flags, "--no-scores"]) == 0
+    with Image.open(run / report.PICTURE) as picture:
         assert (
             "a <my-toy> and a <my-toy>; a <my-toy> in {red|blue} for $5 or $6; a <my-toy> {"
             in (picture.text["Description"])

@@ -98,7 +98,7 @@ def test_a_pair_is_written_as_the_programs_read_it(tmp_path):
         path = engines.write(tmp_path / name, pair, ENGINES[name])
         assert load_file(path).keys() == halves.keys() and read(path).token == "xl-toy"
     with pytest.raises(InputError, match="several text encoders"):
-        engines.write(tmp_path, pair, ENGINES["sd.cpp"])
+        engines.write(tmp_path / "sd.cpp", pair, ENGINES["sd.cpp"])
 
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80).filter(

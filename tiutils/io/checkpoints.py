@@ -236,7 +236,9 @@ def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str | Path) 
         return None
     if resume_from_checkpoint == "latest":
         state = load_latest(output_dir)
-        if state is None and Path(output_dir).exists():  # a new folder surprises nobody
+        folder = Path(output_dir)
+        left = [path for path in folder.glob("*") if not path.name.startswith(".run.")]
+        if state is None and left:  # a new folder surprises nobody
             logger.warning("no whole checkpoint in %s: starting anew", output_dir)
         return state
     path = files.given(resume_from_checkpoint, "--resume_from_checkpoint")

@@ -24,7 +24,13 @@ from tiutils.io.checkpoints import RunState, check_state
 from tiutils.io.hub import check_token
 from tiutils.publishing import publish
 from tiutils.runs.early_stopping import check_window
-from tiutils.tokenizer import absent_words, check_placeholder, initializer_ids, with_tokens
+from tiutils.tokenizer import (
+    absent_words,
+    check_placeholder,
+    initializer_ids,
+    warn_of_torn_words,
+    with_tokens,
+)
 
 logger = logging.getLogger("tiutils")
 
@@ -135,6 +141,7 @@ def check_inputs(
             config.hub_token, config.hub_model_id or Path(config.output_dir).resolve().name
         )
     embeddings.warn_of_case(config.placeholder_token)
+    warn_of_torn_words(tokenizer, config.placeholder_token)
     if config.dataloader_num_workers:
         logger.warning("--dataloader_num_workers has nothing to do: photos are encoded once")
     return state, photos, name
@@ -159,11 +166,11 @@ def check_words(config: TrainingConfig, photos: Concept, tokenizer: CLIPTokenize
         InputError: see `check_placeholder`, `initializer_ids` and `dataset.check_sentences`.
     """
     word, prompt = config.placeholder_token, config.validation_prompt
-    tokens = check_placeholder(tokenizer, word, config.num_vectors)
+    tokens = check_placeholder(tokenizer, word, config.num_vectors, warn=False)
     if not (config.pick_initializer or config.initializer_from_photos):
         num_vectors = len(initializer_ids(tokenizer, config))
         if num_vectors != len(tokens):
-            tokens = check_placeholder(tokenizer, word, num_vectors)
+            tokens = check_placeholder(tokenizer, word, num_vectors, warn=False)
     captions = dataset.captions(photos, word) if config.captions else ()
     if config.captions and not any(captions):
         logger.warning("--captions has nothing to do: no .txt file lies beside a photo")
