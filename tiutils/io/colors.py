@@ -171,7 +171,8 @@ def _from_code_points(
 
 def _from_gamma(gamma: Any, chromaticity: Any) -> Space | None:
     """From PNG's gAMA and cHRM, as Pillow gives them; what makes no sense there is left out."""
-    to_linear, primaries = _srgb_to_linear, BT709
+    to_linear: Callable[[np.ndarray], np.ndarray] = _srgb_to_linear
+    primaries = BT709
     if isinstance(gamma, float) and 0.2 <= gamma <= 1.5 and abs(gamma - 1 / 2.2) > 0.01:
         to_linear = _power(1 / gamma)
     if isinstance(chromaticity, tuple) and len(chromaticity) == 8:  # white comes first
@@ -226,7 +227,9 @@ def _through_profile(image: Image.Image, profile: bytes) -> Image.Image:
         moved = np.asarray(ImageCms.applyTransform(probe, transform)).astype(int)
         if np.abs(moved - np.asarray(probe.convert("RGB"))).max() <= NEARLY:
             return image.convert("RGB")
-    return ImageCms.applyTransform(image, transform)
+    moved_image = ImageCms.applyTransform(image, transform)
+    assert moved_image is not None  # it would be with inPlace alone
+    return moved_image
 
 
 def _probe(mode: str) -> Image.Image:

@@ -135,7 +135,7 @@ def _directories(
     first = struct.unpack(order + ("Q" if is_big else "I"), head[8:16] if is_big else head[4:8])[0]
     chain: list[dict[int, tuple[int, ...]]] = []
     inner: list[dict[int, tuple[int, ...]]] = []
-    queue, seen = [(first, chain)], set()
+    queue, seen = [(first, chain)], set[int]()
     while queue and len(seen) < MAX_DIRECTORIES:
         offset, home = queue.pop(0)
         if not offset or offset in seen:
@@ -238,7 +238,8 @@ def _meta(file: BinaryIO) -> bytes | None:
 
 def _boxes(data: bytes) -> list[tuple[bytes, bytes]]:
     """The boxes one after the other in `data`: name and content."""
-    found, place = [], 0
+    found: list[tuple[bytes, bytes]] = []
+    place = 0
     while place + 8 <= len(data) and len(found) < MAX_BOXES:
         size = int.from_bytes(data[place : place + 4], "big")
         if size < 8:
