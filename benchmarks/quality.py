@@ -1,6 +1,6 @@
 """Is the learned word better than the word it started from? Three concepts, three seeds, no picking.
 
-    python -m benchmarks.quality
+    python -m benchmarks.quality [--seeds 3]
 
 Teaches each concept's word to the bundled model with each seed, as `make run` and the notebook do,
 and compares it with its initializer word on photos of sides that training never saw: the fixed
@@ -13,6 +13,7 @@ measure anew. Exit status 1 says that some advantage is not larger than the spre
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import logging
@@ -61,11 +62,14 @@ class Measured:
 
 def main() -> int:
     """Measure what is not measured yet, then write JSON, picture and table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of them")
+    seeds = range(parser.parse_args().seeds)
     logging.getLogger("tiutils").setLevel(logging.ERROR)
     fingerprint = fingerprint_of(BUNDLED_MODEL)
     results = []
     for name in CONCEPTS:
-        for seed in SEEDS:
+        for seed in seeds:
             folder = ROOT / "runs" / "quality" / fingerprint / f"{name}-{seed}"
             if not (folder / "measured.json").is_file():
                 print(f"{name}, seed {seed} ...", flush=True)
@@ -73,7 +77,7 @@ def main() -> int:
             results.append(read(name, seed, folder))
     table = summarize(results)
     record = {
-        "command": "python -m benchmarks.quality",
+        "command": f"python -m benchmarks.quality --seeds {len(seeds)}",
         "fingerprint": fingerprint,
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "versions": {
@@ -220,7 +224,7 @@ def picture(results: list[Measured]) -> Any:
         labels.append(f"{card(result.concept)['placeholder_token']} seed\u00a0{result.seed}")
     columns = [prompt.format("…") for prompt in PROMPTS]
     alt = (
-        "Three concepts, three seeds each, a row for every seed: a photo; four prompts drawn with "
+        "Three concepts, a row for every seed: a photo; four prompts drawn with "
         "the plain word; the same prompts, from the same noise, with the learned word."
     )
     return grids.image_grid(
@@ -237,22 +241,29 @@ def picture(results: list[Measured]) -> Any:
 def as_markdown(table: list[dict[str, Any]], results: list[Measured]) -> str:
     """Picture and table for the README."""
     minutes = sum(result.seconds for result in results) / 60
+    seeds = len({result.seed for result in results})
+    keys = ["initializer", "learned", "advantage", *(["spread"] if seeds > 1 else [])]
+    titles = ["plain word", "learned word", "better by", "spread"][: len(keys)]
     lines = [
         "![Photos of three things, and what the bundled model draws with the plain word and with "
         "the learned one, for every seed](docs/quality.png)",
         "",
-        f"Three concepts, {len(SEEDS)} seeds each, all shown, on the bundled model; made by "
-        f"`python -m benchmarks.quality` in {minutes:.0f} minutes on {os.cpu_count()} CPU cores. "
-        "Photos are held-out sides; means over seeds; the spread is the range of the learned word's "
-        "values.",
+        f"Three concepts, {seeds} seed{'s' * (seeds > 1)} each, all shown, on the bundled model; made by "
+        f"`python -m benchmarks.quality --seeds {seeds}` in {minutes:.0f} minutes on {os.cpu_count()} CPU cores. "
+        "Photos are held-out sides"
+        + (
+            "; means over seeds; the spread is the range of the learned word's values."
+            * (seeds > 1)
+            or "."
+        ),
         "",
-        "| concept | measure | plain word | learned word | better by | spread |",
-        "|---|---|--:|--:|--:|--:|",
+        f"| concept | measure | {' | '.join(titles)} |",
+        "|---|---|" + "--:|" * len(keys),
     ]
     for row in table:
         name = comparison.MEASURES[row["measure"]][0]
         digits = 4 if row["measure"] == "evaluation_loss" else 3
-        values = [row[key] for key in ("initializer", "learned", "advantage", "spread")]
+        values = [row[key] for key in keys]
         cells = " | ".join(f"{value:.{digits}f}" for value in values)
         lines.append(f"| {row['concept']} | {name} | {cells} |")
     return "\n".join(lines)

@@ -166,7 +166,7 @@ def test_wrong_shapes_are_named(small_model, latents, context, message):
         ("unet", "act_fn", "gelu", "act_fn is 'gelu', supported only 'silu'"),
         ("unet", "mid_block_type", None, "mid_block_type is None"),
         ("unet", "something_new", 3, "something_new is 3, supported not at all"),
-        ("unet", "only_cross_attention", True, "only_cross_attention is True"),
+        ("unet", "only_cross_attention", "yes", "only_cross_attention is 'yes', expected true"),
         ("unet", "layers_per_block", [1, 2], r"layers_per_block is \[1, 2\], where a value like 2"),
         ("unet", "attention_head_dim", [5], "1 attention_head_dim"),
         ("unet", "attention_head_dim", 0, "attention_head_dim is 0"),

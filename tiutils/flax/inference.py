@@ -43,9 +43,9 @@ def generate(
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 8,
+    on_picture: Callable[[int, Image.Image], object] | None = None,
     sampler: str = "dpmsolver++",
     devices: Sequence[jax.Device] | None = None,
-    on_picture: Callable[[int, Image.Image], object] | None = None,
 ) -> list[Image.Image]:
     """Draw pictures.
 
