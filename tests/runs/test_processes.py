@@ -183,7 +183,7 @@ def test_ctrl_c_ends_all_after_the_same_step(tmp_path, start):
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_all(tmp_path, start):
-    run = start(tmp_path / "run", 2, "--learning_rate", "1e30")
+    run = start(tmp_path / "run", 2, "--learning_rate", "9e29")
     assert run.wait(120) != 0
     assert "not finite" in record_in(tmp_path / "run")["status"]
     assert np.abs(rows_in(tmp_path / "run")).max() < 10, "rows that a finite loss was seen with"
