@@ -11,7 +11,7 @@ import numpy as np
 from tiutils.errors import InputError, first_line, printable
 from tiutils.io import embeddings, pretrained
 from tiutils.io.embeddings import LearnedEmbedding
-from tiutils.tokenizer import whole_words
+from tiutils.tokenizer import check_placeholder, whole_words
 
 FITS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL's second encoder",
         4096: "a T5 encoder, as of SD 3 or Flux"}  # fmt: skip
@@ -78,7 +78,12 @@ def _comparison(learned: LearnedEmbedding, model: str) -> list[str]:
     norms = np.linalg.norm(table, axis=1)
     low, middle, high = np.percentile(norms, [1, 50, 99])
     lines = [f"  vocabulary    of {model}: norms {low:.3g} to {high:.3g}, median {middle:.3g}"]
-    vocabulary = whole_words(pretrained.load_tokenizer(folder))
+    tokenizer = pretrained.load_tokenizer(folder)
+    try:
+        check_placeholder(tokenizer, learned.token, len(learned.vectors))
+    except InputError as error:  # it can be loaded under another name
+        lines.append(f"  in prompts    {error}")
+    vocabulary = whole_words(tokenizer)
     names, ids = list(vocabulary), list(vocabulary.values())
     for token, vector in zip(learned.tokens, learned.vectors, strict=True):
         norm = np.linalg.norm(vector)
