@@ -16,6 +16,7 @@ def plain():
 
 
 def check(tokenizer, word, num_vectors=1, templates=("a {}",), captions=()):
+    dataset.check_templates(word, templates)
     longer, _ = words.with_tokens(tokenizer, words.check_placeholder(tokenizer, word, num_vectors))
     dataset.check_sentences(longer, word, templates, dict(captions))
 

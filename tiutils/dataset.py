@@ -40,6 +40,20 @@ def _caption(path: Path, word: str) -> str | None:
     return caption
 
 
+def check_templates(word: str, templates: Sequence[str]) -> None:
+    """Refuse a word that would tear a training sentence's own words apart, as `ropp` does in "cropped".
+
+    Raises:
+        InputError: names the sentence, and a word that can stand in it.
+    """
+    for template in templates:
+        if " " not in word and any(word.lower() in part for part in template.split("{}")):
+            raise InputError(
+                f"the placeholder token {word!r} also stands in the training sentence {template!r}, "
+                f"which would be torn apart; choose another, such as {bracketed(word)!r}"
+            )
+
+
 def check_sentences(
     tokenizer: Any, word: str, templates: Sequence[str], caption_of: Mapping[str, str]
 ) -> None:
@@ -52,16 +66,10 @@ def check_sentences(
         caption_of: the photos' own sentences, by the name of their file.
 
     Raises:
-        InputError: the word also stands in a template's own words, which would be torn apart; or a
-            sentence, cut to what the model reads, has no longer all its vectors.
+        InputError: a sentence, cut to what the model reads, no longer has all its vectors.
     """
     room = tokenizer.model_max_length - 2  # the start and end tokens
     for template in templates:
-        if any(word.lower() in part for part in template.split("{}")):
-            raise InputError(
-                f"the placeholder token {word!r} also stands in the training sentence {template!r}, "
-                f"which would be torn apart; choose another, such as {bracketed(word)!r}"
-            )
         if absent_words(tokenizer, [concepts.fill(template, word)], [word]):
             raise InputError(
                 f"{word!r} has too many vectors for the training sentence {template!r}: a prompt "

@@ -279,7 +279,7 @@ def absent_words(
     tokenizer: CLIPTokenizer, prompts: Sequence[str], words: Iterable[str]
 ) -> list[str]:
     """Those of the learned words that none of the prompts holds with all its vectors, once it is cut."""
-    rows = [row.tolist() for row in token_ids(tokenizer, prompts, warn=False)] if prompts else []
+    rows = token_ids(tokenizer, prompts, warn=False).tolist() if prompts else []
     absent = []
     for word in words:
         ids = tokenizer.convert_tokens_to_ids(list(tokens_of(tokenizer, word)))

@@ -174,6 +174,14 @@ def test_no_file_is_overwritten_and_no_ending_guessed(toy, target, message):
 # Words that meet
 
 
+@pytest.mark.parametrize(("word", "count", "line"), [("toy", 1, "already knows the token 'toy'"),
+                                                     ("<x>", 80, "num_vectors is 80")])  # fmt: skip
+def test_a_word_that_no_prompt_can_hold_is_told(small_model, tmp_path, capsys, word, count, line):
+    path = write(tmp_path / "x.safetensors", LearnedEmbedding(word, made.vectors(count, 32)))
+    assert main(["inspect", str(path), "--pretrained_model_name_or_path", str(small_model)]) == 0
+    assert line in capsys.readouterr().out
+
+
 def test_a_taken_word_is_offered_a_free_name(small_model, toy):
     parts = models.load(small_model)
     inference.load_embedding(parts, toy)

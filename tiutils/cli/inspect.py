@@ -12,7 +12,7 @@ import numpy as np
 from tiutils.errors import InputError, first_line, printable
 from tiutils.io import embeddings, engines, files, pretrained
 from tiutils.io.embeddings import LearnedEmbedding
-from tiutils.tokenizer import whole_words
+from tiutils.tokenizer import check_placeholder, whole_words
 
 logger = logging.getLogger("tiutils")
 
@@ -103,7 +103,12 @@ def _comparison(
     lines = [
         f"  vocabulary    of {printable(model)}: norms {low:.3g} to {high:.3g}, median {middle:.3g}"
     ]
-    vocabulary = whole_words(pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name))
+    tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name)
+    try:
+        check_placeholder(tokenizer, learned.token, len(learned.vectors))
+    except InputError as error:  # it can be loaded under another name
+        lines.append(f"  in prompts    {error}")
+    vocabulary = whole_words(tokenizer)
     names, ids = list(vocabulary), list(vocabulary.values())
     for token, vector in zip(learned.tokens, learned.vectors, strict=True):
         norm = np.linalg.norm(vector)

@@ -163,9 +163,11 @@ def check_words(config: TrainingConfig, photos: Concept, tokenizer: CLIPTokenize
     """Refuse a word that cannot be learned from the sentences of the run; returns its number of vectors.
 
     Raises:
-        InputError: see `check_placeholder`, `initializer_ids` and `dataset.check_sentences`.
+        InputError: see `check_placeholder`, `initializer_ids`, `dataset.check_templates` and `check_sentences`.
     """
     word, prompt = config.placeholder_token, config.validation_prompt
+    templates = concept.templates(config.learnable_property)
+    dataset.check_templates(word, templates)  # before what is only warned of
     tokens = check_placeholder(tokenizer, word, config.num_vectors, warn=False)
     if not (config.pick_initializer or config.initializer_from_photos):
         num_vectors = len(initializer_ids(tokenizer, config))
@@ -180,7 +182,7 @@ def check_words(config: TrainingConfig, photos: Concept, tokenizer: CLIPTokenize
         if caption
     }
     longer, _ = with_tokens(tokenizer, tokens)
-    dataset.check_sentences(longer, word, concept.templates(config.learnable_property), caption_of)
+    dataset.check_sentences(longer, word, templates, caption_of)
     if prompt is not None and absent_words(longer, [prompt], [word]):
         logger.warning(
             "--validation_prompt is %r: %s is not in it (it is case-sensitive), so that its "
