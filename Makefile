@@ -43,8 +43,8 @@ test:
 	@.ci/stage notebooks $(MAKE) notebooks
 	@.ci/stage colab $(MAKE) colab
 	@.ci/stage browser $(MAKE) browser
-	@.ci/stage python-3.12 .ci/quick-under 3.12
-	@.ci/stage python-3.13 .ci/quick-under 3.13
+	@.ci/stage --within 4200 python-3.13 .ci/quick-under 3.13
+	@.ci/stage --within 4200 python-3.12 .ci/quick-under 3.12
 	@.ci/stage --table
 
 lint: setup
