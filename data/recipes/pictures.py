@@ -8,16 +8,13 @@ Everything on them is the first of its kind, nothing is picked. `--checkpoints` 
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-
-from tiutils.word_encoder import WordEncoder
+from tiutils import word_encoder
 
 from . import compose, places, pool, presets, sheet, things, train_vae, train_words, training
 from .presets import Preset
@@ -33,21 +30,6 @@ PROMPTS = (
 )
 SEEN = 8  # columns
 ROAD = 12  # columns
-SAID = ("a photo of a {}", "a {} on grass", "a {} on a red background")
-NOUNS = [
-    "toy",
-    "bear",
-    "horse",
-    "robot",
-    "cat",
-    "car",
-    "house",
-    "chair",
-    "duck",
-    "dog",
-    "bird",
-    "tree",
-]
 
 
 def tiles(rows: list[list[np.ndarray]], titles: list[str], labels: list[str], path: Path) -> None:
@@ -136,8 +118,7 @@ def road_picture(preset: Preset, pipeline, model: Path, path: Path) -> None:
         ]
     )
     factor = pipeline.vae.config.scaling_factor
-    words = WordEncoder(**json.loads((model / "word_encoder/config.json").read_text()))
-    words.load_state_dict(load_file(model / "word_encoder/model.safetensors"))
+    words = word_encoder.load(model)
     table = pipeline.text_encoder.get_input_embeddings().weight
     mean = pipeline.vae.encode(train_vae.to_tensor(seen)).latent_dist.mean
     rows = words(mean * factor) * table.norm(dim=1).median()
@@ -146,11 +127,11 @@ def road_picture(preset: Preset, pipeline, model: Path, path: Path) -> None:
     columns = []
     for row in rows:
         table[stand_in] = row
-        asked = [sentence.format(train_words.STAND_IN) for sentence in SAID]
+        asked = [sentence.format(train_words.STAND_IN) for sentence in train_words.SAID]
         columns.append(drawn(pipeline, asked))
     table[stand_in] = before
     lines = [list(seen), *(list(line) for line in zip(*columns, strict=True))]
-    lines.append(drawn(pipeline, [f"a {noun} on the beach" for noun in NOUNS]))
+    lines.append(drawn(pipeline, [f"a {noun} on the beach" for noun in train_words.NOUNS[:ROAD]]))
     tiles(lines, [], ["seen", "anywhere", "on grass", "on red", "nouns"], path)
 
 

@@ -48,6 +48,11 @@ OUTER = (
     "words.last",
 )  # modules that AdamW trains, Muon the other matrices
 ENDLESS = 10**9
+SAID = ("a photo of a {}", "a {} on grass", "a {} on a red background")  # of what is drawn
+NOUNS = (
+    *("toy", "bear", "horse", "robot", "cat", "car", "house", "chair"),
+    *("duck", "dog", "bird", "tree", "cup", "shoe", "fish", "flower"),
+)
 NAMELESS = -1  # in place of a noun's id: the thing has no noun of one token
 
 
@@ -459,30 +464,10 @@ def draw_sheet(preset: Preset, road: Road, sayings: Sayings, path: Path) -> None
     with training.autocast():
         rows = road.full_length(road.words(sayings.built[at].float()))
     columns = [sayings.built[at].float()]
-    for seed, sentence in enumerate(
-        ("a photo of a {}", "a {} on grass", "a {} on a red background")
-    ):
+    for seed, sentence in enumerate(SAID):
         ids = sayings.pad(Sayings._ids(preset, [sentence.format(STAND_IN)])).expand(len(at), -1)
         columns.append(generate(road, preset, ids, rows, sayings.pad(sayings.empty), seed))
-    nouns = [
-        "toy",
-        "bear",
-        "horse",
-        "robot",
-        "cat",
-        "car",
-        "house",
-        "apple",
-        "chair",
-        "flower",
-        "dog",
-        "bird",
-        "cup",
-        "tree",
-        "shoe",
-        "fish",
-    ]
-    prompts = [f"a {noun} on the beach" for noun in nouns][: len(at)]
+    prompts = [f"a {noun} on the beach" for noun in NOUNS[: len(at)]]
     ids = sayings.pad(Sayings._ids(preset, prompts))
     columns.append(generate(road, preset, ids, None, sayings.pad(sayings.empty), 4))
     lines = []
