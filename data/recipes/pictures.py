@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+
 from tiutils import word_encoder
 
 from . import compose, places, pool, presets, sheet, things, train_vae, train_words, training
