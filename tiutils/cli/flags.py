@@ -26,7 +26,7 @@ EXIT_INPUT = 2
 PATHS = {
     "config", "embedding", "output_dir", "run_dirs", "run_dir", "held_out", "evaluator", "picture", "source",
     "target", "pretrained_model_name_or_path", "tokenizer_name", "train_data_dir", "resume_from_checkpoint",
-    "logging_dir",
+    "logging_dir", "words",
 }  # fmt: skip
 
 
@@ -212,9 +212,11 @@ def words(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def check_words(
-    chosen: dict[str, Any], words: Sequence[tuple[str, str]], prompts: Sequence[str]
+    chosen: dict[str, Any],
+    words: Sequence[tuple[str, str]],
+    prompts: Sequence[str] | None = None,
 ) -> None:
-    """Refuse words that the model cannot be given, before its weights are loaded; warn of unused ones.
+    """Refuse words that the model cannot be given, before its weights are loaded; warn of those in no prompt.
 
     Raises:
         InputError: see `tokenizer.read_word`.
@@ -233,5 +235,7 @@ def check_words(
     for source, name in words:
         learned = read_word(parts, source, name)
         parts.tokenizer, _ = with_tokens(parts.tokenizer, learned.tokens)
+    if prompts is None:
+        return
     for name in absent_words(parts.tokenizer, prompts, [name for _, name in words]):
         logger.warning("%s is in none of the prompts (it is case-sensitive)", name)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tiutils.errors import InputError, first_line, printable
-from tiutils.io import embeddings, engines, files, pretrained
+from tiutils.io import blending, embeddings, engines, files, pretrained
 from tiutils.io.embeddings import LearnedEmbedding
 from tiutils.tokenizer import check_placeholder, whole_words
 
@@ -213,6 +214,47 @@ def convert(
     Raises:
         InputError: the source is no learned word, or the target exists or has another ending.
     """
+    target = _new_file(target)
+    learned = _named_anew(embeddings.read(source, word), token, license)
+    return _write(learned, target)
+
+
+def blend_files(sources: Sequence[str], target: str | Path, token: str) -> Path:
+    """Read learned words, blend them (see `blending.blend`) and write the result; returns its path.
+
+    Args:
+        sources: `FILE` or `FILE=WEIGHT` of each word; a weight is 1 unless given.
+        target: a new file, as in `convert`.
+        token: the new word.
+
+    Raises:
+        InputError: as `convert` and `blending.blend`; or a weight is no number.
+    """
+    target = _new_file(target)
+    pairs = [_file_and_weight(text) for text in sources]
+    words = [embeddings.read(source) for source, _ in pairs]
+    return _write(blending.blend(words, [weight for _, weight in pairs], token), target)
+
+
+def _file_and_weight(text: str) -> tuple[str, float]:
+    """Split `FILE=0.7`; a file may have a `=` in its name."""
+    source, equals, weight = text.rpartition("=")
+    if not equals or os.path.lexists(os.path.expanduser(text)):
+        return text, 1.0
+    try:
+        return source, float(weight)
+    except ValueError:
+        raise InputError(
+            f"{text!r}: the weight {weight!r} is no number; write FILE=0.7, or the file alone for a weight of 1"
+        ) from None
+
+
+def _new_file(target: str | Path) -> Path:
+    """Where a word may be written.
+
+    Raises:
+        InputError: another ending than those of a learned word, or the file is there already.
+    """
     target = files.given(target, "OUT")
     if target.suffix not in (".safetensors", ".bin", ".pt"):
         raise InputError(
@@ -220,7 +262,10 @@ def convert(
         )
     if os.path.lexists(target):
         raise InputError(f"{str(target)!r} is there already: choose another name")
-    learned = _named_anew(embeddings.read(source, word), token, license)
+    return target
+
+
+def _write(learned: LearnedEmbedding, target: Path) -> Path:
     if target.suffix == ".pt":
         return embeddings.write_a1111(target, learned)
     is_safe = target.suffix == ".safetensors"

@@ -1,4 +1,4 @@
-"""The command line: `tiutils train | generate | evaluate | push | inspect | convert | doctor`."""
+"""The command line: `tiutils train | generate | evaluate | push | inspect | convert | blend | merge | doctor`."""
 
 from __future__ import annotations
 
@@ -178,6 +178,28 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--license", help="what others may do with it, such as cc-by-4.0")
     convert.set_defaults(run=run_convert)
 
+    blend = commands.add_parser("blend", help="make one word of several, weighed")
+    blend.add_argument(
+        "words", nargs="+", metavar="FILE[=WEIGHT]", help="a learned word and its weight, 1 if none"
+    )
+    blend.add_argument(
+        "target", metavar="OUT", help="a new file: .safetensors, .bin or .pt (A1111)"
+    )
+    blend.add_argument(
+        "--token", default="<blend>", metavar="WORD", help="the new word (%(default)s)"
+    )
+    blend.set_defaults(run=run_blend)
+
+    merge = commands.add_parser(
+        "merge", help="write a whole model with learned words in it, for programs that load none"
+    )
+    merge.add_argument(
+        "embedding", nargs="+", metavar="FILE[=WORD]", help="learned words, as in `generate`"
+    )
+    merge.add_argument("--output_dir", required=True, metavar="FOLDER", help="a new folder")
+    add_model_flags(merge)
+    merge.set_defaults(run=run_merge)
+
     doctor = commands.add_parser("doctor", help="what is installed, what fits, what to change")
     doctor.set_defaults(run=run_doctor)
     return parser
@@ -336,6 +358,34 @@ def run_convert(options: argparse.Namespace) -> int:
     if options.target is None:
         raise InputError("convert IN OUT: OUT is missing; give a file, or --for PROGRAM")
     print(inspect.convert(options.source, options.target, **names))
+    return EXIT_OK
+
+
+def run_blend(options: argparse.Namespace) -> int:
+    """`tiutils blend`."""
+    from tiutils.cli import inspect
+
+    print(inspect.blend_files(options.words, options.target, options.token))
+    return EXIT_OK
+
+
+def run_merge(options: argparse.Namespace) -> int:
+    """`tiutils merge`."""
+    from tiutils import inference, models, token_embedding
+
+    folder = files.given(options.output_dir, "--output_dir")
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{str(folder)!r} is there already: give a new folder")
+    words = flags.words(options.embedding)
+    chosen = flags.model(options, [source for source, _ in words])
+    chosen["name"] = chosen["name"] or models.default_model()
+    flags.check_words(chosen, words)
+    files.check_writable(folder, "--output_dir")
+    parts = models.load(**chosen)
+    for source, word in words:
+        inference.load_embedding(parts, source, word)
+    models.save(token_embedding.merged(parts), folder)
+    print(f"{folder}\nin the prompt write: {printable(', '.join(word for _, word in words))}")
     return EXIT_OK
 
 
