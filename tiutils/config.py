@@ -74,7 +74,7 @@ class TrainingConfig:
     num_vectors: int = option(1, "rows of the embedding table that the word gets")
     pretrained_model_name_or_path: str | None = option(
         None,
-        "model folder or Hub id; Stable Diffusion 1.5 where there is a GPU and the Hub, else the bundled model",
+        "model folder, .safetensors file or Hub id; by default Stable Diffusion 1.5 with a GPU and the Hub, else the bundled",
         script="required",
         path=True,
     )

@@ -20,7 +20,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from tiutils.errors import InputError, first_line, out_of_memory
-from tiutils.io import pretrained, quantized
+from tiutils.io import pretrained, quantized, single_file
 
 
 @dataclass
@@ -107,7 +107,8 @@ def load(
     """Load all parts, frozen and in evaluation mode.
 
     Args:
-        name: a folder in diffusers' layout or a Hub id; `default_model()` if None.
+        name: a folder in diffusers' layout, a whole model in one `.safetensors` file, or a Hub id; `default_model()`
+            if None.
         revision: branch, tag or commit on the Hub.
         variant: suffix of the weight files, such as `"fp16"`.
         tokenizer_name: a tokenizer other than the model's own.
@@ -126,33 +127,55 @@ def load(
     try:
         pretrained.refuse_code(folder)
         with _no_progress_bars():
-            text_encoder, report = CLIPTextModel.from_pretrained(
-                folder, subfolder="text_encoder", variant=variant, output_loading_info=True
-            )
-            vae, unet = (
-                part.from_pretrained(
-                    folder, subfolder=subfolder, variant=variant, torch_dtype=dtype
-                )
-                for part, subfolder in ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet"))
-            )
+            read = _read_file if single_file.is_one(name) else _read_folder
+            text_encoder, vae, unet = read(name, folder, variant, dtype)
             noise_scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+    except InputError:
+        raise
     except Exception as error:  # over a damaged folder, three libraries raise anything
         if found := out_of_memory(error):
             raise MemoryError(first_line(found)) from error
         raise InputError(
             f"cannot read the weights of the model {name!r}: {first_line(error)}"
         ) from error
-    if report["missing_keys"]:  # transformers would go on with random weights
-        raise InputError(
-            f"the text encoder of {name!r} lacks {sorted(report['missing_keys'])[0]}: its file was saved for another "
-            f"version of transformers than {transformers.__version__}; save it again with the `text_model.` prefix"
-        )
     text_encoder.float()
     if quantize is not None:
         quantized.quantize(unet, quantize)  # on the CPU: the device never holds the whole of them
     for part, place in ((text_encoder, device), (vae, device), (unet, unet_device or device)):
         part.to(place).requires_grad_(False).eval()
     return Models(name, tokenizer, text_encoder, vae, unet, noise_scheduler, folder)
+
+
+def _read_folder(
+    name: str, folder: Path, variant: str | None, dtype: torch.dtype
+) -> tuple[CLIPTextModel, AutoencoderKL, UNet2DConditionModel]:
+    """The parts with weights, of a folder in diffusers' layout; the text encoder as it was saved.
+
+    Raises:
+        InputError: the text encoder's file lacks weights: transformers would go on with random ones.
+    """
+    text_encoder, report = CLIPTextModel.from_pretrained(
+        folder, subfolder="text_encoder", variant=variant, output_loading_info=True
+    )
+    if report["missing_keys"]:
+        raise InputError(
+            f"the text encoder of {name!r} lacks {sorted(report['missing_keys'])[0]}: its file was saved for another "
+            f"version of transformers than {transformers.__version__}; save it again with the `text_model.` prefix"
+        )
+    options = {"variant": variant, "torch_dtype": dtype}
+    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **options)
+    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options)
+    return text_encoder, vae, unet
+
+
+def _read_file(
+    name: str, folder: Path, variant: str | None, dtype: torch.dtype
+) -> tuple[CLIPTextModel, AutoencoderKL, UNet2DConditionModel]:
+    """The parts with weights, of a whole model in one file; `folder` says how large they are."""
+    pipeline = diffusers.StableDiffusionPipeline.from_single_file(
+        str(Path(name).expanduser()), config=str(folder), local_files_only=True
+    )
+    return pipeline.text_encoder, pipeline.vae.to(dtype), pipeline.unet.to(dtype)
 
 
 def save(models: Models, folder: str | Path) -> Path:

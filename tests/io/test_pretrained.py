@@ -331,13 +331,12 @@ def test_any_configuration_is_a_kind_or_one_clear_line(texts):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("sd15.safetensors", r"from_single_file\(.*sd15.safetensors'\).save_pretrained"),
-        ("SD15.SafeTensors", "from_single_file"),
-        ("sd15.ckpt", "may hold code"),
+        ("sd15.ckpt", "may hold code: take the model as .safetensors"),
+        ("SD15.PT", "may hold code"),
         ("sd15.gguf", "single file"),
     ],
 )
-def test_a_single_file_is_told_how_to_become_a_folder(tmp_path, name, expected):
+def test_a_single_file_of_another_form_is_told_what_to_take(tmp_path, name, expected):
     (tmp_path / name).touch()
     for weights in (True, False):
         assert re.search(expected, refused(pretrained.locate, tmp_path / name, weights=weights))
@@ -359,3 +358,10 @@ def test_a_single_file_is_told_how_to_become_a_folder(tmp_path, name, expected):
 def test_a_web_address_is_told_what_to_give(address, expected):
     message = refused(pretrained.locate, address)
     assert expected in message and "spelling" not in message
+
+
+def test_a_folder_that_holds_a_single_file_says_to_name_the_file(tmp_path):
+    (tmp_path / "sd15.safetensors").touch()
+    assert re.search(
+        r"name the file itself, .*sd15.safetensors", refused(pretrained.locate, tmp_path)
+    )

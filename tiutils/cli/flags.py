@@ -83,7 +83,9 @@ def help_of(field: dataclasses.Field[Any]) -> str:
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Which model, as in `tiutils train`; a run's folder says which one it was trained on."""
-    parser.add_argument("--pretrained_model_name_or_path", help="model folder or Hub id")
+    parser.add_argument(
+        "--pretrained_model_name_or_path", help="model folder, .safetensors file or Hub id"
+    )
     for name in ("revision", "variant", "tokenizer_name"):
         parser.add_argument(f"--{name}", help=help_of(TrainingConfig.__dataclass_fields__[name]))
 

@@ -194,7 +194,10 @@ def build_parser() -> argparse.ArgumentParser:
         "merge", help="write a whole model with learned words in it, for programs that load none"
     )
     merge.add_argument(
-        "embedding", nargs="+", metavar="FILE[=WORD]", help="learned words, as in `generate`"
+        "embedding",
+        nargs="*",
+        metavar="FILE[=WORD]",
+        help="learned words, as in `generate`; none makes a folder of a model in one file",
     )
     merge.add_argument("--output_dir", required=True, metavar="FOLDER", help="a new folder")
     add_model_flags(merge)
@@ -385,7 +388,9 @@ def run_merge(options: argparse.Namespace) -> int:
     for source, word in words:
         inference.load_embedding(parts, source, word)
     models.save(token_embedding.merged(parts), folder)
-    print(f"{folder}\nin the prompt write: {printable(', '.join(word for _, word in words))}")
+    print(folder)
+    if words:
+        print(f"in the prompt write: {printable(', '.join(word for _, word in words))}")
     return EXIT_OK
 
 

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from jax import Array
 from transformers import CLIPTokenizer
 
+from tiutils.errors import InputError
 from tiutils.flax.networks import weights
 from tiutils.flax.networks.text_encoder import TextEncoder
 from tiutils.flax.networks.unet import UNet
 from tiutils.flax.networks.vae import VAE
-from tiutils.io import pretrained
+from tiutils.io import pretrained, single_file
 
 
 @dataclass
@@ -111,6 +112,11 @@ def load(
         InputError: the model is missing, incomplete or of a kind that is not supported here.
     """
     name = str(name or default_model())
+    if single_file.is_one(name):
+        raise InputError(
+            f"the model {name!r} is one file, and JAX reads folders: `tiutils merge --pretrained_model_name_or_path "
+            f"{name} --output_dir FOLDER` makes one of it"
+        )
     folder = pretrained.locate(name, revision=revision, variant=variant)
     tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name)
     text_config, vae_config, unet_config = (

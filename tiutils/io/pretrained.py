@@ -14,7 +14,7 @@ from typing import Any
 from transformers import CLIPTokenizer
 
 from tiutils.errors import InputError, first_line, printable
-from tiutils.io import files, hub
+from tiutils.io import files, hub, single_file
 
 # The original "runwayml/stable-diffusion-v1-5" was deleted from the Hub; this is its mirror.
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -64,20 +64,24 @@ def locate(
 ) -> Path:
     """The local folder of a model; fetched from the Hub into its cache if it is not a folder here.
 
+    Of a model in one file it is a folder with configuration and tokenizer alone: see `single_file`.
+
     With `weights=False` only tokenizer and configuration files are fetched (about 2 MB), so that mistakes in words and
     sizes, and models of another kind, are found before gigabytes travel.
 
     Raises:
-        InputError: there is no such folder and the Hub has none or cannot be reached; or it is a
-            file, or a model of another kind than Stable Diffusion 1.x and 2.x.
+        InputError: there is no such folder and the Hub has none or cannot be reached; or it is a file of another
+            kind, or a model of another kind than Stable Diffusion 1.x and 2.x.
     """
     folder = files.given(name, "the model's name")
+    if single_file.is_one(folder):
+        return single_file.small_files(folder)
     if os.path.isdir(folder):  # false, too, for a name that is too long
         check_kind(folder, name)
         missing = [part for part in (*PARTS, "scheduler") if not (folder / part).is_dir()]
         if missing:
             whole = sorted(path for path in folder.iterdir() if _is_single_file(path.name))
-            single = f"; {_how_to_unpack(whole[0])}" if whole else ""
+            single = f"; {_what_of(whole[0])}" if whole else ""
             raise InputError(
                 f"the model folder {folder} lacks {', '.join(missing)}; it must be in diffusers' layout, "
                 f"with the folders {', '.join(PARTS)} and scheduler{single}"
@@ -182,16 +186,13 @@ def _is_single_file(name: str) -> bool:
     return name.lower().endswith(SINGLE_FILES)
 
 
-def _how_to_unpack(file: Path) -> str:
-    """What to do with a whole model in one file."""
-    if file.suffix.lower() == ".safetensors":
-        return (
-            f"{file.name} is a single-file checkpoint: make a folder of it once with "
-            f"diffusers.StableDiffusionPipeline.from_single_file({str(file)!r}).save_pretrained('FOLDER') and give that"
-        )
+def _what_of(file: Path) -> str:
+    """What to do with a whole model in one file that was not named itself, or cannot be used."""
+    if single_file.is_one(file):
+        return f"{file.name} may be a whole model in one file: name the file itself, {str(file)!r}"
     return (
-        f"{file.name} is a single file, and of a form that may hold code: take the model as a folder in "
-        f"diffusers' layout, such as the Hub's {DEFAULT_MODEL}"
+        f"{file.name} is a single file, and of a form that may hold code: take the model as .safetensors, or as a "
+        f"folder in diffusers' layout, such as the Hub's {DEFAULT_MODEL}"
     )
 
 
@@ -214,10 +215,10 @@ def _refuse_single_file(name: str) -> None:
     file = Path(name)
     if not os.path.lexists(file):
         raise InputError(
-            f"there is no model {name!r}: no file of that name is here, and a single file would not do; give a "
-            f"folder in diffusers' layout or a Hub id (owner/name), or use the bundled model, {BUNDLED_MODEL}"
+            f"there is no model {name!r}: no file of that name is here; give a folder in diffusers' layout, a "
+            f".safetensors file or a Hub id (owner/name), or use the bundled model, {BUNDLED_MODEL}"
         )
-    raise InputError(f"the model {name!r} is no folder: {_how_to_unpack(file)}")
+    raise InputError(f"the model {name!r} is no folder: {_what_of(file)}")
 
 
 def refuse_code(folder: str | Path) -> None:

@@ -48,16 +48,16 @@ def update_record(output_dir: str | Path, entries: dict[str, Any]) -> None:
 
 
 def absolute(name: str | None) -> str | None:
-    """A folder's name as it is found from everywhere; the id of something on the Hub stays as it is."""
-    return os.path.abspath(name) if name and os.path.isdir(name) else name
+    """The name of a folder or file as it is found from everywhere; the id of something on the Hub stays as it is."""
+    return os.path.abspath(name) if name and os.path.exists(name) else name
 
 
 def find_again(run_dir: Path, name: str) -> str:
-    """A folder that run.json names: as it stands there, else below a folder above the run's own.
+    """A folder or file that run.json names: as it stands there, else below a folder above the run's own.
 
     So a run is found complete that was begun elsewhere with a relative path, or was moved with all its project.
     """
-    if os.path.isdir(name) or (hub.REPOSITORY.fullmatch(name) and not _is_above(run_dir, name)):
+    if os.path.exists(name) or (hub.REPOSITORY.fullmatch(name) and not _is_above(run_dir, name)):
         return name
     if Path(name).name == pretrained.BUNDLED_MODEL.name:  # that of another copy of this project
         return str(pretrained.BUNDLED_MODEL)
@@ -66,7 +66,7 @@ def find_again(run_dir: Path, name: str) -> str:
 
 def _is_above(run_dir: Path, name: str) -> Path | None:
     places = (folder / name for folder in run_dir.resolve().parents)
-    return next((place for place in places if place.is_dir()), None)
+    return next((place for place in places if place.exists()), None)
 
 
 def model_of(run_dir: str | Path) -> dict[str, str | None]:

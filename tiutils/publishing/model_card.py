@@ -123,7 +123,7 @@ def alt_text(path: Path) -> str:
 
 def base_model(name: str) -> tuple[str, bool]:
     """The base model's name without our folders, and whether it is a repository on the Hub."""
-    if not os.path.isdir(name) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
+    if not os.path.exists(name) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
         return name, True
     return re.split(r"[/\\]", name.rstrip("/\\"))[-1], False
 

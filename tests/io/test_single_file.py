@@ -1,0 +1,142 @@
+"""Whole models in one file: the same weights as in a folder; everything else is refused by what it is."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+from single_files import save_single_file
+from small_model import save_small_model
+
+import tiutils
+from tiutils import models
+from tiutils.cli.main import main
+from tiutils.errors import InputError
+from tiutils.io import pretrained, run_folder, single_file
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_small_model(tmp_path_factory.mktemp("wide"), hidden=768)
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    return save_single_file(folder, tmp_path_factory.mktemp("file") / "model.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def its_small_files(folder, monkeypatch):
+    monkeypatch.setitem(single_file.LAYOUTS, 768, str(folder))
+
+
+def test_the_weights_are_those_of_the_folder(folder, whole):
+    assert pretrained.locate(whole, weights=False) == folder
+    one, other = models.load(whole), models.load(folder)
+    for part in pretrained.WEIGHTS:
+        expected, found = (getattr(m, part).state_dict() for m in (other, one))
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert one.name == str(whole) and not any(p.requires_grad for p in one.unet.parameters())
+    half = models.load(whole, dtype=torch.float16)
+    assert (half.dtype, half.text_encoder.dtype) == (torch.float16, torch.float32)
+
+
+def test_the_same_word_is_learned_and_drawn(folder, whole, tmp_path, photos):
+    learned = []
+    for number, name in enumerate((folder, whole)):
+        config = tiutils.TrainingConfig(
+            pretrained_model_name_or_path=str(name), train_data_dir=str(photos), max_train_steps=2,
+            placeholder_token="<my-toy>", initializer_token="toy", output_dir=str(tmp_path / str(number)),
+        )  # fmt: skip
+        learned.append(tiutils.train(config).embedding_path)
+    first, second = (np.fromfile(path, np.uint8)[-4 * 768 :] for path in learned)
+    assert (first == second).all()
+    assert run_folder.model_of(tmp_path / "1")["name"] == str(whole)
+    drawn = [
+        "generate",
+        "--embedding",
+        str(tmp_path / "1"),
+        "--prompt",
+        "a <my-toy>",
+        "--num_images",
+        "1",
+    ]
+    assert main([*drawn, "--num_inference_steps", "2", "--output_dir", str(tmp_path / "p")]) == 0
+    assert len(list((tmp_path / "p").glob("*.png"))) == 1
+
+
+def test_a_folder_is_made_of_it(folder, whole, tmp_path, capsys):
+    made = ["merge", "--pretrained_model_name_or_path", str(whole), "--output_dir"]
+    assert main([*made, str(tmp_path / "folder")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'folder'}\n"
+    found = models.load(tmp_path / "folder").unet.state_dict()
+    expected = models.load(folder).unet.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_jax_says_how_to_make_a_folder(whole):
+    from tiutils.flax import models as flax_models
+
+    with pytest.raises(InputError, match=r"JAX reads folders: `tiutils merge .*model.safetensors"):
+        flax_models.load(whole)
+
+
+U, V, T = "model.diffusion_model.", "first_stage_model.x", "cond_stage_model.x"
+FIRST, TEXT = f"{U}input_blocks.0.0.weight", f"{U}input_blocks.1.1.attn2.to_k.weight"
+SD = {FIRST: (8, 4, 3, 3), TEXT: (8, 768), V: (1,), T: (1,)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        ({**SD, "conditioner.embedders.0.x": (1,)}, "is Stable Diffusion XL"),
+        ({f"{U}joint_blocks.0.x": (1,)}, "is Stable Diffusion 3"),
+        ({"double_blocks.0.x": (1,)}, "is Flux"),
+        ({"lora_unet_x": (1,)}, "is a LoRA"),
+        ({"emb_params": (1, 768)}, "is a learned word"),
+        ({"weight": (1,)}, "holds none of a Stable Diffusion's parts"),
+        ({FIRST: SD[FIRST], TEXT: SD[TEXT]}, "lacks the VAE and the text encoder"),
+        ({**SD, FIRST: (8, 9, 3, 3)}, "has a U-Net of 9 input channels"),
+        ({**SD, TEXT: (8, 640)}, "takes texts 640 wide"),
+    ],
+)
+def test_other_files_are_refused_by_what_they_are(tmp_path, capsys, shapes, said):
+    path = tmp_path / "x.safetensors"
+    save_file({name: np.zeros(shape, np.float16) for name, shape in shapes.items()}, path)
+    command = ["generate", "--prompt", "a toy", "--pretrained_model_name_or_path", str(path)]
+    assert main([*command, "--output_dir", str(tmp_path / "p")]) == 2
+    error = capsys.readouterr().err
+    assert said in error and str(path) in error and error.count("\n") == 1
+    assert not (tmp_path / "p").exists()
+
+
+def test_without_the_hub_it_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(single_file.LAYOUTS, 768, "owner/not-in-the-cache")
+    path = tmp_path / "x.safetensors"
+    save_file({name: np.zeros(shape, np.float16) for name, shape in SD.items()}, path)
+    with pytest.raises(InputError, match=r"needs the configuration and the tokenizer of owner/not"):
+        pretrained.locate(path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.binary(max_size=200)
+    | st.dictionaries(st.text(max_size=9), st.integers() | st.text(max_size=9), max_size=3).map(
+        lambda header: len(json.dumps(header)).to_bytes(8, "little") + json.dumps(header).encode()
+    )
+)
+def test_any_bytes_are_a_model_or_one_clear_line(data):
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "x.safetensors"
+        path.write_bytes(data)
+        with pytest.raises(InputError) as error:
+            single_file.layout_of(path)
+        assert "\n" not in str(error.value)
