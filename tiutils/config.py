@@ -74,7 +74,7 @@ class TrainingConfig:
     num_vectors: int = option(1, "rows of the embedding table that the word gets")
     pretrained_model_name_or_path: str | None = option(
         None,
-        "model folder, .safetensors file or Hub id; by default Stable Diffusion 1.5 with a GPU and the Hub, else the bundled",
+        "model folder, .safetensors file or Hub id; Stable Diffusion 1.5 with a GPU and the Hub, else the bundled one",
         script="required",
         path=True,
     )
