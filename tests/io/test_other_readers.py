@@ -49,3 +49,33 @@ def test_invokeai_reads_what_we_write(tmp_path):
         assert len(found) == len(expected), path.name
         for theirs, ours in zip(found, expected, strict=True):
             np.testing.assert_array_equal(theirs, ours, err_msg=path.name)
+
+
+COMPEL = """
+import sys
+import torch
+from compel import Compel, DiffusersTextualInversionManager
+from diffusers import StableDiffusionPipeline
+
+model, word = sys.argv[1:]
+pipe = StableDiffusionPipeline.from_pretrained(model)
+pipe.load_textual_inversion(word)
+prompt = "a photo of a <toy> on sand"
+expected = pipe.encode_prompt(prompt, "cpu", 1, False)[0]
+for manager in (None, DiffusersTextualInversionManager(pipe)):
+    compel = Compel(pipe.tokenizer, pipe.text_encoder, textual_inversion_manager=manager)
+    print((compel(prompt) - expected).abs().max().item())
+assert not any(name.split(".")[0] == "tiutils" for name in sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_compel_needs_a_manager_for_a_word_of_several_vectors(small_model, tmp_path):
+    """What docs/engines.md says of it: without one it uses the first vector alone, and says nothing."""
+    vectors = np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)
+    word = write(tmp_path / "toy.safetensors", LearnedEmbedding("<toy>", vectors))
+    alone, managed = map(float, run_under("invokeai", COMPEL, str(small_model), str(word)).split())
+    assert managed == 0 and alone > 0.1
+    one = write(tmp_path / "one.safetensors", LearnedEmbedding("<toy>", vectors[:1]))
+    printed = run_under("invokeai", COMPEL, str(small_model), str(one))
+    assert list(map(float, printed.split())) == [0, 0]
