@@ -1,46 +1,66 @@
-# make setup   .venv/ with the versions of constraints.txt
-# make run     teach <wood-toy> to the bundled model and draw it in new places
-# make test    everything that is tested;  make quick: what takes seconds
+# make run       teach <wood-toy> to the bundled model and draw it in new places
+# make test      all that a change needs: lint, types, tests, notebooks;  make quick: what takes seconds
+# make test-all  and what a release needs: other Pythons, Colab's versions, a browser, known vulnerabilities
+# make setup     .venv/ with the versions of constraints.txt; the others call it
 # All that is made lies in .venv/, build/ and runs/; each may be deleted at any time.
+
+SHELL       := bash
+.SHELLFLAGS := -o pipefail -c
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY     := .venv/bin/python
-PIP    := $(PY) -m pip install --quiet --quiet
+PIP    := $(PY) -m pip install
 # one thread each: two workers with two threads each would wait for one another
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal
+OTHERS := --editable '.[test,browser,8bit,flax,benchmarks]'
+# $(call install,SAID,PACKAGES): of all that pip says, what is large enough to be waited for
+install = @echo "$(1)" && $(PIP) --constraint constraints.txt $(2) \
+    | awk '/(Downloading|Using cached) .*\([0-9][0-9.]+ MB\)/ { print "    " $$0; fflush() }'
 
 OVERLAYS := transformers-4.57 colab invokeai
 export TIUTILS_TRANSFORMERS4 := $(CURDIR)/build/transformers-4.57
 export TIUTILS_COLAB := $(CURDIR)/build/colab
 export TIUTILS_INVOKEAI := $(CURDIR)/build/invokeai
 
-.PHONY: setup run test lint audit types quick slow fuzz bench notebooks colab browser overlays clean
+.PHONY: setup run test tested test-all lint audit types quick slow fuzz bench notebooks colab browser overlays clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt
-	@echo "Installing into .venv/ (minutes, once) ..."
-	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
-	$(PIP) --constraint constraints.txt --editable '.[notebooks,test,browser,heif,8bit,flax,benchmarks]'
+# What `make run` and the notebooks need; then what only tests and JAX need.
+.venv/product: pyproject.toml constraints.txt
+	@echo "Installing the versions of constraints.txt into .venv/ (minutes, once):"
+	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	$(call install,1/4 PyTorch,torch)
+	$(call install,2/4 tiutils with diffusers and transformers,--editable '.[heif]')
+	$(call install,3/4 Jupyter,--editable '.[notebooks]')
 	@touch $@
 
-run: setup
+.venv/installed: .venv/product
+	$(call install,4/4 JAX and what the tests need,$(OTHERS))
+	@touch $@
+
+run: .venv/product
 	$(PY) -m tiutils train --pretrained_model_name_or_path data/tiny-sd \
 	    --train_data_dir data/concepts/wood-toy --placeholder_token '<wood-toy>' --initializer_token toy \
 	    --output_dir runs/wood-toy --max_train_steps 300 --resume_from_checkpoint latest
 	$(PY) -m tiutils evaluate runs/wood-toy
 
 # Each line is a stage; .ci/stage prints how long it took, and in the end the table of them all.
-test:
+test: tested
+	@.ci/stage --table
+
+tested:
 	@rm -f build/stages
 	@.ci/stage set-up $(MAKE) setup overlays
 	@.ci/stage lint $(MAKE) lint
-	@.ci/stage audit $(MAKE) audit
 	@.ci/stage types $(MAKE) types
 	@.ci/stage quick $(MAKE) quick
 	@.ci/stage slow $(MAKE) slow
 	@.ci/stage notebooks $(MAKE) notebooks
+
+test-all: tested
+	@.ci/stage audit $(MAKE) audit
 	@.ci/stage colab $(MAKE) colab
 	@.ci/stage browser $(MAKE) browser
 	@.ci/stage --within 4200 python-3.13 .ci/quick-under 3.13
@@ -93,7 +113,8 @@ overlays: $(OVERLAYS:%=build/%/installed)
 
 build/%/installed: tests/versions/%.txt | .venv/installed
 	rm -rf $(@D)
-	$(PIP) --no-deps --target $(@D) --requirement $<
+	@echo "Installing build/$*/ ..."
+	@$(PIP) --quiet --no-deps --target $(@D) --requirement $<
 	@touch $@
 
 clean:

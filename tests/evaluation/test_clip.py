@@ -81,10 +81,10 @@ def test_measure_asks_it_for_every_prompt(small_model, clip):
     prompts = ["a {} in the snow", "a {} on grass"]
     measured = comparison.measure(
         parts, "toy", PICTURES, plain_word="toy", evaluator=clip, prompts=prompts,
-        num_images=2, num_inference_steps=2,
+        num_images=3, images_per_prompt=2, num_inference_steps=2,
     )  # fmt: skip
     assert set(measured) == set(comparison.MEASURES)
-    assert measured["prompt_following"].shape == (2, 2), "seeds, prompts"
+    assert measured["clip_similarity"].shape == (3,)
     drawn = [
         comparison.inference.generate(
             parts, p.format("toy"), num_images_per_prompt=2, num_inference_steps=2
@@ -94,7 +94,7 @@ def test_measure_asks_it_for_every_prompt(small_model, clip):
     follows = [
         clip.followings(d, [p.format("toy")] * 2) for d, p in zip(drawn, prompts, strict=True)
     ]
-    assert measured["prompt_following"] == pytest.approx(torch.stack(follows).T.numpy())
+    assert measured["prompt_following"] == pytest.approx(torch.cat(follows).numpy())
 
 
 def test_a_judge_comes_with_its_model(small_model, clip_folder, clip, tmp_path):

@@ -84,6 +84,7 @@ def measure(
     learnable_property: str = "object",
     prompts: Sequence[str] = (),
     num_images: int = 8,
+    images_per_prompt: int | None = None,
     seed: int = 0,
     gallery: Gallery | None = None,
     **drawing: Any,
@@ -98,14 +99,15 @@ def measure(
         evaluator: the CLIP model; without one the two last measures are left out.
         learnable_property: which templates, "object" or "style".
         prompts: with `{}` for the word, for prompt following; the first template if there are none.
-        num_images: pictures drawn of the first template ("a photo of a …"), and of all prompts.
+        num_images: pictures drawn of the first template ("a photo of a …").
+        images_per_prompt: pictures drawn of each of `prompts`; as many as `num_images` if None.
         seed: of the first picture.
         gallery: pictures that were drawn before, with the same seed and arguments; none if None.
         drawing: further arguments of `inference.generate`.
 
     Returns:
-        names of `MEASURES` with a value for each draw of the loss or for each picture, (n,); for
-        prompt following (n, prompts). Their mean is the measure.
+        names of `MEASURES` with a value for each draw of the loss or for each picture, (n,). Their
+        mean is the measure.
     """
     template = concept.templates(learnable_property)[0]
     gallery = gallery or Gallery(models, seed=seed, **drawing)
@@ -118,12 +120,11 @@ def measure(
     }
     if evaluator is not None:
         prompts = list(prompts) or [template]
-        drawn = gallery.pictures([concept.fill(prompt, word) for prompt in prompts], num_images)
-        sentences = [concept.fill(p, plain_word) for p in prompts for _ in range(num_images)]
-        alike = evaluator.similarities(images, references)
-        follows = evaluator.followings(drawn, sentences).reshape(len(prompts), num_images)
-        measured["clip_similarity"] = alike.numpy()
-        measured["prompt_following"] = follows.numpy().T
+        each = images_per_prompt or num_images
+        drawn = gallery.pictures([concept.fill(prompt, word) for prompt in prompts], each)
+        sentences = [concept.fill(p, plain_word) for p in prompts for _ in range(each)]
+        measured["clip_similarity"] = evaluator.similarities(images, references).numpy()
+        measured["prompt_following"] = evaluator.followings(drawn, sentences).numpy()
     return measured
 
 
@@ -149,15 +150,14 @@ def compare(
 ) -> dict[str, Score]:
     """How much better one word is than another, with an interval of confidence.
 
-    Percentile bootstrap (Efron 1979): seeds, or draws of the loss, are drawn anew from those there
-    are, the same for both words, because the two stand side by side seed by seed. It speaks of
-    other noise, not of other training runs.
+    Percentile bootstrap (Efron 1979): pictures, or draws of the loss, are drawn anew from those there
+    are, the same for both words, because the two stand side by side, prompt by prompt and seed by
+    seed. It speaks of other noise, not of other training runs.
     """
     scores = {}
     for name, values in word.items():
         better = MEASURES[name][1] * (values - other[name])
         chosen = np.random.default_rng(SEED).integers(len(better), size=(resamples, len(better)))
-        means = better[chosen].reshape(resamples, -1).mean(axis=1)
-        low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.quantile(better[chosen].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
         scores[name] = Score(*map(float, (values.mean(), better.mean(), low, high)))
     return scores

@@ -29,7 +29,7 @@ from tiutils.tokenizer import find_clash
 logger = logging.getLogger("tiutils")
 
 PICTURE, COMPARISON = "before_after.png", "comparison"
-SCORED = 8  # pictures of each prompt that the scores are taken of
+SCORED = 8  # pictures of a word that each score is the mean of, at least; see benchmarks/README.md
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def evaluate(
         model: arguments of `models.load`, instead of what the runs say of their model.
         judge: a CLIP model, folder or Hub id; the one that came with the model, if one did.
         output_dir: where a comparison goes.
-        num_images_per_prompt: in the picture; scores have their own number.
+        num_images_per_prompt: in the picture; the scores take the same, and more where that is few.
         seed: of the first picture.
         scores: whether to score at all.
         on_picture: called with the picture's file as soon as it is there, long before the scores.
@@ -147,7 +147,7 @@ def evaluate(
     if not scores:
         return Report(picture, files)
 
-    verdicts = _verdicts(parts, subjects, words, clip, prompts, gallery)
+    verdicts = _verdicts(parts, subjects, words, clip, prompts, num_images_per_prompt, gallery)
     record = [dataclasses.asdict(verdict) for verdict in verdicts]
     try:
         if is_one:
@@ -197,23 +197,25 @@ def _verdicts(
     words: Sequence[str],
     clip: clip_model.Evaluator | None,
     prompts: Sequence[str],
+    num_images_per_prompt: int,
     gallery: comparison.Gallery,
 ) -> tuple[Verdict, ...]:
     """Every measure of each word beside its plain word."""
     judged = [
         each for s, w in zip(subjects, words, strict=True) for each in ((s, w), (s, s.plain_word))
     ]
-    sentences = [
-        concept.fill(sentence, word)
+    each = max(num_images_per_prompt, -(-SCORED // len(prompts)))  # the figure's serve again
+    usual = [
+        concept.fill(concept.templates(subject.learnable_property)[0], word)
         for subject, word in judged
-        for sentence in (
-            concept.templates(subject.learnable_property)[0],
-            *(prompts if clip else ()),
-        )
     ]
-    todo = gallery.missing(sentences, SCORED) + len(judged)
+    asked = [concept.fill(prompt, word) for _, word in judged for prompt in prompts if clip]
+    asked = [sentence for sentence in asked if sentence not in usual]
+    todo = gallery.missing(usual, SCORED) + gallery.missing(asked, each) + len(judged)
     with bar(todo, "scoring", "picture") as scored:
         gallery.on_picture = scored.update
+        gallery.pictures(usual, SCORED)  # all words' at once: full batches
+        gallery.pictures(asked, each)
         measured = []
         for subject, word in judged:
             measured.append(
@@ -226,6 +228,7 @@ def _verdicts(
                     learnable_property=subject.learnable_property,
                     prompts=prompts,
                     num_images=SCORED,
+                    images_per_prompt=each,
                     gallery=gallery,
                 )
             )
