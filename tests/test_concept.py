@@ -406,6 +406,20 @@ def test_that_a_few_photos_are_enough_is_said_of_dozens(tmp_path, caplog, monkey
 # Views
 
 
+def test_photos_smaller_than_training_are_named_with_their_sizes(tmp_path, caplog):
+    for number, size in enumerate([(128, 128), (127, 300), (40, 30), (200, 150), (9, 9), (8, 300)]):
+        Image.new("RGB", size, "red").save(tmp_path / f"{number}.png")
+    thing = concept.load(tmp_path)
+    caplog.clear()
+    concept.warn_of_small_photos(thing, 128)
+    (said,) = caplog.messages
+    assert said.startswith("'1.png' (127 × 300), '2.png' (40 × 30), '4.png' (9 × 9) and 1 more: ")
+    assert "128 pixels" in said and "--resolution" in said
+    caplog.clear()
+    concept.warn_of_small_photos(thing, 8)
+    assert not caplog.messages
+
+
 def concept_of(*images: Image.Image) -> Concept:
     photos = tuple(Photo(Path(f"{index}.png"), image) for index, image in enumerate(images))
     return Concept(photos, (), "test")

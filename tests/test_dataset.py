@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tiutils import concept, dataset
@@ -42,8 +44,12 @@ def test_more_vectors_than_a_sentence_holds_are_refused(plain, num_vectors, fits
     if fits:
         check(plain, "<toy>", num_vectors, (template,))
     else:
-        with pytest.raises(InputError, match="too many vectors for the training sentence"):
+        with pytest.raises(InputError, match="too many for the training sentence") as caught:
             check(plain, "<toy>", num_vectors, (template,))
+        fitting = int(re.search(r"give --num_vectors (\d+) or fewer", str(caught.value))[1])
+        check(plain, "<toy>", fitting, (template,))
+        with pytest.raises(InputError, match="too many"):
+            check(plain, "<toy>", fitting + 1, (template,))
 
 
 @pytest.mark.parametrize("num_vectors", [1, 3])

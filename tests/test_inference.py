@@ -11,6 +11,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from small_model import save_small_model
 
 from tiutils import inference, models, token_embedding
@@ -258,3 +259,14 @@ def test_a_class_folder_without_words_or_with_a_bad_one_is_named(parts, tmp_path
     (tmp_path / "anna.safetensors").write_bytes(b"no word")
     with pytest.raises(InputError, match=r"anna\.safetensors: "):
         inference.load_words(parts, tmp_path)
+
+
+def test_two_words_in_one_file_of_a_class_are_refused_in_one_clear_line(parts, tmp_path):
+    vectors = np.ones((1, 32), np.float32)
+    embeddings.write(tmp_path / "anna.safetensors", LearnedEmbedding("<anna>", vectors))
+    save_file({"<b>": vectors, "<c>": vectors}, tmp_path / "ben.safetensors")
+    known = len(parts.tokenizer)
+    with pytest.raises(InputError, match=r"^ben\.safetensors: it holds 2 words .*--word") as caught:
+        inference.load_words(parts, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(parts.tokenizer) == known, "nothing was loaded by halves"

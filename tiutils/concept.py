@@ -191,6 +191,23 @@ def load(folder: str | Path) -> Concept:
     return Concept(tuple(photos), tuple(skipped), _concept_name(folder.resolve()))
 
 
+def warn_of_small_photos(concept: Concept, resolution: int) -> None:
+    """Say which photos a run enlarges: the model learns their blur as a part of the thing."""
+    small = [photo for photo in concept.photos if min(photo.image.size) < resolution]
+    if small:
+        named = ", ".join(
+            f"{photo.path.name!r} ({photo.image.width} × {photo.image.height})"
+            for photo in small[:3]
+        )
+        logger.warning(
+            "%s%s: smaller than the %d pixels of training, so enlarged, and the blur is learned, too; take a larger "
+            "original, or give a --resolution that the photos have",
+            named,
+            f" and {len(small) - 3} more" if len(small) > 3 else "",
+            resolution,
+        )
+
+
 def near_duplicates(photos: Sequence[Photo]) -> list[tuple[Photo, Photo]]:
     """Pairs that show nearly the same picture: copied, re-saved, resized, brightened or mirrored.
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tiutils import concept as concepts
 from tiutils.concept import Concept, View
 from tiutils.errors import InputError, first_line
-from tiutils.tokenizer import absent_words, bracketed
+from tiutils.tokenizer import absent_words, bracketed, tokens_of
 
 
 def captions(concept: Concept, word: str) -> tuple[str | None, ...]:
@@ -54,6 +54,24 @@ def check_templates(word: str, templates: Sequence[str]) -> None:
             )
 
 
+def check_num_vectors(
+    tokenizer: Any, word: str, num_vectors: int, templates: Sequence[str]
+) -> None:
+    """Refuse more vectors than each training sentence, cut to what the model reads, has room for.
+
+    Raises:
+        InputError: names the sentence with the least room, and how many vectors fit into it.
+    """
+    room = tokenizer.model_max_length - 2  # the start and end tokens
+    heads = tokenizer([t.split("{}")[0] for t in templates], add_special_tokens=False).input_ids
+    longest, template = max(zip(map(len, heads), templates, strict=True))
+    if num_vectors > room - longest:
+        raise InputError(
+            f"{word!r} has {num_vectors} vectors, too many for the training sentence {template!r}: a prompt holds "
+            f"{room} tokens, and the last of them would not be learned; give --num_vectors {room - longest} or fewer"
+        )
+
+
 def check_sentences(
     tokenizer: Any, word: str, templates: Sequence[str], caption_of: Mapping[str, str]
 ) -> None:
@@ -68,14 +86,8 @@ def check_sentences(
     Raises:
         InputError: a sentence, cut to what the model reads, no longer has all its vectors.
     """
+    check_num_vectors(tokenizer, word, len(tokens_of(tokenizer, word)), templates)
     room = tokenizer.model_max_length - 2  # the start and end tokens
-    for template in templates:
-        if absent_words(tokenizer, [concepts.fill(template, word)], [word]):
-            raise InputError(
-                f"{word!r} has too many vectors for the training sentence {template!r}: a prompt "
-                f"holds {room} tokens, and the last of them would not be learned; give fewer "
-                f"--num_vectors"
-            )
     for name, caption in caption_of.items():
         if absent_words(tokenizer, [caption], [word]):
             raise InputError(

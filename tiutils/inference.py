@@ -175,21 +175,37 @@ def load_words(models: Models, folder: str | Path) -> dict[str, Placeholder]:
         file name without its end → the word, in the order of file names.
 
     Raises:
-        InputError: the folder holds no learned words; or as `load_embedding`, with the file's name.
+        InputError: the folder holds no learned words, or several in one file; or as `load_embedding`,
+            with the file's name.
     """
     ends = (".safetensors", ".bin", ".pt")
     paths = sorted(path for path in Path(folder).glob("*") if path.suffix in ends)
     if not paths:
         raise InputError(f"{str(folder)!r} holds no file that ends in {', '.join(ends)}")
+    tokens = {path: _only_token(path) for path in paths}  # all, before the first is loaded
     found: dict[str, Placeholder] = {}
-    for path in paths:
+    for path, token in tokens.items():
+        taken = token in models.tokenizer.get_added_vocab()
+        own = f"<{'-'.join(path.stem.lower().split())}>" if taken else None
         try:
-            taken = embeddings.read(path).token in models.tokenizer.get_added_vocab()
-            own = f"<{'-'.join(path.stem.lower().split())}>" if taken else None
             found[path.stem] = load_embedding(models, path, own)
         except InputError as error:
             raise InputError(f"{path.name}: {error}") from error
     return found
+
+
+def _only_token(path: Path) -> str:
+    """The one word in a file."""
+    try:
+        first, *others = embeddings.read_all(path)
+    except InputError as error:
+        raise InputError(f"{path.name}: {error}") from error
+    if others:
+        raise InputError(
+            f"{path.name}: it holds {1 + len(others)} words ({first.token!r}, {others[0].token!r} …), but a word "
+            f"of a class has a file to itself; `tiutils convert --word` writes one of them into its own"
+        )
+    return first.token
 
 
 def _first_noise(models: Models, seeds: Sequence[int], height: int, width: int) -> torch.Tensor:

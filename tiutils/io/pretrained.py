@@ -267,6 +267,13 @@ def read_config(folder: str | Path, part: str) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {first_line(error)}") from error
 
 
+def resolution(model_folder: Path) -> int:
+    """Side in pixels of the pictures the model was made for, from its small files."""
+    return read_config(model_folder, "unet")["sample_size"] * vae_factor(
+        read_config(model_folder, "vae")
+    )
+
+
 def check_resolution(resolution: int | None, model_folder: Path) -> None:
     """A picture must come out of the VAE and the U-Net with whole pixels.
 

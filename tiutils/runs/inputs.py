@@ -130,6 +130,7 @@ def check_inputs(
         pretrained.check_word_encoder(folder, name)
     num_vectors = check_words(config, photos, tokenizer)
     pretrained.check_resolution(config.resolution, folder)
+    concept.warn_of_small_photos(photos, config.resolution or pretrained.resolution(folder))
     pretrained.check_prediction_type(folder)
     if state is not None:
         hidden_size = pretrained.read_config(folder, "text_encoder")["hidden_size"]
@@ -168,10 +169,12 @@ def check_words(config: TrainingConfig, photos: Concept, tokenizer: CLIPTokenize
     word, prompt = config.placeholder_token, config.validation_prompt
     templates = concept.templates(config.learnable_property)
     dataset.check_templates(word, templates)  # before what is only warned of
+    dataset.check_num_vectors(tokenizer, word, config.num_vectors, templates)
     tokens = check_placeholder(tokenizer, word, config.num_vectors, warn=False)
     if not (config.pick_initializer or config.initializer_from_photos):
         num_vectors = len(initializer_ids(tokenizer, config))
         if num_vectors != len(tokens):
+            dataset.check_num_vectors(tokenizer, word, num_vectors, templates)
             tokens = check_placeholder(tokenizer, word, num_vectors, warn=False)
     captions = dataset.captions(photos, word) if config.captions else ()
     if config.captions and not any(captions):
