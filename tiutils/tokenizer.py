@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import logging
 import re
+import types
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from transformers import AddedToken, CLIPTokenizer
 
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
-from tiutils.io import embeddings
+from tiutils.io import embeddings, pretrained
 from tiutils.io.embeddings import LearnedEmbedding
 
 logger = logging.getLogger("tiutils")
@@ -229,9 +230,7 @@ def token_ids(tokenizer: CLIPTokenizer, prompts: Iterable[str], *, warn: bool = 
     """
     prompts = list(prompts)
     if warn:
-        for prompt in dict.fromkeys(prompts):
-            for line in misreadings(tokenizer, prompt):
-                logger.warning("%s", line)
+        warn_of_misreadings(tokenizer, prompts)
     ids = tokenizer(
         [expand_prompt(tokenizer, prompt) for prompt in prompts],
         padding="max_length",
@@ -240,6 +239,13 @@ def token_ids(tokenizer: CLIPTokenizer, prompts: Iterable[str], *, warn: bool = 
         return_tensors="np",
     ).input_ids
     return ids.astype(np.int64)
+
+
+def warn_of_misreadings(tokenizer: CLIPTokenizer, prompts: Iterable[str]) -> None:
+    """Say what of the prompts is read otherwise than it looks, a line each."""
+    for prompt in dict.fromkeys(prompts):
+        for line in misreadings(tokenizer, prompt):
+            logger.warning("%s", line)
 
 
 def misreadings(tokenizer: CLIPTokenizer, prompt: str) -> Iterator[str]:
@@ -287,6 +293,18 @@ def absent_words(
         if not any(row[start : start + len(ids)] == ids for row in rows for start in starts):
             absent.append(word)
     return absent
+
+
+def without_weights(
+    name: str, *, revision: str | None = None, tokenizer_name: str | None = None, **_: Any
+) -> Any:
+    """What `read_word` asks of a model, from its small files: words and prompts are checked before it is loaded."""
+    folder = pretrained.locate(name, revision=revision, weights=False)
+    return types.SimpleNamespace(
+        name=str(name),
+        tokenizer=pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name),
+        hidden_size=pretrained.read_config(folder, "text_encoder")["hidden_size"],
+    )
 
 
 def read_word(models: Any, path: str | Path, token: str | None = None) -> LearnedEmbedding:

@@ -148,3 +148,11 @@ def test_refusals(run_dir, arguments, message, capsys):
     filled = [argument.replace("{run_dir}", str(run_dir)) for argument in arguments]
     assert main(["evaluate", *filled]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_prompts_that_are_cut_are_said_before_weights_are_loaded(run_dir, capsys, monkeypatch):
+    monkeypatch.setattr(models, "load", lambda **_: pytest.fail("loaded"))
+    with pytest.raises(pytest.fail.Exception, match="loaded"):
+        main(["evaluate", str(run_dir), *DRAW, "--prompt", "a {} " + "red " * 80])
+    said = capsys.readouterr().err
+    assert "is cut after 75 of its" in said and "<my-toy>" in said and "a toy red" in said

@@ -118,7 +118,9 @@ def model(
     return {**given, **chosen, **changed}
 
 
-def add_drawing_flags(parser: argparse.ArgumentParser, num_images: int) -> None:
+def add_drawing_flags(
+    parser: argparse.ArgumentParser, num_images: int, num_steps: int = 25
+) -> None:
     """Flags that every command which draws has."""
     parser.add_argument("--quiet", action="store_true", help="show no progress on stderr")
     parser.add_argument(
@@ -126,7 +128,10 @@ def add_drawing_flags(parser: argparse.ArgumentParser, num_images: int) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the first picture (%(default)s)")
     parser.add_argument(
-        "--num_inference_steps", type=int, default=25, help="steps of the sampler (%(default)s)"
+        "--num_inference_steps",
+        type=int,
+        default=num_steps,
+        help="steps of the sampler (%(default)s)",
     )
     parser.add_argument(
         "--guidance_scale",
@@ -223,17 +228,17 @@ def check_words(
     Raises:
         InputError: see `tokenizer.read_word`.
     """
-    from tiutils.io import pretrained
-    from tiutils.tokenizer import absent_words, read_word, with_tokens
+    from tiutils.tokenizer import (
+        absent_words,
+        read_word,
+        warn_of_misreadings,
+        with_tokens,
+        without_weights,
+    )
 
     if not words:
         return
-    folder = pretrained.locate(chosen["name"], revision=chosen.get("revision"), weights=False)
-    parts = types.SimpleNamespace(
-        name=str(chosen["name"]),
-        tokenizer=pretrained.load_tokenizer(folder, tokenizer_name=chosen.get("tokenizer_name")),
-        hidden_size=pretrained.read_config(folder, "text_encoder")["hidden_size"],
-    )
+    parts = without_weights(**chosen)
     for source, name in words:
         learned = read_word(parts, source, name)
         parts.tokenizer, _ = with_tokens(parts.tokenizer, learned.tokens)
@@ -241,3 +246,4 @@ def check_words(
         return
     for name in absent_words(parts.tokenizer, prompts, [name for _, name in words]):
         logger.warning("%s is in none of the prompts (it is case-sensitive)", name)
+    warn_of_misreadings(parts.tokenizer, prompts)

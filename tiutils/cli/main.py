@@ -125,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-scores", "--no_scores", action="store_true", help="draw the picture only"
     )
     add_model_flags(evaluate)
-    add_drawing_flags(evaluate, num_images=2)
+    add_drawing_flags(evaluate, num_images=2, num_steps=15)
     evaluate.set_defaults(run=run_evaluate)
 
     push = commands.add_parser(

@@ -24,7 +24,13 @@ from tiutils.io.files import check_writable, given, to_json, write_new
 from tiutils.io.progress import bar
 from tiutils.io.run_folder import entry, find_again, model_of, read_record, update_record
 from tiutils.models import Models
-from tiutils.tokenizer import find_clash
+from tiutils.tokenizer import (
+    find_clash,
+    read_word,
+    warn_of_misreadings,
+    with_tokens,
+    without_weights,
+)
 
 logger = logging.getLogger("tiutils")
 
@@ -76,6 +82,7 @@ def evaluate(
     judge: str | None = None,
     output_dir: str | Path = COMPARISON,
     num_images_per_prompt: int = 2,
+    num_inference_steps: int = 15,
     seed: int = 0,
     scores: bool = True,
     on_picture: Callable[[Path], object] | None = None,
@@ -97,6 +104,7 @@ def evaluate(
         judge: a CLIP model, folder or Hub id; the one that came with the model, if one did.
         output_dir: where a comparison goes.
         num_images_per_prompt: in the picture; the scores take the same, and more where that is few.
+        num_inference_steps: of the sampler; with 25 the scores are the same (benchmarks/README.md).
         seed: of the first picture.
         scores: whether to score at all.
         on_picture: called with the picture's file as soon as it is there, long before the scores.
@@ -108,10 +116,7 @@ def evaluate(
     if missing := [prompt for prompt in prompts if "{}" not in prompt]:
         raise InputError(f"the prompt {missing[0]!r} has no {{}} where the word is to stand")
     config.check_drawing(
-        num_images_per_prompt,
-        drawing.get("num_inference_steps", 25),
-        seed,
-        drawing.get("guidance_scale"),
+        num_images_per_prompt, num_inference_steps, seed, drawing.get("guidance_scale")
     )
     folders = [given(run_dir, "the run's folder") for run_dir in run_dirs]
     subjects = [_subject(folder, photos, held_out) for folder in folders]
@@ -119,13 +124,16 @@ def evaluate(
     is_one = len(subjects) == 1
     target = folders[0] if is_one else given(output_dir, "--output_dir")
     check_writable(target, "the run's folder" if is_one else "--output_dir")
+    words = _names(chosen, subjects, prompts)
     parts = models.load(**chosen, device=models.best_device())
     clip = None
     if scores:
         clip = clip_model.load(judge, device=parts.device) if judge else clip_model.beside(parts)
-    words = [_add_word(parts, subject) for subject in subjects]
+    for subject, word in zip(subjects, words, strict=True):
+        inference.load_embedding(parts, subject.embedding, word)
 
-    gallery = comparison.Gallery(parts, seed=seed, batch_size=parts.at_once, **drawing)
+    drawing |= {"num_inference_steps": num_inference_steps, "batch_size": parts.at_once}
+    gallery = comparison.Gallery(parts, seed=seed, **drawing)
     shown = list(dict.fromkeys([*(s.plain_word for s in subjects), *words]))
     sentences = [concept.fill(prompt, word) for word in shown for prompt in prompts]
     with bar(gallery.missing(sentences, num_images_per_prompt), "drawing", "picture") as drawn:
@@ -299,13 +307,26 @@ def _subject(run_dir: Path, photos: str | Path | None, held_out: str | Path | No
     )  # fmt: skip
 
 
-def _add_word(parts: Models, subject: Subject) -> str:
-    """Give the model a run's word; where two runs taught the same one, the later becomes <word-2>."""
-    count, token, number = len(embeddings.read(subject.embedding).vectors), subject.token, 2
-    while find_clash(parts.tokenizer, token, count):
-        body = subject.token.removesuffix(">")
-        token, number = f"{body}-{number}{subject.token[len(body) :]}", number + 1
-    return inference.load_embedding(parts, subject.embedding, token).token
+def _names(
+    chosen: dict[str, Any], subjects: Sequence[Subject], prompts: Sequence[str]
+) -> list[str]:
+    """A name for each run's word; where two runs taught the same one, the later becomes <word-2>.
+
+    Words that do not fit the model are refused, and prompts that are cut are warned of, before its
+    weights are loaded.
+    """
+    parts, names = without_weights(**chosen), []
+    for subject in subjects:
+        count, token, number = len(embeddings.read(subject.embedding).vectors), subject.token, 2
+        while find_clash(parts.tokenizer, token, count):
+            body = subject.token.removesuffix(">")
+            token, number = f"{body}-{number}{subject.token[len(body) :]}", number + 1
+        learned = read_word(parts, subject.embedding, token)
+        parts.tokenizer, _ = with_tokens(parts.tokenizer, learned.tokens)
+        names.append(token)
+    shown = [*(subject.plain_word for subject in subjects), *names]
+    warn_of_misreadings(parts.tokenizer, [concept.fill(p, word) for word in shown for p in prompts])
+    return names
 
 
 def _one_run(subject: Subject, prompts: Sequence[str], drawn: dict[str, Any], word: str) -> Figure:
