@@ -413,6 +413,16 @@ def test_progress_of_generate_is_quiet_when_asked(small_model, tmp_path, capsys)
     assert capsys.readouterr().err == ""
 
 
+def test_a_quiet_training_says_its_result_alone(small_model, photos, tmp_path, capsys):
+    flags = ["train", "--pretrained_model_name_or_path", str(small_model), "--train_data_dir", str(photos),
+             "--placeholder_token", "<my-toy>", "--initializer_token", "toy", "--max_train_steps", "1"]  # fmt: skip
+    assert main([*flags, "--output_dir", str(tmp_path / "a"), "--quiet"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "" and "<my-toy> after 1 steps" in printed.out
+    assert main([*flags, "--output_dir", str(tmp_path / "b")]) == 0
+    assert "1/1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "flags, expected",
     [

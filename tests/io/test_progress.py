@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 
+import pytest
+
 from tiutils.io import progress
 
 
@@ -24,3 +26,20 @@ def test_a_log_file_has_few_whole_lines(monkeypatch):
 
 def test_quiet(monkeypatch):
     assert shown(monkeypatch, silent=True) == ""
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_goes_over_the_network_is_said_and_the_clients_bars_fill_no_log(
+    is_terminal, monkeypatch
+):
+    from huggingface_hub import utils
+
+    stderr = io.StringIO()
+    stderr.isatty = lambda: is_terminal
+    monkeypatch.setattr("sys.stderr", stderr)
+    with progress.over_network("asking the Hub for a/b"):
+        assert utils.are_progress_bars_disabled() == (not is_terminal)
+    with progress.silence(), progress.over_network("asking the Hub for c/d"):
+        assert utils.are_progress_bars_disabled()
+    assert not utils.are_progress_bars_disabled()
+    assert stderr.getvalue() == "asking the Hub for a/b ...\n"

@@ -332,7 +332,11 @@ def test_the_command(server, run, tmp_path, capsys):
     arguments = ["push", str(run), "--hub_model_id", "toy", "--hub_token", TOKEN]
     more = ["--public", "--license", "cc-by-4.0", "--picture", str(tmp_path / "x.png")]
     assert main([*arguments, *more]) == 0
-    assert capsys.readouterr().out == f"{server.url}/me/toy\n"
+    said = capsys.readouterr()
+    assert said.out == f"{server.url}/me/toy\n"
+    assert said.err.startswith("publishing me/toy: 3 files, ") and said.err.count("\n") == 1
+    assert main([*arguments, *more, "--quiet"]) == 0
+    assert not [line for line in capsys.readouterr().err.splitlines() if "files" in line]
     repository = server.repositories["me/toy"]
     assert not repository.private and b'license: "cc-by-4.0"' in repository.files["README.md"]
     server.failing["commit"] = 403

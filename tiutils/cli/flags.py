@@ -122,7 +122,6 @@ def add_drawing_flags(
     parser: argparse.ArgumentParser, num_images: int, num_steps: int = 25
 ) -> None:
     """Flags that every command which draws has."""
-    parser.add_argument("--quiet", action="store_true", help="show no progress on stderr")
     parser.add_argument(
         "--num_images", type=int, default=num_images, help="pictures of each prompt (%(default)s)"
     )

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with (
                 signals.handled(signals.interrupt),
                 warnings_on_stderr(),
-                progress.silence(getattr(options, "quiet", False)),
+                progress.silence(options.quiet),
             ):
                 flags.check(options)
                 status = options.run(options)
@@ -205,6 +205,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="what is installed, what fits, what to change")
     doctor.set_defaults(run=run_doctor)
+    for command in commands.choices.values():
+        command.add_argument("--quiet", action="store_true", help="show no progress on stderr")
     return parser
 
 
@@ -387,6 +389,7 @@ def run_merge(options: argparse.Namespace) -> int:
     parts = models.load(**chosen)
     for source, word in words:
         inference.load_embedding(parts, source, word)
+    progress.say(f"writing the whole model to {folder}")
     models.save(token_embedding.merged(parts), folder)
     print(folder)
     if words:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tiutils.errors import InputError, first_line
 from tiutils.io.files import refuse_size
+from tiutils.io.progress import over_network
 
 REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/(.+))?", re.ASCII)
 
@@ -99,9 +100,11 @@ def fetch_model(
     import huggingface_hub
 
     def fetch(patterns: Sequence[str]) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
-        )
+        with over_network(f"asking the Hub for {name}"):
+            found = huggingface_hub.snapshot_download(
+                name, revision=revision, allow_patterns=patterns
+            )
+        return Path(found)
 
     folder = fetch(["*.json", "tokenizer/*", *extra])
     infix, shard = f".{variant}" if variant else "", "-?????-of-?????"
@@ -119,13 +122,14 @@ def fetch_dataset(dataset: str, patterns: Sequence[str], token: str | None) -> P
     try:
         from huggingface_hub import snapshot_download  # here: a local folder needs no Hub client
 
-        folder = snapshot_download(
-            dataset,
-            repo_type="dataset",
-            token=token,
-            allow_patterns=patterns,  # datasets may hold gigabytes of archives
-            ignore_patterns=["*/*"],
-        )
+        with over_network(f"asking the Hub for the photos of {dataset}"):
+            folder = snapshot_download(
+                dataset,
+                repo_type="dataset",
+                token=token,
+                allow_patterns=patterns,  # datasets may hold gigabytes of archives
+                ignore_patterns=["*/*"],
+            )
     except Exception as error:  # the client and its HTTP library raise a dozen unrelated types
         raise InputError(
             f"no folder {dataset!r} here, and no Hub dataset of that name could be fetched "

@@ -25,6 +25,30 @@ def silence(silent: bool = True) -> Iterator[None]:
         _silent.reset(token)
 
 
+def say(line: str) -> None:
+    """One line on stderr before what may take long and cannot be counted; nothing when silent."""
+    if not _silent.get() and sys.stderr is not None:
+        tqdm.write(f"{line} ...", file=sys.stderr)
+        sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def over_network(line: str) -> Iterator[None]:
+    """Say what goes over the network; the Hub client's own bars stay where they do not fill a log file."""
+    from huggingface_hub import utils
+
+    say(line)
+    is_log = not (_in_notebook() or (sys.stderr and sys.stderr.isatty()))
+    hides = (is_log or _silent.get()) and not utils.are_progress_bars_disabled()
+    if hides:
+        utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hides:
+            utils.enable_progress_bars()
+
+
 def bar(total: int, what: str, unit: str, *, initial: int = 0, hidden: bool = False) -> Any:
     """A progress bar, to be used in a `with` and moved on by its `update`.
 

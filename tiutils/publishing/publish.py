@@ -16,6 +16,7 @@ from tiutils.errors import InputError, first_line
 from tiutils.io import embeddings, pretrained, run_folder
 from tiutils.io.files import given
 from tiutils.io.hub import check_token
+from tiutils.io.progress import over_network
 from tiutils.io.run_folder import read_record
 from tiutils.publishing.model_card import model_card
 
@@ -108,11 +109,13 @@ def push(
         CommitOperationAdd("README.md", card.encode(errors="replace")),
         *(CommitOperationAdd(there, str(here)) for there, here in files.items()),
     ]
+    size = sum(path.stat().st_size for path in files.values())
     try:
-        url = api.create_repo(name, private=True, exist_ok=True)
-        api.create_commit(name, additions, commit_message="A learned word")
-        if public:  # only now that all is there
-            api.update_repo_settings(name, private=False)
+        with over_network(f"publishing {name}: {len(additions)} files, {size / 1024:,.0f} KiB"):
+            url = api.create_repo(name, private=True, exist_ok=True)
+            api.create_commit(name, additions, commit_message="A learned word")
+            if public:  # only now that all is there
+                api.update_repo_settings(name, private=False)
     except Exception as error:  # as above; a finished run must not end in a traceback
         raise InputError(
             f"publishing {name} failed ({_reason(error)}); nothing here is lost or changed: try again with "
