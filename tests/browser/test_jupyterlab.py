@@ -14,7 +14,7 @@ import time
 import nbformat
 import pages
 import pytest
-from lab import ARGUMENTS, ARTIFACTS, chromium, server
+from lab import ARTIFACTS, server
 from small_model import save_sd15_shaped
 
 pytestmark = pytest.mark.slow
@@ -50,15 +50,6 @@ def jupyter(course, tmp_path_factory):
         variables["TIUTILS_MODEL"] = str(save_sd15_shaped(home / "sd15-shaped", resolution=128))
     with server(course, home, variables) as address_and_token:
         yield address_and_token
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="make setup installs it")
-    with playwright.sync_playwright() as started:
-        program = started.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
-        yield program
-        program.close()
 
 
 @pytest.fixture

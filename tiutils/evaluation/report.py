@@ -1,4 +1,4 @@
-"""What finished runs have learned: pictures *photos | before | after*, and scores."""
+"""What finished runs have learned: pictures *photos | before | after*, scores, and a page to look at."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import dataclasses
 import itertools
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 from tiutils import concept, config, inference, models
 from tiutils.errors import InputError, printable
 from tiutils.evaluation import clip as clip_model
-from tiutils.evaluation import comparison
+from tiutils.evaluation import comparison, web_page
 from tiutils.evaluation.comparison import Score
-from tiutils.figures import grids, output
+from tiutils.figures import curves, grids, output
 from tiutils.io import embeddings
 from tiutils.io.files import check_writable, given, to_json, write_new
 from tiutils.io.progress import bar
-from tiutils.io.run_folder import entry, find_again, model_of, read_record, update_record
+from tiutils.io.run_folder import SHEETS, entry, find_again, model_of, read_record, update_record
 from tiutils.models import Models
 from tiutils.tokenizer import (
     find_clash,
@@ -34,7 +36,7 @@ from tiutils.tokenizer import (
 
 logger = logging.getLogger("tiutils")
 
-PICTURE, COMPARISON = "before_after.png", "comparison"
+PICTURE, PAGE, COMPARISON = "before_after.png", "report.html", "comparison"
 SCORED = 8  # pictures of a word that each score is the mean of, at least; see benchmarks/README.md
 
 
@@ -65,11 +67,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """The picture's file, the words' files, and a verdict on each word; none if no scores were asked for."""
+    """The picture's file, the words' files, and a verdict on each word; none if no scores were asked for.
+
+    Of one run there is a page to look at as well.
+    """
 
     picture: Path
     words: tuple[Path, ...]
     verdicts: tuple[Verdict, ...] = ()
+    page: Path | None = None
 
 
 def evaluate(
@@ -90,9 +96,9 @@ def evaluate(
 ) -> Report:
     """Draw prompts with plain words and learned ones, from the same noise; then score.
 
-    Of one run, `before_after.png` and the scores in `run.json` go into its folder; of several,
-    `comparison.png` and `comparison.json` go into `output_dir`. A picture that is there already
-    stays: another one is called `before_after-2.png`.
+    Of one run, `before_after.png`, the scores in `run.json` and `report.html` go into its folder; of
+    several, `comparison.png` and `comparison.json` go into `output_dir`. What is there already
+    stays: another picture is called `before_after-2.png`.
 
     Args:
         run_dirs: output folders of runs, all on one model.
@@ -148,23 +154,23 @@ def evaluate(
         if is_one
         else _several_runs(subjects, prompts, pictures, words)
     )
-    picture = _keep(figure, target, PICTURE if is_one else f"{COMPARISON}.png")
+    picture = _keep(output.to_png(figure), target, PICTURE if is_one else f"{COMPARISON}.png")
     if on_picture is not None:
         on_picture(picture)
-    files = tuple(subject.embedding for subject in subjects)
-    if not scores:
-        return Report(picture, files)
-
-    verdicts = _verdicts(parts, subjects, words, clip, prompts, num_images_per_prompt, gallery)
+    verdicts: tuple[Verdict, ...] = ()
+    if scores:
+        verdicts = _verdicts(parts, subjects, words, clip, prompts, num_images_per_prompt, gallery)
     record = [dataclasses.asdict(verdict) for verdict in verdicts]
+    page: Path | None = None
     try:
         if is_one:
-            update_record(target, {"scores": record[0]})
-        else:
+            page = _page(subjects[0], prompts, pictures, words[0], *verdicts)
+            update_record(target, {"scores": record[0]} if scores else {})
+        elif scores:
             write_new(_numbered(picture.with_suffix(".json")), to_json(record))
     except InputError as error:  # whoever waited for the scores is to see them all the same
         logger.warning("%s", error)
-    return Report(picture, files, verdicts)
+    return Report(picture, tuple(subject.embedding for subject in subjects), verdicts, page)
 
 
 def _model(run_dirs: Sequence[Path], changed: dict[str, Any]) -> dict[str, Any]:
@@ -181,9 +187,8 @@ def _model(run_dirs: Sequence[Path], changed: dict[str, Any]) -> dict[str, Any]:
     return {**found[0], **changed}
 
 
-def _keep(figure: Figure, folder: Path, name: str) -> Path:
-    """Write a figure under its name, or a numbered one where another picture is; the same one is there already."""
-    data = output.to_png(figure)
+def _keep(data: bytes, folder: Path, name: str) -> Path:
+    """Write a file under its name, or a numbered one where another is; the very same may be there already."""
     for path in _numbered(folder / name):
         if not os.path.lexists(path):
             return write_new(_numbered(folder / name), data)
@@ -338,6 +343,44 @@ def _one_run(subject: Subject, prompts: Sequence[str], drawn: dict[str, Any], wo
         [concept.fill(prompt, word) for prompt in prompts],
         title=f"{word}, learned from {len(subject.photos)} photos",
     )
+
+
+def _page(
+    subject: Subject,
+    prompts: Sequence[str],
+    drawn: dict[str, Any],
+    word: str,
+    verdict: Verdict | None = None,
+) -> Path:
+    """Write the page of one run; returns its path."""
+    record, each = read_record(subject.run_dir), len(drawn[word]) // len(prompts)
+    flags, losses = entry(record, "flags", dict), entry(record, "losses", list)
+    sheets: dict[int, Image.Image] = {
+        int(match[1]): Image.open(path, formats=["PNG"])
+        for path in sorted(subject.run_dir.glob(f"{SHEETS}*.png"))
+        if (match := re.fullmatch(rf"{SHEETS}([0-9]{{1,9}})\.png", path.name))
+    }
+    curve = curves.loss_curve(losses) if losses else None
+    steps = entry(record, "steps", int)
+    page = web_page.Page(
+        word,
+        subject.plain_word,
+        f"Learned from {len(subject.photos)} photos in {steps} steps; it began as “{subject.plain_word}”.",
+        subject.photos,
+        [
+            web_page.Pair(concept.fill(prompts[number // each], word), before, after)
+            for number, (before, after) in enumerate(
+                zip(drawn[subject.plain_word], drawn[word], strict=True)
+            )
+        ],
+        sheets=sheets,
+        curve=(output.to_png(curve), output.alt_text(curve)) if curve else None,
+        scores=(verdict.scores, verdict.plain_scores) if verdict else None,
+        reference_folder=subject.reference_folder,
+        embedding=subject.embedding.name,
+        flags=flags,
+    )
+    return _keep(web_page.render(page).encode(), subject.run_dir, PAGE)
 
 
 def _several_runs(
