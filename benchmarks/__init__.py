@@ -1,1 +1,1 @@
-"""Each figure that the README states, and the command that makes it."""
+"""Each figure that the pages state, and the command that makes it."""

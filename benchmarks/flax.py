@@ -13,7 +13,7 @@ With --threads 1, CPU seconds are compared instead of seconds: on one thread the
 would be, and hardly depend on what else the machine does. The host's drawing of batches, which (a) does beside the
 device's work, then counts in full.
 
-Writes benchmarks/flax-DEVICE-MODEL.json and prints the table; the README's is that of --device cpu --model small.
+Writes benchmarks/flax-DEVICE-MODEL.json and prints the table; the page has that of --device cpu --model small.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ Report = dict[str, Any]
 
 def write(report: Report) -> None:
     """Put the tables between their markers."""
-    write_between_markers(ROOT / "README.md", short(report), "gpu")
     write_between_markers(ROOT / "benchmarks" / "README.md", everything(report), "gpu")
     text = "\n\n".join([source(report), memory(report), fit(report)])
     write_between_markers(ROOT / "docs" / "memory.md", text, "gpu-memory")
@@ -197,27 +196,6 @@ def chip(report: Report) -> str:
                 share = count * batch / (ms / 1000) / (rate * 1e12)
                 shares.append(f"{name}, batch {batch}: {100 * share:.0f} %")
     return text + f" Of the product's rate: {'; '.join(shares) or NONE}."
-
-
-def short(report: Report) -> str:
-    """What the first page says."""
-    rows = [
-        [name, number(milliseconds(report, name, 1), ".1f", " ms")]
-        for name in (
-            "diffusers' script",
-            "ours",
-            "ours, captured",
-            "ours, captured, channels-last",
-            CAPTURED,
-        )
-    ]
-    for on in ("off", "on"):
-        found = at(report, "memory", f"fp16, checkpointing {on}, batch 1") or {}
-        rows.append(
-            [f"memory that PyTorch reserves, checkpointing {on}", gib(found.get("max_reserved"))]
-        )
-    head = f"| {report['card'].split(',')[0]}, {report['date']} | a step, batch 1, half precision |"
-    return "\n".join([head, *table(["", ""], rows).splitlines()[1:]])
 
 
 def attention(report: Report) -> str:

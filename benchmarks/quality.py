@@ -6,7 +6,7 @@ Teaches each concept's word to the bundled model with each seed, as `make run` a
 and compares it with its initializer word on photos of sides that training never saw: the fixed
 evaluation loss, image similarity, and color distance, which must all be better; beside them stands
 what the bundled evaluator, a small CLIP model, says of likeness and of following prompts. Writes
-benchmarks/quality.json, docs/quality.png and the table in README.md. A run that was measured
+benchmarks/quality.json, docs/quality.png and the table in docs/results.md. A run that was measured
 before, with this model and these settings, is taken from runs/quality/; delete that folder to
 measure anew. Exit status 1 says that some advantage is not larger than the spread over seeds.
 """
@@ -99,7 +99,7 @@ def main() -> int:
     (ROOT / "benchmarks" / "quality.json").write_text(json.dumps(record, indent=2) + "\n")
     output.save(picture(results), ROOT / "docs" / "quality.png")
     text = as_markdown(table, results)
-    write_between_markers(ROOT / "README.md", text)
+    write_between_markers(ROOT / "docs" / "results.md", text)
     print(text)
     accepted = [row for row in table if row["measure"] in ACCEPTANCE]
     return 0 if all(row["advantage"] > row["spread"] for row in accepted) else 1
@@ -239,14 +239,14 @@ def picture(results: list[Measured]) -> Any:
 
 
 def as_markdown(table: list[dict[str, Any]], results: list[Measured]) -> str:
-    """Picture and table for the README."""
+    """Picture and table for docs/results.md."""
     minutes = sum(result.seconds for result in results) / 60
     seeds = len({result.seed for result in results})
     keys = ["initializer", "learned", "advantage", *(["spread"] if seeds > 1 else [])]
     titles = ["plain word", "learned word", "better by", "spread"][: len(keys)]
     lines = [
         "![Photos of three things, and what the bundled model draws with the plain word and with "
-        "the learned one, for every seed](docs/quality.png)",
+        "the learned one, for every seed](quality.png)",
         "",
         f"Three concepts, {seeds} seed{'s' * (seeds > 1)} each, all shown, on the bundled model; made by "
         f"`python -m benchmarks.quality --seeds {seeds}` in {minutes:.0f} minutes on {os.cpu_count()} CPU cores. "

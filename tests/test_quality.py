@@ -65,6 +65,6 @@ def test_a_page_without_markers_is_left_alone(tmp_path, page):
     assert path.read_text() == page
 
 
-def test_the_readme_has_the_markers():
-    page = (quality.ROOT / "README.md").read_text()
+def test_the_page_of_results_has_the_markers():
+    page = (quality.ROOT / "docs" / "results.md").read_text()
     assert page.count(quality.BEGIN) == page.count(quality.END) == 1
