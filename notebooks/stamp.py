@@ -1,9 +1,9 @@
-"""Write the repository's address into every notebook.
+"""Write the repository's address into every notebook, README.md and CONTRIBUTING.md.
 
     python notebooks/stamp.py https://github.com/NAME/REPO
 
 The address stands in one place, pyproject.toml. From there it goes into each notebook's first code
-cell, which fetches the course where the notebook is alone, and into its badge "Open in Colab".
+cell, which fetches the course where the notebook is alone, and into all links "Open in Colab".
 Without an argument the address in pyproject.toml is written again, into a new notebook for example.
 """
 
@@ -52,8 +52,14 @@ def stamp(path: Path, address: str) -> bool:
     return True
 
 
+def readdressed(text: str, old: str, new: str) -> str:
+    """A page with another address in its `git clone` and its links to Colab."""
+    colab_old, colab_new = (f"/github/{a.removeprefix('https://github.com/')}/" for a in (old, new))
+    return text.replace(f"git clone {old} ", f"git clone {new} ").replace(colab_old, colab_new)
+
+
 def main(arguments: list[str]) -> None:
-    """Stamp all notebooks with the address given, or with the one in pyproject.toml."""
+    """Stamp notebooks and pages with the address given, or notebooks with the one in pyproject.toml."""
     pyproject = ROOT / "pyproject.toml"
     address = address_in(pyproject)
     if arguments:
@@ -61,6 +67,8 @@ def main(arguments: list[str]) -> None:
         if len(arguments) > 1 or not re.fullmatch(ADDRESS, address):
             sys.exit(f"{' '.join(arguments)!r}: give one address, https://github.com/NAME/REPO")
         pyproject.write_text(pyproject.read_text().replace(f'"{old}"', f'"{address}"'))
+        for page in sorted(ROOT.glob("*.md")):
+            page.write_text(readdressed(page.read_text(), old, address))
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         print(f"{path.name}: {'stamped' if stamp(path, address) else 'as it was'}")
 

@@ -18,7 +18,8 @@ digest = runpy.run_path(str(ROOT / "notebooks" / "store.py"))["digest"]
 def course(tmp_path):
     """What the command reads and writes, copied."""
     (tmp_path / "notebooks").mkdir()
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / name, tmp_path)
     for name in ("store.py", "stamp.py", "00_start_here.ipynb"):
         shutil.copy(ROOT / "notebooks" / name, tmp_path / "notebooks")
     return tmp_path
@@ -62,6 +63,17 @@ def test_no_address_no_change(course, arguments):
     before = (course / "pyproject.toml").read_bytes()
     assert "https://github.com/NAME/REPO" in stamp(course, *arguments).stderr
     assert (course / "pyproject.toml").read_bytes() == before
+
+
+def test_the_pages_get_the_address(course):
+    for address in ("https://github.com/some-one/a.course", "https://github.com/b/c"):
+        assert stamp(course, address).returncode == 0
+    for name in ("README.md", "CONTRIBUTING.md"):
+        page = (course / name).read_text()
+        assert "git clone https://github.com/b/c course" in page, name
+        assert "OWNER" not in page and "some-one" not in page, name
+    colab = "/github/b/c/blob/main/notebooks/00_start_here.ipynb)"
+    assert colab in (course / "README.md").read_text()
 
 
 def test_all_notebooks_bear_the_address_of_pyproject():
