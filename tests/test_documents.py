@@ -77,6 +77,16 @@ def test_a_broken_link_is_noticed(tmp_path):
     assert list(broken_links(page)) == ["none.png", "b.md#two", "c.md", "#none"]
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_files_that_are_named_exist(name):
+    """A file of Python in backquotes lies in the repository, or where the page says that tests or modules lie."""
+    named = re.findall(r"`([\w/.]+\.py)`", text_of(ROOT / name))
+    folders = [ROOT, ROOT / "tiutils", ROOT / "tests"]
+    foreign = {"textual_inversion.py"}  # diffusers' script
+    missing = {n for n in named if not any((folder / n).is_file() for folder in folders)}
+    assert missing - foreign == set()
+
+
 def commands_in(text):
     """The `tiutils` commands of a page's blocks of code, as lists of words."""
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
