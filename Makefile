@@ -13,16 +13,16 @@ PIP    := $(PY) -m pip install
 # one thread each: two workers with two threads each would wait for one another
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal
 OTHERS := --editable '.[test,browser,8bit,flax,benchmarks]'
-# $(call install,SAID,PACKAGES): of all that pip says, what is large enough to be waited for
-install = @echo "$(1)" && $(PIP) --constraint constraints.txt $(2) \
-    | awk '/(Downloading|Using cached) .*\([0-9][0-9.]+ MB\)/ { print "    " $$0; fflush() }'
+# $(call install,SAID,PACKAGES): of all that pip says, what is large enough to be waited for, and from an error on all
+install = @echo "$(1)" && $(PIP) --constraint constraints.txt $(2) 2>&1 \
+    | awk '/ERROR|error:/ { all = 1 } all || /(Downloading|Using cached) .*\([0-9][0-9.]+ MB\)/ { print "    " $$0; fflush() }'
 
 OVERLAYS := transformers-4.57 colab invokeai
 export TIUTILS_TRANSFORMERS4 := $(CURDIR)/build/transformers-4.57
 export TIUTILS_COLAB := $(CURDIR)/build/colab
 export TIUTILS_INVOKEAI := $(CURDIR)/build/invokeai
 
-.PHONY: setup run test tested test-all lint audit types quick slow fuzz bench notebooks colab browser overlays clean
+.PHONY: setup run test tested test-all lint audit types quick slow release fuzz bench notebooks colab browser overlays clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -52,7 +52,7 @@ test: tested
 
 tested:
 	@rm -f build/stages
-	@.ci/stage set-up $(MAKE) setup overlays
+	@.ci/stage set-up $(MAKE) setup
 	@.ci/stage lint $(MAKE) lint
 	@.ci/stage types $(MAKE) types
 	@.ci/stage quick $(MAKE) quick
@@ -60,7 +60,9 @@ tested:
 	@.ci/stage notebooks $(MAKE) notebooks
 
 test-all: tested
+	@.ci/stage overlays $(MAKE) overlays
 	@.ci/stage audit $(MAKE) audit
+	@.ci/stage release $(MAKE) release
 	@.ci/stage colab $(MAKE) colab
 	@.ci/stage browser $(MAKE) browser
 	@.ci/stage --within 4200 python-3.13 .ci/quick-under 3.13
@@ -80,8 +82,12 @@ types: setup
 quick: setup
 	$(PYTEST) -m "not slow"
 
-slow: setup overlays
-	$(PYTEST) -m slow --ignore tests/colab --ignore tests/browser
+slow: setup
+	$(PYTEST) -m "slow and not release" --ignore tests/colab --ignore tests/browser
+
+# Slow tests that few changes can break: other versions, rehearsals of benchmarks, how the bundled model was made.
+release: setup overlays
+	$(PYTEST) -m release
 
 # The property tests, ten times, each time with examples never tried before.
 fuzz: setup

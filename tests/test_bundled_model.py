@@ -41,6 +41,7 @@ numpy.savez(sys.argv[2], ids=ids, states=states, image=image)
 """
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_transformers_4_and_5_read_the_same_model(tmp_path):
     overlays.run_under("transformers-4.57", STOCK, str(FOLDER), str(tmp_path / "old.npz"), "4.57")
@@ -193,6 +194,7 @@ def test_our_judge_sees_and_reads_as_transformers_does(tmp_path):
     check_judge(asked_by_transformers(here, tmp_path / "here.npz"), 1e-5)
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_transformers_4_reads_the_same_judge(tmp_path):
     def old(code, *arguments):

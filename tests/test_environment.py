@@ -128,6 +128,7 @@ def test_imports_are_declared(folder):
     assert ours - known == set()
 
 
+@pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIABLES)
 def test_overlay_imports_with_its_own_versions(name):

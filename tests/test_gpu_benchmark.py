@@ -43,6 +43,7 @@ def run(*words):
     )
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_rehearsal(tmp_path):
     done = run("-m", "benchmarks.gpu", "--thin", "--minutes", 20, "--out", tmp_path)
@@ -69,6 +70,7 @@ def test_rehearsal(tmp_path):
     assert page in done.stdout
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_what_fails_or_has_no_time_is_named_and_the_rest_goes_on(tmp_path):
     done = run("-c", GUARDS, tmp_path)

@@ -186,6 +186,7 @@ def test_saving_shows_no_bars_of_its_own(small_model, tmp_path, capfd):
     assert not capfd.readouterr().err
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_a_saved_model_under_transformers_4(saved, tmp_path):
     from overlays import run_under

@@ -351,6 +351,7 @@ def in_order(name: str):
     }[name](TINY)
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_each_training_stopped_and_gone_on_with_ends_in_the_same_bits(stocked, monkeypatch):
     # oneDNN rounds a small convolution in another way the first time than later in one process
@@ -375,6 +376,7 @@ def test_each_training_stopped_and_gone_on_with_ends_in_the_same_bits(stocked, m
                 assert torch.equal(resumed[part][key], value), (name, part, key)
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_what_suits_a_gpu_computes_the_same(stocked, monkeypatch):
     """The paths that only a GPU takes, taken on the CPU."""

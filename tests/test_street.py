@@ -18,6 +18,7 @@ from tiutils.io.pretrained import BUNDLED_MODEL
 pytestmark = pytest.mark.slow
 
 WOOD_TOY = BUNDLED_MODEL.parent / "concepts" / "wood-toy"
+LEARNED = BUNDLED_MODEL.parent / "embeddings" / "wood-toy.safetensors"  # of such a run
 
 STOCK = """
 import sys, torch
@@ -39,30 +40,24 @@ assert not any(name.split(".")[0] == "tiutils" for name in sys.modules)
 """
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "wood-toy"
+def test_the_learned_word_beats_the_plain_one(tmp_path):
+    folder = tmp_path / "wood-toy"
     flags = {
         "pretrained_model_name_or_path": str(BUNDLED_MODEL), "train_data_dir": str(WOOD_TOY),
         "placeholder_token": "<wood-toy>", "initializer_token": "toy", "max_train_steps": "200",
         "learning_rate": "0.005", "output_dir": str(folder),
     }  # fmt: skip
     assert main(["train", *(part for k, v in flags.items() for part in (f"--{k}", v))]) == 0
-    return folder
-
-
-def test_the_learned_word_beats_the_plain_one(run_dir):
-    assert main(["evaluate", str(run_dir), "--num_images", "1"]) == 0
-    scores = json.loads((run_dir / "run.json").read_text())["scores"]["scores"]
+    assert main(["evaluate", str(folder), "--num_images", "1"]) == 0
+    scores = json.loads((folder / "run.json").read_text())["scores"]["scores"]
     for measure in ("evaluation_loss", "image_similarity", "histogram_distance"):
         assert scores[measure]["better_by"] > 0, measure
     assert {"clip_similarity", "prompt_following"} <= set(scores), "the bundled judge was asked"
 
 
-def test_stock_diffusers_draws_the_toy(run_dir, tmp_path):
+def test_stock_diffusers_draws_the_toy(tmp_path):
     """In a process that never imports tiutils: the word is one token, and its pictures have the toy's colors."""
-    embedding = run_dir / "learned_embeds.safetensors"
-    arguments = [str(BUNDLED_MODEL), str(embedding), str(tmp_path)]
+    arguments = [str(BUNDLED_MODEL), str(LEARNED), str(tmp_path)]
     subprocess.run([sys.executable, "-c", STOCK, *arguments], check=True, timeout=600)
     held_out = [photo.image for photo in concept.load(WOOD_TOY / "held_out").photos]
     learned, plain = (

@@ -65,6 +65,7 @@ assert not any(name.split(".")[0] == "tiutils" for name in sys.modules)
 """
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_invokeai_reads_what_we_write(tmp_path):
     one, two = made.vectors(2, 768), made.vectors(2, 1280)
@@ -103,6 +104,7 @@ assert not any(name.split(".")[0] == "tiutils" for name in sys.modules)
 """
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_compel_needs_a_manager_for_a_word_of_several_vectors(small_model, tmp_path):
     """What docs/engines.md says of it: without one it uses the first vector alone, and says nothing."""
@@ -115,6 +117,7 @@ def test_compel_needs_a_manager_for_a_word_of_several_vectors(small_model, tmp_p
     assert list(map(float, printed.split())) == [0, 0]
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_invokeai_imports_what_is_converted_for_it(tmp_path):
     """And refuses diffusers' own form, as `engines` says."""

@@ -20,7 +20,7 @@ import pytest
 
 from tiutils import models
 from tiutils.cli.flags import training_config
-from tiutils.cli.main import build_parser
+from tiutils.cli.main import build_parser, main
 from tiutils.io import checkpoints, embeddings
 from tiutils.tokenizer import check_initializer
 
@@ -41,20 +41,29 @@ STOPPING = [
 
 
 @pytest.fixture
-def start(small_model, photos):
+def words(small_model, photos):
+    """The command line of a run in so many processes, as one of several would have it."""
+
+    def words(output_dir, number, *flags):
+        return [
+            "train", "--pretrained_model_name_or_path", str(small_model), "--train_data_dir", str(photos),
+            "--placeholder_token", "<my-toy>", "--initializer_token", "toy", "--learning_rate", "0.005",
+            "--train_batch_size", str(BATCH // number), "--max_train_steps", str(STEPS),
+            "--output_dir", str(output_dir), *flags,
+        ]  # fmt: skip
+
+    return words
+
+
+@pytest.fixture
+def start(words):
     """Starts a run in several processes; what they say goes to `log.txt` beside the output folder."""
     started = []
 
     def start(output_dir, number, *flags, env=None):
         # --standalone: on a free port of its own, so that two test runs do not meet
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(number)]
-        command = [
-            sys.executable, *(torchrun if number > 1 else []), "-m", "tiutils", "train",
-            "--pretrained_model_name_or_path", small_model, "--train_data_dir", photos,
-            "--placeholder_token", "<my-toy>", "--initializer_token", "toy", "--learning_rate", "0.005",
-            "--train_batch_size", str(BATCH // number), "--max_train_steps", str(STEPS),
-            "--output_dir", output_dir, *flags,
-        ]  # fmt: skip
+        command = [sys.executable, *torchrun, "-m", "tiutils", *words(output_dir, number, *flags)]
         with open(output_dir.with_suffix(".log"), "wb") as log:
             started.append(
                 subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | (env or {}))
@@ -68,10 +77,13 @@ def start(small_model, photos):
 
 
 @pytest.fixture
-def learn(start):
-    """Runs it to its end; returns what is on record."""
+def learn(start, words):
+    """Runs it to its end; returns what is on record. One process alone is this one, which has all imported."""
 
     def learn(output_dir, number, *flags, env=None):
+        if number == 1:
+            assert main(words(output_dir, number, *flags)) == 0
+            return record_in(output_dir)
         process = start(output_dir, number, *flags, env=env)
         assert process.wait(300) == 0, output_dir.with_suffix(".log").read_text()[-3000:]
         return record_in(output_dir)

@@ -254,6 +254,7 @@ def test_the_full_pipeline_in_a_process_without_tiutils(finished):
     assert [float(x) for x in row] == rows_in(finished)[0, :3].tolist()
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_the_full_pipeline_under_transformers_4(finished):
     from overlays import run_under

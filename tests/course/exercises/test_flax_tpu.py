@@ -136,6 +136,7 @@ print(HAS_PYTORCH, len(torch_losses), len(jax.devices()))
 """
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_the_frameworks_are_compared_where_there_is_no_diffusers():
     """The losses of PyTorch then come from the file."""
