@@ -98,7 +98,7 @@ def test_a_word_inside_other_words_is_warned_about(plain, word, longer, caplog):
         ("a Zcat", "has 'Zcat', but the learned word is 'zcat'"),
         ("two zcats", "'zcat' inside 'zcats', which is torn apart; .* '<zcat>'"),
         ("a lazyzcat", "'zcat' inside 'lazyzcat'"),
-        ("very " * 80 + "<toy>", r"is cut after 75 of its 82 tokens: '.*<toy> ?<toy>_1' is not read"),
+        ("very " * 80 + "<toy>", r"is cut after 75 of its 82 tokens: 'very very very very very <toy> ?<toy>_1' is not"),
         ("very " * 74 + "<toy>", r"is cut after 75 of its 76 tokens: '<toy>_1' is not read"),
         ("very " * 73 + "<toy>", None),
     ],

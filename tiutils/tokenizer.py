@@ -273,7 +273,8 @@ def misreadings(tokenizer: CLIPTokenizer, prompt: str) -> Iterator[str]:
     expanded = expand_prompt(tokenizer, prompt)
     ids = tokenizer(expanded, add_special_tokens=False, verbose=False).input_ids
     if len(ids) > room:
-        lost = tokenizer.decode(ids[room:]).strip()
+        # some tokenizers leave the mark that ends a word in what they decode
+        lost = " ".join(tokenizer.decode(ids[room:]).replace("</w>", " ").split())
         lost = lost if len(lost) <= SHOWN else f"…{lost[-SHOWN:]}"
         yield (
             f"the prompt {shown} is cut after {room} of its {len(ids)} tokens: {lost!r} is not "
