@@ -660,7 +660,7 @@ def fitted(notes: Notes, base: Training, cap: float) -> Result:
         return {"refused": str(refusal)[:300]}
     before, losses = len(leaner), []
     for step in range(notes.steps(20, 1)):
-        losses.append(memory.retrying(training, step, leaner=leaner))
+        losses.append(memory.with_memory_retry(training, step, leaner=leaner))
     found |= peaks(notes)
     return found | {
         "losses": [float(loss) for loss in losses],
@@ -678,7 +678,9 @@ def out_of_memory(notes: Notes, base: Training) -> Result:
     peak = torch.cuda.max_memory_allocated()
     weights = torch.cuda.memory_allocated()
     set_cap(notes, weights + 0.4 * (peak - weights))
-    losses = [float(memory.retrying(training, step, leaner=leaner)) for step in range(2, 5)]
+    losses = [
+        float(memory.with_memory_retry(training, step, leaner=leaner)) for step in range(2, 5)
+    ]
     lift_cap(notes)
     return found | {
         "before": expected,

@@ -178,7 +178,7 @@ def test_rows_are_pulled_to_the_usual_length(small_model, photos, tmp_path):
     begun = begin(config_of(small_model, photos, tmp_path, norm_control=1.0, num_vectors=2))
     table = models.load(small_model).text_encoder.get_input_embeddings().weight
     usual = float(np.median(table.norm(dim=1)))
-    assert begun.usual_length == pytest.approx(usual)
+    assert begun.median_norm == pytest.approx(usual)
     begun.rows.data[1] *= 50
     training.training_step(begun, 0)
     np.testing.assert_allclose(begun.rows.detach().norm(dim=1), usual, rtol=1e-5)
@@ -216,14 +216,14 @@ def test_a_phrase_gives_a_vector_for_each_token(small_model, photos, tmp_path):
 @pytest.mark.parametrize("flags, said", [
     ({"initializer_phrase": "small red toy", "num_vectors": 2}, "is 3 tokens"),
     ({"initializer_phrase": ""}, "is 0 tokens"),
-    ({"initializer_phrase": " ".join(["toy"] * 80)}, "num_vectors is 80"),
+    ({"initializer_phrase": " ".join(["toy"] * 80)}, "80 vectors, too many"),
     ({"norm_control": 2.5}, "norm_control"), ({"snr_gamma": 0.0}, "snr_gamma"),
     ({"max_grad_norm": float("nan")}, "max_grad_norm"), ({"timestep_sampling": "late"}, "noisy"),
 ])  # fmt: skip
 def test_impossible_switches_are_refused(small_model, photos, tmp_path, flags, said):
     config = config_of(small_model, photos, tmp_path / "run", **flags)
     with pytest.raises(InputError, match=said):
-        inputs.check_inputs(config, accelerated=False)
+        inputs.read_inputs(config, device="cpu")
 
 
 def test_start_from_what_the_text_encoder_makes_of_the_word(small_model, photos, tmp_path):

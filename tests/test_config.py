@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from tiutils.config import LR_SCHEDULERS, TrainingConfig, learning_rate_at
 from tiutils.errors import InputError
-from tiutils.runs.inputs import check
+from tiutils.runs.inputs import check_config
 
 GOOD = TrainingConfig("photos", "<my-toy>", "toy")
 KINDS = {field.name: str(field.type).split(" |")[0] for field in dataclasses.fields(TrainingConfig)}
@@ -30,13 +30,13 @@ ZERO_MAKES_SENSE = {
 
 def refused(**flags):
     with pytest.raises(InputError) as caught:
-        check(dataclasses.replace(GOOD, **flags))
+        check_config(dataclasses.replace(GOOD, **flags))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_the_defaults_pass():
-    check(GOOD)
+    check_config(GOOD)
 
 
 def test_there_are_numbers_to_test():
@@ -59,17 +59,17 @@ def test_impossible_numbers_are_refused_by_name(name):
 
 @pytest.mark.parametrize("name", sorted(ZERO_MAKES_SENSE))
 def test_zero_where_it_makes_sense(name):
-    check(dataclasses.replace(GOOD, **{name: 0}))
+    check_config(dataclasses.replace(GOOD, **{name: 0}))
 
 
 @pytest.mark.parametrize("name", ["adam_beta1", "adam_beta2"])
 def test_a_decay_is_below_one(name):
     assert refused(**{name: 1.0}) == f"--{name} is 1.0; it must be at least 0 and below 1"
-    check(dataclasses.replace(GOOD, **{name: 0.999999}))
+    check_config(dataclasses.replace(GOOD, **{name: 0.999999}))
 
 
 def test_a_seed_fits_the_key_of_a_batch():
-    check(dataclasses.replace(GOOD, seed=2**63 - 1))
+    check_config(dataclasses.replace(GOOD, seed=2**63 - 1))
     assert "below 9223372036854775808" in refused(seed=2**63)
 
 
@@ -85,7 +85,7 @@ def test_a_count_is_whole(name):
 
 
 def test_a_path_is_as_good_as_a_name():
-    check(dataclasses.replace(GOOD, train_data_dir=Path("photos"), output_dir=Path("out")))
+    check_config(dataclasses.replace(GOOD, train_data_dir=Path("photos"), output_dir=Path("out")))
     assert refused(output_dir=3) == "--output_dir is 3; it must be text"
     assert refused(output_dir=None) == "--output_dir is None; it must be text"
 

@@ -126,7 +126,7 @@ def test_a_model_that_predicts_the_sample_is_refused_before_it_is_loaded(
     with pytest.raises(
         InputError, match="predicts 'sample'; only models that predict epsilon or v_prediction"
     ):
-        inputs.check_inputs(config, accelerated=False)
+        inputs.read_inputs(config, device="cpu")
 
 
 def relative_difference(rows, other, start):

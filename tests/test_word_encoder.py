@@ -136,7 +136,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(seeing_model, photos, tmp_p
 
 def refused(config):
     with pytest.raises(InputError) as caught:
-        inputs.check_inputs(config, accelerated=False)
+        inputs.read_inputs(config, device="cpu")
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

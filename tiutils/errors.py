@@ -1,4 +1,4 @@
-"""The one exception that means "you can mend this": its message is shown as it is, without a traceback."""
+"""The exceptions that mean "you can mend this": their message is shown as it is, without a traceback."""
 
 
 class InputError(ValueError):
@@ -7,6 +7,10 @@ class InputError(ValueError):
     The message is one line: what was found, what was expected, what to do. The command line prints it and exits
     with status 2.
     """
+
+
+class OutOfMemory(InputError):
+    """A training step did not fit into memory, and nothing leaner is left to try; the run is as it was before it."""
 
 
 def first_line(error: BaseException) -> str:

@@ -89,8 +89,8 @@ class Models:
 
 
 def default_model() -> str:
-    """See `pretrained.default_model`; PyTorch's accelerator is the GPU."""
-    return pretrained.default_model(accelerated=torch.cuda.is_available())
+    """See `pretrained.default_model`; an accelerator is whatever PyTorch has beside the CPU."""
+    return pretrained.default_model(accelerated=best_device().type != "cpu")
 
 
 def best_device() -> torch.device:

@@ -13,7 +13,7 @@ from tiutils.io.checkpoints import RunState
 from tiutils.tokenizer import Placeholder
 
 
-class Watched(Protocol):
+class TrainingProtocol(Protocol):
     """What `training.Training` and `flax.training.Training` both have.
 
     Attributes:

@@ -337,7 +337,7 @@ def read_word(models: Any, path: str | Path, token: str | None = None) -> Learne
     return learned
 
 
-def usual_length(table: np.ndarray) -> float:
+def median_norm(table: np.ndarray) -> float:
     """The median length of a table's rows, `(tokens, hidden)`: what the model takes for a word.
 
     Learned rows grow far beyond it if nothing holds them (the aim is OneTrainer's).

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig, learning_rate_at
 from tiutils.diffusion import Material, fixed_batch, fixed_loss, losses_at, prepare_material
-from tiutils.errors import InputError
+from tiutils.errors import OutOfMemory
 from tiutils.io.checkpoints import RunState, check_state
 from tiutils.models import Models
 from tiutils.protocols import Callback, LoopResult, Progress
 from tiutils.token_embedding import rows_of, table_of
-from tiutils.tokenizer import Placeholder, usual_length
+from tiutils.tokenizer import Placeholder, median_norm
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     total_steps: int
-    usual_length: float
+    median_norm: float
     packages: tuple[str, ...] = ("torch", "diffusers", "transformers", "accelerate")
 
     def vectors(self) -> np.ndarray:
@@ -123,7 +123,7 @@ def prepare(
         make_optimizer(rows, config),
         scaler,
         config.total_steps(len(concept.photos), accelerator.num_processes),
-        usual_length(table_of(models).float().cpu().numpy()) if config.norm_control else 0.0,
+        median_norm(table_of(models).float().cpu().numpy()) if config.norm_control else 0.0,
     )
 
 
@@ -197,7 +197,7 @@ def move_rows(training: Training, step: int, loss: Tensor) -> Tensor:
     training.scaler.update()
     if config.norm_control:
         lengths = rows.detach().norm(dim=1, keepdim=True).clamp(min=1e-8)
-        rows.data *= 1 + config.norm_control * (training.usual_length / lengths - 1)
+        rows.data *= 1 + config.norm_control * (training.median_norm / lengths - 1)
     training.optimizer.zero_grad()
     return loss
 
@@ -211,7 +211,7 @@ def train_rows(
 ) -> LoopResult:
     """The loop: steps `start` to the end, callbacks after each; a non-finite loss ends it with the last good rows.
 
-    `take_step` takes a step, as `training_step` does; `memory.retrying` is one for where memory may run out, a
+    `take_step` takes a step, as `training_step` does; `memory.with_memory_retry` is one for where memory may run out, a
     `cuda_graph.CapturedStep` one that replays what it has recorded.
     """
     take_step = take_step or training_step
@@ -223,7 +223,7 @@ def train_rows(
         rows_before = rows.detach().clone()
         try:
             losses.append(take_step(training, step))
-        except InputError as error:  # the rows and all else are those of the step before
+        except OutOfMemory as error:  # the rows and all else are those of the step before
             result.stopped, result.out_of_memory = str(error), True
             break
         # reading a loss waits for the device, so that a GPU is asked only now and then

@@ -25,7 +25,7 @@ from tiutils.errors import InputError, first_line
 from tiutils.io import pretrained
 from tiutils.models import Models
 from tiutils.token_embedding import table_of
-from tiutils.tokenizer import usual_length
+from tiutils.tokenizer import median_norm
 
 GROUPS = 16  # of channels, normalized together
 
@@ -117,5 +117,5 @@ def row_from_photos(models: Models, concept: Concept) -> Tensor:
     views = [view for view in concepts.views(concept, center_crop=True) if not view.flip]
     latents, _ = encode_views(models, concept, views, encoder.sizes["side"] * models.vae_factor)
     direction = F.normalize(encoder(latents.cpu()).mean(dim=0), dim=0)
-    row = direction * usual_length(table_of(models).cpu().numpy())
+    row = direction * median_norm(table_of(models).cpu().numpy())
     return row.to(models.device)

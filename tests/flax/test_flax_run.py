@@ -214,14 +214,14 @@ def test_launchers_of_several_processes_are_refused(flags, monkeypatch):
 
 def test_a_pickle_needs_pytorch(flags, monkeypatch):
     config = tiutils.TrainingConfig(**flags, no_safe_serialization=True)
-    run.check_flags(config)
+    run.check_flax_config(config)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="which alone writes"):
-        run.check_flags(config)
+        run.check_flax_config(config)
 
 
 def test_a_flag_with_nothing_to_do_is_said(flags, caplog):
-    run.check_flags(tiutils.TrainingConfig(**flags, deterministic=True, report_to="none"))
+    run.check_flax_config(tiutils.TrainingConfig(**flags, deterministic=True, report_to="none"))
     assert "--deterministic has nothing to do" in caplog.text
 
 

@@ -104,4 +104,4 @@ def test_a_packed_model_cannot_be_written_whole():
         "d", "<my-toy>", "toy", quantize="8bit", save_as_full_pipeline=True
     )
     with pytest.raises(tiutils.InputError, match="--save_as_full_pipeline cannot write a U-Net"):
-        inputs.check(config)
+        inputs.check_config(config)

@@ -145,7 +145,7 @@ def test_what_cannot_be_recorded_leaves_the_run_as_it_was(small_model, photos):
     session.config = dataclasses.replace(session.config, capture=True)
     take = CapturedStep(fail)
     result = training.train_rows(
-        session, take_step=lambda t, s: memory.retrying(t, s, leaner=[], take_step=take)
+        session, take_step=lambda t, s: memory.with_memory_retry(t, s, leaner=[], take_step=take)
     )
     assert result.out_of_memory and "add --fit in place of --capture" in result.stopped
     after = session.capture(0)
@@ -200,8 +200,8 @@ def config(small_model, photos, tmp_path):
 @pytest.fixture
 def as_if_on_a_gpu(monkeypatch):
     """The inputs pass as they would where there is a GPU; the graph is the stand-in."""
-    check, recorder = run.check_inputs, Recorder()
-    monkeypatch.setattr(run, "check_inputs", lambda c, **k: check(c, **k | {"accelerated": True}))
+    check, recorder = run.read_inputs, Recorder()
+    monkeypatch.setattr(run, "read_inputs", lambda c, **k: check(c, **k | {"device": "cuda"}))
     monkeypatch.setattr(cuda_graph, "CapturedStep", lambda: CapturedStep(recorder))
     return recorder
 
@@ -244,4 +244,4 @@ def test_where_it_cannot_act_it_is_refused(config, flags, said):
 def test_several_processes_are_refused(config):
     with pytest.raises(errors.InputError, match=r"records the steps of one process.*are 2;"):
         config = dataclasses.replace(config, capture=True)
-        run.check_inputs(config, accelerated=True, num_processes=2)
+        run.read_inputs(config, device="cuda", num_processes=2)

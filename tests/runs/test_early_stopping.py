@@ -241,10 +241,10 @@ def test_what_was_not_finite_is_never_the_best():
 def test_fewer_steps_than_the_window_are_refused(small_model, photos, tmp_path, flags, fits):
     config = config_of(small_model, photos, tmp_path, **{"early_stopping_patience": None, **flags})
     if fits:
-        inputs.check_inputs(config, accelerated=False)
+        inputs.read_inputs(config, device="cpu")
     else:
         with pytest.raises(InputError, match=r"looks back over .* steps, but the run has only"):
-            inputs.check_inputs(config, accelerated=False)
+            inputs.read_inputs(config, device="cpu")
 
 
 @pytest.mark.parametrize(

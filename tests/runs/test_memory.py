@@ -113,13 +113,13 @@ def test_what_cannot_fit_is_told_with_both_figures(monkeypatch):
 
 
 def test_a_models_folder_tells_its_shape(small_model):
-    shape, parts = memory.shape_of(small_model), models.load(small_model)
+    shape, parts = memory.size_of(small_model), models.load(small_model)
     sizes = [m.weight.numel() for m in parts.unet.modules() if isinstance(m, torch.nn.Linear)]
     assert shape.linear == sum(sizes)
     assert shape.linear + shape.other == sum(p.numel() for p in parts.unet.parameters())
     assert shape.text == sum(p.numel() for p in parts.text_encoder.parameters())
     assert shape.activity == (16 / 64) ** 2 * 16 / 320
-    assert memory.shape_of(small_model, 64).activity == 4 * shape.activity
+    assert memory.size_of(small_model, 64).activity == 4 * shape.activity
 
 
 def test_free_memory(monkeypatch):
@@ -187,7 +187,7 @@ def short_of_memory(monkeypatch, unet, most):
 
 def train_sparingly(session, leaner):
     """The loop as a whole run has it: where memory runs out, the step anew with the next leaner plan."""
-    take_step = functools.partial(memory.retrying, leaner=leaner)
+    take_step = functools.partial(memory.with_memory_retry, leaner=leaner)
     return training.train_rows(session, take_step=take_step)
 
 
@@ -367,7 +367,7 @@ def test_the_pages_table_is_what_is_chosen():
 def test_shape_of_a_model_whose_blocks_see_the_prompt_alone():
     """The bundled model's weights, counted from its configuration, are those in its file."""
     folder = pretrained.BUNDLED_MODEL
-    shape = memory.shape_of(folder)
+    shape = memory.size_of(folder)
     with safetensors.safe_open(folder / "unet/diffusion_pytorch_model.safetensors", "np") as file:
         sizes = {name: np.prod(file.get_slice(name).get_shape()) for name in list(file.keys())}
     assert shape.linear + shape.other == sum(sizes.values())

@@ -77,7 +77,8 @@ def refused(learn, tmp_path, monkeypatch):
             patch.setattr(models, "load", lambda *a, **k: pytest.fail("weights were loaded"))
             done = learn(*flags, **options)
         assert done.status == 2, done.err
-        (line,) = done.err.splitlines()
+        *before_it, line = done.err.splitlines()
+        assert all(each.startswith("asking the Hub") for each in before_it)
         assert line.startswith("tiutils: ") and not done.out
         assert fingerprints(tmp_path) == before, "nothing written, nothing overwritten"
         return line

@@ -59,7 +59,7 @@ def describe(
 def _has_gpu() -> bool:
     import torch
 
-    return torch.cuda.is_available()
+    return torch.accelerator.is_available()
 
 
 def _facts(learned: LearnedEmbedding) -> list[str]:

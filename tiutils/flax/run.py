@@ -1,4 +1,4 @@
-"""A whole run in JAX: `tiutils.runs.run` once more, with the other framework's parts; the files are the same."""
+"""A whole run in JAX: the twin of `tiutils.runs.run`, which writes the same files."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tiutils.flax import inference, models, token_embedding, word_encoder
 from tiutils.flax.models import FlaxModels
 from tiutils.flax.training import make_mesh, prepare, restore, train_rows
 from tiutils.protocols import Callback
-from tiutils.runs import callbacks as watchers
-from tiutils.runs.inputs import check_inputs, reserved
-from tiutils.runs.session import Stopwatch, TrainingResult, sit, warn_of_changes
+from tiutils.runs.callbacks import validation
+from tiutils.runs.inputs import read_inputs, reserved
+from tiutils.runs.session import Stopwatch, TrainingResult, run_session, warn_of_changes
 
 logger = logging.getLogger("tiutils")
 
@@ -43,7 +43,7 @@ def train(
     Raises:
         InputError: something that was given cannot be used; nothing has been overwritten.
     """
-    check_flags(config)
+    check_flax_config(config)
     with reserved(config):
         return _train(config, callbacks, list(devices or jax.devices()))
 
@@ -54,12 +54,13 @@ def _train(
     """`train` in an output folder that no other run writes into."""
     clock = Stopwatch()
     mesh = make_mesh(config.train_batch_size, devices)
-    state, photos, name = check_inputs(config, accelerated=devices[0].platform != "cpu")
+    inputs = read_inputs(config, device=devices[0].platform)
+    checkpoint, photos = inputs.checkpoint, inputs.concept
     if devices[0].platform != "tpu":
         logger.warning("there is no TPU here: JAX trains on %s", devices[0].device_kind)
     clock.lap("checks")
     parts = models.load(
-        name,
+        inputs.model_name,
         revision=config.revision,
         variant=config.variant,
         tokenizer_name=config.tokenizer_name,
@@ -75,12 +76,12 @@ def _train(
     if config.validation_prompt is not None:  # its refusals come now, not in the midst of the run
         inference.make_sampler(parts, 1, "dpmsolver++")
     training = prepare(parts, placeholder, photos, config, mesh)
-    if state is not None:
-        restore(training, state)
-        warn_of_changes(training, state)
+    if checkpoint is not None:
+        restore(training, checkpoint)
+        warn_of_changes(training, checkpoint)
     clock.lap("encoding")
-    watching = [*watchers.validation(training, inference.generate), *callbacks]
-    return sit(training, photos, clock, state, train_rows, watching)
+    watching = [*validation(training, inference.generate), *callbacks]
+    return run_session(training, photos, clock, checkpoint, train_rows, watching)
 
 
 def first_rows(config: TrainingConfig, photos: Concept, parts: FlaxModels) -> jax.Array:
@@ -94,7 +95,7 @@ def first_rows(config: TrainingConfig, photos: Concept, parts: FlaxModels) -> ja
     return jnp.tile(word_encoder.row_from_photos(parts, photos), (config.num_vectors, 1))
 
 
-def check_flags(config: TrainingConfig) -> None:
+def check_flax_config(config: TrainingConfig) -> None:
     """Say which flags cannot act in JAX: refused if the run would be another one without them, else a warning.
 
     Raises:

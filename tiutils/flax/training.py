@@ -28,7 +28,7 @@ from tiutils.flax.models import FlaxModels
 from tiutils.flax.steps import State, compile_steps, precision_of
 from tiutils.io.checkpoints import RunState, check_state
 from tiutils.protocols import Callback, LoopResult, Progress
-from tiutils.tokenizer import Placeholder, usual_length
+from tiutils.tokenizer import Placeholder, median_norm
 
 STEPS_PER_DISPATCH = 10
 OPTIMIZER = "AdamW"  # optax's and PyTorch's compute the same, so that their checkpoints do for both
@@ -145,7 +145,7 @@ def prepare(
     )
     length = 0.0
     if config.norm_control:
-        length = usual_length(np.asarray(token_embedding.table_of(models)))
+        length = median_norm(np.asarray(token_embedding.table_of(models)))
     rows = jnp.array(
         token_embedding.rows_of(models, placeholder)
     )  # a copy: the steps' buffers are donated

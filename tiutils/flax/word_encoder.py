@@ -17,7 +17,7 @@ from tiutils.flax.networks import weights
 from tiutils.flax.networks.word_encoder import WordEncoder
 from tiutils.flax.token_embedding import table_of
 from tiutils.io import pretrained
-from tiutils.tokenizer import usual_length
+from tiutils.tokenizer import median_norm
 
 
 def load(folder: str | Path) -> WordEncoder | None:
@@ -47,4 +47,4 @@ def row_from_photos(models: FlaxModels, concept: Concept) -> jax.Array:
     latents, _ = encode_views(models, concept, views, encoder.side * models.vae_factor)
     with jax.default_matmul_precision("float32"):  # accelerators multiply in fewer digits
         mean = jax.jit(lambda encoder, x: encoder(x))(encoder, latents).mean(axis=0)
-    return mean / jnp.linalg.norm(mean) * usual_length(np.asarray(table_of(models)))
+    return mean / jnp.linalg.norm(mean) * median_norm(np.asarray(table_of(models)))

@@ -232,7 +232,7 @@ def _finished_word(folder: Path) -> tuple[str | None, int]:
     for path in (folder / name for name in embeddings.NAMES):
         if path.exists():
             status = record.get("status")
-            if status in (None, "running"):  # of a sitting before the one that was cut off
+            if status in (None, "running"):  # of a session before the one that was cut off
                 return path.name, _steps_of(path)
             return path.name, entry(record, "steps", int) if status == "finished" else 0
     if record.get("status") == "finished":

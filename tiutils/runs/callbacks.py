@@ -22,7 +22,7 @@ from tiutils.figures import output
 from tiutils.io import checkpoints, embeddings, progress, run_folder, signals
 from tiutils.io.checkpoints import CheckpointError
 from tiutils.io.embeddings import LearnedEmbedding
-from tiutils.protocols import Callback, Progress, Watched
+from tiutils.protocols import Callback, Progress, TrainingProtocol
 from tiutils.publishing import model_card
 from tiutils.runs.early_stopping import EarlyStopping
 
@@ -30,7 +30,9 @@ logger = logging.getLogger("tiutils")
 
 
 @contextlib.contextmanager
-def progress_bar(training: Watched, start: int, *, hidden: bool = False) -> Iterator[Callback]:
+def progress_bar(
+    training: TrainingProtocol, start: int, *, hidden: bool = False
+) -> Iterator[Callback]:
     """A bar with the mean of the last losses and the time left; reads the loss every tenth step."""
     total = training.total_steps
     with progress.bar(total, "learning", "step", initial=start, hidden=hidden) as bar:
@@ -86,7 +88,7 @@ def saving(config: TrainingConfig, stopping: EarlyStopping | None = None) -> Cal
     return save
 
 
-def write_rows(training: Watched, step: int, stem: str) -> Path:
+def write_rows(training: TrainingProtocol, step: int, stem: str) -> Path:
     """Write the learned rows into the output folder; what is to be known about them goes along."""
     config, placeholder = training.config, training.placeholder
     suffix = ".bin" if config.no_safe_serialization else ".safetensors"
@@ -107,7 +109,9 @@ def write_rows(training: Watched, step: int, stem: str) -> Path:
     )
 
 
-def write_checkpoint(training: Watched, step: int, stopping: EarlyStopping | None = None) -> None:
+def write_checkpoint(
+    training: TrainingProtocol, step: int, stopping: EarlyStopping | None = None
+) -> None:
     """Write a checkpoint; when it cannot be written, say so and go on."""
     config, state = training.config, training.capture(step)
     state = stopping.add_to(state) if stopping else state
@@ -118,7 +122,7 @@ def write_checkpoint(training: Watched, step: int, stopping: EarlyStopping | Non
 
 
 def validation(
-    training: Watched,
+    training: TrainingProtocol,
     generate: Callable[..., list[Image.Image]],
     trackers: Sequence[Any] = (),
     judge: Callable[[int, list[Image.Image], str], dict[str, float]] | None = None,

@@ -78,10 +78,10 @@ class EarlyStopping:
         if loss < self.losses.get(self.best_step or 0, math.inf):
             self.best_step, self.best_rows = progress.step, progress.training.vectors()
         self.losses[progress.step] = loss
-        return self.at_rest
+        return self.converged
 
     @property
-    def at_rest(self) -> bool:
+    def converged(self) -> bool:
         """Whether to stop: the losses have come to rest, or none was the lowest for `patience` steps."""
         losses = list(self.losses.values())
         if self.patience and max(self.losses, default=0) - (self.best_step or 0) >= self.patience:

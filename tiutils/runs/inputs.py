@@ -10,6 +10,7 @@ import os
 import re
 import typing
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,29 +62,41 @@ NOT_CAPTURED = {
 }
 
 
-def check_inputs(
+@dataclass(frozen=True)
+class Inputs:
+    """What a run begins with.
+
+    Attributes:
+        model_name: a folder, a file or a Hub id.
+        concept: the photos.
+        checkpoint: the run state to go on from; None for a new run, and in all processes but the first.
+    """
+
+    model_name: str
+    concept: Concept
+    checkpoint: RunState | None
+
+
+def read_inputs(
     config: TrainingConfig,
     *,
-    accelerated: bool,
+    device: str,
     is_main_process: bool = True,
     num_processes: int = 1,
-) -> tuple[RunState | None, Concept, str]:
-    """Find every mistake that can be found before weights are loaded.
+) -> Inputs:
+    """Open photos and checkpoint, and find every mistake that can be found before weights are loaded.
 
     Args:
         config: all settings.
-        accelerated: whether there is more than a CPU.
+        device: the kind of device that trains: "cpu", "cuda", "mps", "tpu" …
         is_main_process: whether this one of several processes reads and writes the output folder
             and talks to the Hub.
         num_processes: how many share the work.
 
-    Returns:
-        the checkpoint to go on from (or None), the photos, the model's name.
-
     Raises:
         InputError: names the flag, what was found and what to do.
     """
-    check(config)
+    check_config(config)
     if is_main_process:
         run_folder.check_output_dir(
             config.output_dir,
@@ -92,35 +105,13 @@ def check_inputs(
             config.placeholder_token,
             resumed=config.resume_from_checkpoint is not None,
         )
-    if config.mixed_precision == "fp16" and not accelerated:
-        raise InputError(
-            "--mixed_precision fp16 needs a GPU; on a CPU leave it out, or use bf16, which saves "
-            "memory there but seldom time"
-        )
-    if config.capture and not accelerated:
-        raise InputError(
-            "--capture needs a GPU with CUDA, which PyTorch does not see here; leave it out"
-        )
-    if config.capture and num_processes > 1:
-        raise InputError(
-            f"--capture records the steps of one process, and there are {num_processes}; leave it out, or start "
-            f"without torchrun and accelerate launch"
-        )
-    state = None
+    check_device(config, device, num_processes)
+    checkpoint = None
     if is_main_process:
-        state = run_folder.find_checkpoint(config.resume_from_checkpoint, config.output_dir)
+        checkpoint = run_folder.find_checkpoint(config.resume_from_checkpoint, config.output_dir)
     photos = concept.load(concept.find_photos(config.train_data_dir, token=config.hub_token))
-    total_steps = config.total_steps(len(photos.photos), num_processes)
-    check_window(config, total_steps)
-    warmup = config.warmup_steps(total_steps)
-    if warmup >= total_steps:
-        logger.warning(
-            "--lr_warmup_steps %d is no shorter than the run of %d steps: the learning rate only "
-            "climbs and never gets to --lr_scheduler %s; a tenth of the run is usual",
-            warmup,
-            total_steps,
-            config.lr_scheduler,
-        )
+    check_length(config, config.total_steps(len(photos.photos), num_processes))
+    accelerated = device != "cpu"
     name = str(
         config.pretrained_model_name_or_path or pretrained.default_model(accelerated=accelerated)
     )
@@ -132,11 +123,11 @@ def check_inputs(
     pretrained.check_resolution(config.resolution, folder)
     concept.warn_of_small_photos(photos, config.resolution or pretrained.resolution(folder))
     pretrained.check_prediction_type(folder)
-    if state is not None:
+    if checkpoint is not None:
         hidden_size = pretrained.read_config(folder, "text_encoder")["hidden_size"]
         optimizer = "AdamW8bit" if config.use_8bit_adam else "AdamW"
         shape = (num_vectors, hidden_size)
-        check_state(state, config.placeholder_token, shape, optimizer)
+        check_state(checkpoint, config.placeholder_token, shape, optimizer)
     if config.push_to_hub and is_main_process:
         publish.check_access(
             config.hub_token, config.hub_model_id or Path(config.output_dir).resolve().name
@@ -145,7 +136,47 @@ def check_inputs(
     warn_of_torn_words(tokenizer, config.placeholder_token)
     if config.dataloader_num_workers:
         logger.warning("--dataloader_num_workers has nothing to do: photos are encoded once")
-    return state, photos, name
+    return Inputs(name, photos, checkpoint)
+
+
+def check_device(config: TrainingConfig, device: str, num_processes: int) -> None:
+    """Refuse switches that cannot act on this kind of device, or with so many processes.
+
+    Raises:
+        InputError: names the switch and what to do.
+    """
+    if config.mixed_precision == "fp16" and device == "cpu":
+        raise InputError(
+            "--mixed_precision fp16 needs a GPU; on a CPU leave it out, or use bf16, which saves "
+            "memory there but seldom time"
+        )
+    if config.capture and device != "cuda":
+        raise InputError(
+            "--capture needs a GPU with CUDA, which PyTorch does not see here; leave it out"
+        )
+    if config.capture and num_processes > 1:
+        raise InputError(
+            f"--capture records the steps of one process, and there are {num_processes}; leave it out, or start "
+            f"without torchrun and accelerate launch"
+        )
+
+
+def check_length(config: TrainingConfig, total_steps: int) -> None:
+    """Refuse an early stop that a run of this length cannot reach; warn of a warm-up that fills it.
+
+    Raises:
+        InputError: see `check_window`.
+    """
+    check_window(config, total_steps)
+    warmup = config.warmup_steps(total_steps)
+    if warmup >= total_steps:
+        logger.warning(
+            "--lr_warmup_steps %d is no shorter than the run of %d steps: the learning rate only "
+            "climbs and never gets to --lr_scheduler %s; a tenth of the run is usual",
+            warmup,
+            total_steps,
+            config.lr_scheduler,
+        )
 
 
 @contextlib.contextmanager
@@ -155,7 +186,7 @@ def reserved(config: TrainingConfig, *, is_main_process: bool = True) -> Iterato
     Raises:
         InputError: a setting cannot work, or another run holds the folder.
     """
-    check(config)
+    check_config(config)
     with run_folder.reserved(config.output_dir) if is_main_process else contextlib.nullcontext():
         yield
 
@@ -196,7 +227,7 @@ def check_words(config: TrainingConfig, photos: Concept, tokenizer: CLIPTokenize
     return len(tokens)
 
 
-def check(config: TrainingConfig) -> None:
+def check_config(config: TrainingConfig) -> None:
     """Refuse settings that cannot work, before anything is loaded.
 
     Raises:

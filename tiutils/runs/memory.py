@@ -5,7 +5,7 @@ Weights are counted from the model's configuration. What a step needs beside the
 another model or size that is taken times the latents' area and the width of the U-Net's first block, where
 activations are largest: right for every Stable Diffusion 1.x and 2.x, a little too much for smaller ones.
 
-Where memory runs out all the same, `retrying` begins the step anew with the next leaner plan.
+Where memory runs out all the same, `with_memory_retry` begins the step anew with the next leaner plan.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tiutils.config import TrainingConfig
-from tiutils.errors import InputError, first_line, out_of_memory
+from tiutils.errors import InputError, OutOfMemory, first_line, out_of_memory
 from tiutils.io import pretrained
 
 logger = logging.getLogger("tiutils")
@@ -35,7 +35,7 @@ BYTES = {"no": 4.0, "fp16": 2.0, "bf16": 2.0, "8bit": 1.0, "4bit": 0.5 + 4 / 64}
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelSize:
     """What of a model decides about memory.
 
     Attributes:
@@ -51,7 +51,7 @@ class Shape:
     activity: float
 
 
-SD15 = Shape(270_049_280, 589_471_684, 123_060_480, 1.0)
+SD15 = ModelSize(270_049_280, 589_471_684, 123_060_480, 1.0)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def table() -> dict[str, Any]:
     return json.loads((Path(__file__).parent / "memory_table.json").read_text(encoding="utf-8"))
 
 
-def shape_of(folder: Path, resolution: int | None = None) -> Shape:
+def size_of(folder: Path, resolution: int | None = None) -> ModelSize:
     """What of a model's folder decides about memory; reads its configurations alone."""
     import torch
     from diffusers import UNet2DConditionModel
@@ -108,10 +108,12 @@ def shape_of(folder: Path, resolution: int | None = None) -> Shape:
     side = resolution // factor if resolution else unet.config.sample_size
     activity = (side / 64) ** 2 * settings["block_out_channels"][0] / 320
     everything = sum(p.numel() for p in unet.parameters())
-    return Shape(linear, everything - linear, sum(p.numel() for p in text.parameters()), activity)
+    return ModelSize(
+        linear, everything - linear, sum(p.numel() for p in text.parameters()), activity
+    )
 
 
-def predicted(config: TrainingConfig, shape: Shape = SD15) -> Plan:
+def predicted(config: TrainingConfig, shape: ModelSize = SD15) -> Plan:
     """What the table says of a run with these settings."""
     precision, bits = config.mixed_precision, config.quantize
     batch, accumulation = config.train_batch_size, config.gradient_accumulation_steps
@@ -137,7 +139,7 @@ def predicted(config: TrainingConfig, shape: Shape = SD15) -> Plan:
     )
 
 
-def plans(config: TrainingConfig, shape: Shape, device: str) -> list[Plan]:
+def plans(config: TrainingConfig, shape: ModelSize, device: str) -> list[Plan]:
     """All ways to make the run that was asked for, the first to be tried first.
 
     Whatever was switched on stays on. How the batch is cut and whether activations are computed twice does not change
@@ -177,7 +179,9 @@ def plans(config: TrainingConfig, shape: Shape, device: str) -> list[Plan]:
     return sorted(found, key=order)
 
 
-def choose(config: TrainingConfig, shape: Shape, device: str, free: int) -> tuple[Plan, list[Plan]]:
+def choose(
+    config: TrainingConfig, shape: ModelSize, device: str, free: int
+) -> tuple[Plan, list[Plan]]:
     """The first plan that fits into `free` bytes; and those to go on with if it does not fit after all.
 
     The latter differ only in what does not change the run.
@@ -215,7 +219,7 @@ def free_bytes(device: Any) -> int:
     return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def retrying(
+def with_memory_retry(
     training: Any,
     step: int,
     *,
@@ -228,7 +232,7 @@ def retrying(
     `training.training_step` by default.
 
     Raises:
-        InputError: nothing leaner is left.
+        OutOfMemory: nothing leaner is left.
     """
     from tiutils import training as loop  # here, as it needs PyTorch
 
@@ -244,7 +248,7 @@ def retrying(
         empty_cache()
         where = f"out of memory in step {step + 1} ({said[:120]})"
         if not leaner:
-            raise InputError(f"{where}; {advice(training.config)}")
+            raise OutOfMemory(f"{where}; {advice(training.config)}")
         plan = leaner.pop(0)
         logger.warning("%s: going on with %s", where, plan)
         training.config = plan.applied(training.config)  # what is learned stays the same
@@ -270,8 +274,8 @@ def advice(config: TrainingConfig) -> str:
 
 
 @contextmanager
-def told(config: TrainingConfig) -> Iterator[None]:
-    """Around what loads and encodes: out of memory there becomes an `InputError` that says what to do."""
+def explain_out_of_memory(config: TrainingConfig) -> Iterator[None]:
+    """Turn running out of memory while models load and photos are encoded into an `InputError` that says what to do."""
     try:
         yield
     except Exception as error:  # whatever a library has made of it
@@ -280,7 +284,7 @@ def told(config: TrainingConfig) -> Iterator[None]:
         raise InputError(f"out of memory ({first_line(found)[:120]}); {advice(config)}") from error
 
 
-def explain(config: TrainingConfig, shape: Shape = SD15) -> str:
+def explain(config: TrainingConfig, shape: ModelSize = SD15) -> str:
     """What each switch that is on buys, a line each; by default with Stable Diffusion 1.5 at 512 pixels."""
     now = predicted(config, shape)
     without: dict[str, dict[str, Any]] = {

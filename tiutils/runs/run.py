@@ -1,4 +1,4 @@
-"""A whole run: photos and a word in; the loop with what watches it; files out, as `session` lists them."""
+"""A whole run in PyTorch: photos and a word in, the loop and its callbacks, the files that `session` lists out."""
 
 from __future__ import annotations
 
@@ -31,10 +31,16 @@ from tiutils.evaluation import overfitting
 from tiutils.io import pretrained
 from tiutils.models import Models
 from tiutils.protocols import Callback
-from tiutils.runs import callbacks as watchers
 from tiutils.runs import cuda_graph, memory
-from tiutils.runs.inputs import check_inputs, reserved
-from tiutils.runs.session import Stopwatch, TrainingResult, public_flags, sit, warn_of_changes
+from tiutils.runs.callbacks import tracking, validation
+from tiutils.runs.inputs import read_inputs, reserved
+from tiutils.runs.session import (
+    Stopwatch,
+    TrainingResult,
+    public_flags,
+    run_session,
+    warn_of_changes,
+)
 from tiutils.tokenizer import whole_words
 from tiutils.training import prepare, restore, train_rows
 
@@ -62,19 +68,21 @@ def _train(
 ) -> TrainingResult:
     """`train` in an output folder that no other run writes into."""
     clock = Stopwatch()
-    state, photos, name = check_inputs(
+    inputs = read_inputs(
         config,
-        accelerated=torch.cuda.is_available(),
+        device=models.best_device().type,
         is_main_process=processes.is_main_process,
         num_processes=processes.num_processes,
     )
-    [state] = broadcast_object_list([state])  # the others may be on a machine without its folder
+    # the other processes may be on a machine without the run's folder
+    [checkpoint] = broadcast_object_list([inputs.checkpoint])
+    photos, name = inputs.concept, inputs.model_name
     leaner: list[memory.Plan] = []
     if config.fit:
         config, leaner = fitted(config, name, processes)
     accelerator = make_accelerator(config)
     clock.lap("checks")
-    with memory.told(config):
+    with memory.explain_out_of_memory(config):
         parts = load_models(config, name, accelerator.device)
         clock.lap("loading")
         if config.pick_initializer:
@@ -86,9 +94,9 @@ def _train(
             vectors=first_rows(config, photos, parts),
         )
         training = prepare(parts, placeholder, photos, config, accelerator)
-        if state is not None:
-            restore(training, state)
-            warn_of_changes(training, state)
+        if checkpoint is not None:
+            restore(training, checkpoint)
+            warn_of_changes(training, checkpoint)
         parts.vae.to("cpu")  # its work is done; drawing brings it back for a moment
         parts.unet.to(parts.device)
         if config.capture:  # before the graph, which knows where the weights lie
@@ -101,19 +109,19 @@ def _train(
     judge = None
     if accelerator.is_main_process:  # it alone draws
         judge = overfitting.judge(config, [photo.image for photo in photos.photos], parts)
-    retrying = functools.partial(
-        memory.retrying,
+    take_step = functools.partial(
+        memory.with_memory_retry,
         leaner=leaner,
         take_step=cuda_graph.CapturedStep() if config.capture else None,
     )
-    validation = watchers.validation(training, inference.generate, accelerator.trackers, judge)
-    result = sit(
+    drawing = validation(training, inference.generate, accelerator.trackers, judge)
+    result = run_session(
         training,
         photos,
         clock,
-        state,
-        functools.partial(train_rows, take_step=retrying),
-        [*watchers.tracking(accelerator), *validation, *callbacks],
+        checkpoint,
+        functools.partial(train_rows, take_step=take_step),
+        [*tracking(accelerator), *drawing, *callbacks],
         save_more=save_pipeline if config.save_as_full_pipeline else None,
         is_main_process=accelerator.is_main_process,
     )
@@ -123,9 +131,10 @@ def _train(
 
 
 def find_processes() -> PartialState:
-    """This process among those that were launched, joined with the others; all is looked at anew.
+    """This process among those that were launched, joined with the others.
 
-    A notebook may train twice, in another precision, and then in processes that remember both.
+    What accelerate remembers is forgotten first: a notebook may train twice in one process, the second time in another
+    precision.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
     # said outright, because several processes on CPUs are joined only then
@@ -152,7 +161,7 @@ def fitted(
     folder = pretrained.locate(name, revision=config.revision, weights=False)
     device = processes.device
     free = min(gather_object([memory.free_bytes(device)]))
-    shape = memory.shape_of(folder, config.resolution)
+    shape = memory.size_of(folder, config.resolution)
     plan, leaner = memory.choose(config, shape, device.type, free)
     if processes.is_main_process:
         logger.warning(

@@ -1,10 +1,10 @@
-"""One sitting of a run, in either framework: the loop with what watches it, then files out.
+"""One session of a run, in either framework: the loop with its callbacks, then the files that it leaves.
 
 output_dir/
     learned_embeds.safetensors            the learned rows, for any program that reads them
     learned_embeds-steps-N.safetensors    the same after N steps
     checkpoint-N/                         the run state, to resume from
-    validation-steps-N.png                pictures drawn on the way
+    validation-steps-N.png                pictures drawn during training
     run.json                              flags, versions, times, losses
 """
 
@@ -29,16 +29,22 @@ from tiutils.errors import InputError
 from tiutils.io import hub, run_folder
 from tiutils.io.checkpoints import RunState
 from tiutils.io.run_folder import absolute, entry, find_again, read_record, update_record
-from tiutils.protocols import Callback, LoopResult, Watched
+from tiutils.protocols import Callback, LoopResult, TrainingProtocol
 from tiutils.publishing import publish
-from tiutils.runs import callbacks as watchers
+from tiutils.runs.callbacks import (
+    progress_bar,
+    saving,
+    stop_on_signal,
+    write_checkpoint,
+    write_rows,
+)
 from tiutils.runs.early_stopping import EarlyStopping, early_stopping
 from tiutils.tokenizer import Placeholder
 
 logger = logging.getLogger("tiutils")
 
 FOUND_AGAIN = ("train_data_dir", "pretrained_model_name_or_path", "tokenizer_name", "evaluator")
-# What is written, watched or logged on the way; and what `warn_of_changes` has from the checkpoint itself.
+# Settings of what is written, drawn or logged; and those that `warn_of_changes` knows from the checkpoint itself.
 CHANGE_NO_STEP = {
     "output_dir", "save_steps", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint",
     "save_as_full_pipeline", "no_safe_serialization", "validation_prompt", "num_validation_images", "evaluator",
@@ -56,9 +62,9 @@ class TrainingResult:
         embedding_path: the learned word, in diffusers' form.
         placeholder: the word, known to `models` now.
         models: the frozen parts with the word added, ready for `generate`.
-        losses: one for each step done in this sitting.
+        losses: one for each step done in this session.
         steps: optimizer steps done in all.
-        seconds: wall-clock time by stage, of this sitting.
+        seconds: wall-clock time by stage, of this session.
         stopped: why the run ended early; None if it did not.
         diverged: whether that was a loss that is not a number.
         is_main_process: whether this process wrote the files; of several only one does.
@@ -83,8 +89,8 @@ class TrainingResult:
         return self.stopping.best_step if self.stopping else None
 
 
-def sit(
-    training: Watched,
+def run_session(
+    training: TrainingProtocol,
     photos: Concept,
     clock: Stopwatch,
     state: RunState | None,
@@ -94,13 +100,13 @@ def sit(
     save_more: Callable[[], object] | None = None,
     is_main_process: bool = True,
 ) -> TrainingResult:
-    """Run `loop` to the end with its watchers, and write what it leaves.
+    """Run `loop` to the end with its callbacks, and write what it leaves.
 
     Args:
         training: all that the steps need.
         photos: what it learns from, for the record.
         clock: has timed the stages before.
-        state: that of an earlier sitting, already restored in `training`; None in the first.
+        state: that of an earlier session, already restored in `training`; None in the first.
         loop: the framework's own: takes `training`, `start` and callbacks.
         callbacks: called after each step, beside those that save and show progress.
         save_more: writes further files once the rows are written.
@@ -113,22 +119,22 @@ def sit(
     if is_main_process:
         write_record(training, photos, clock, "running", start, earlier)
     with (
-        watchers.stop_on_signal() as stop,
-        watchers.progress_bar(training, start, hidden=not is_main_process) as bar,
+        stop_on_signal() as stop,
+        progress_bar(training, start, hidden=not is_main_process) as bar,
     ):
         watching: list[Callback] = [stop]
         if stopping:  # before the checkpoint, which is to hold what it says of the same step
             watching.append(stopping)
         if is_main_process:
-            watching += [bar, watchers.saving(config, stopping), *callbacks]
-        # an earlier sitting may have come to rest in the step of its last checkpoint
-        came_to_rest = stopping is not None and stopping.at_rest
-        result = LoopResult(step=start) if came_to_rest else loop(training, start, watching)
+            watching += [bar, saving(config, stopping), *callbacks]
+        # an earlier session may have converged in the step of its last checkpoint
+        had_converged = stopping is not None and stopping.converged
+        result = LoopResult(step=start) if had_converged else loop(training, start, watching)
     clock.lap("training")
 
     kept = result.step
     if is_main_process and not result.diverged:
-        watchers.write_checkpoint(training, result.step, stopping)
+        write_checkpoint(training, result.step, stopping)
     if result.out_of_memory:
         raise InputError(result.stopped)
     if stopping and stopping.best_step and stopping.best_rows is not None:
@@ -136,12 +142,12 @@ def sit(
         training.set_vectors(stopping.best_rows)
         if result.diverged:
             result.diverge(result.step + 1, kept)
-        elif stopping.at_rest:
+        elif stopping.converged:
             result.stopped = None  # it is finished
     path = Path(config.output_dir) / f"{run_folder.EMBEDDING}.safetensors"
     if is_main_process:
         run_folder.keep_earlier(config.output_dir, kept)
-        path = watchers.write_rows(training, kept, run_folder.EMBEDDING)
+        path = write_rows(training, kept, run_folder.EMBEDDING)
         if save_more is not None:
             save_more()
         clock.lap("saving")
@@ -163,7 +169,7 @@ def sit(
     )
 
 
-def warn_of_changes(training: Watched, state: RunState) -> None:
+def warn_of_changes(training: TrainingProtocol, state: RunState) -> None:
     """Say which changed settings keep a resumed run from being the uninterrupted one."""
     now = {
         "seed": training.config.seed,
@@ -226,7 +232,7 @@ def public_flags(config: TrainingConfig) -> dict[str, Any]:
 
 
 def write_record(
-    training: Watched,
+    training: TrainingProtocol,
     photos: Concept,
     clock: Stopwatch,
     status: str,
