@@ -32,8 +32,9 @@ def test_quiet(monkeypatch):
 def test_what_goes_over_the_network_is_said_and_the_clients_bars_fill_no_log(
     is_terminal, monkeypatch
 ):
-    from huggingface_hub import utils
+    from huggingface_hub import constants, utils
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     stderr = io.StringIO()
     stderr.isatty = lambda: is_terminal
     monkeypatch.setattr("sys.stderr", stderr)
@@ -42,4 +43,7 @@ def test_what_goes_over_the_network_is_said_and_the_clients_bars_fill_no_log(
     with progress.silence(), progress.over_network("asking the Hub for c/d"):
         assert utils.are_progress_bars_disabled()
     assert not utils.are_progress_bars_disabled()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with progress.over_network("asking the Hub for e/f"):
+        pass
     assert stderr.getvalue() == "asking the Hub for a/b ...\n"

@@ -35,9 +35,10 @@ def say(line: str) -> None:
 @contextlib.contextmanager
 def over_network(line: str) -> Iterator[None]:
     """Say what goes over the network; the Hub client's own bars stay where they do not fill a log file."""
-    from huggingface_hub import utils
+    from huggingface_hub import constants, utils
 
-    say(line)
+    if not constants.HF_HUB_OFFLINE:
+        say(line)
     is_log = not (_in_notebook() or (sys.stderr and sys.stderr.isatty()))
     hides = (is_log or _silent.get()) and not utils.are_progress_bars_disabled()
     if hides:
