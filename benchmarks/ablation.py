@@ -35,7 +35,7 @@ from tiutils.evaluation import clip, comparison, metrics
 from tiutils.figures import output
 
 TABLE = ROOT / "benchmarks" / "ablation.csv"
-COLUMNS = ("concept", "variant", "steps", *comparison.MEASURES)
+COLUMNS = ("concept", "variant", "steps", *comparison.METRICS)
 LOOKS = (10, 25, 50, 100)  # steps with a look at the loss; the last ends the run, with all scores
 DRAWS = 64
 NUM_IMAGES = 8
@@ -95,12 +95,12 @@ def measure(name: str, variant: str, flags: dict[str, Any]) -> Iterator[dict[str
 
     flags = {**AS_THE_SCRIPT, **flags}
     parts = teach(name, folder, [look], max_train_steps=LOOKS[-1], **flags).models
-    found[LOOKS[-1]] = comparison.measure(
+    found[LOOKS[-1]] = comparison.evaluate_word(
         parts,
         word,
         held_out,
         plain_word=plain_word,
-        evaluator=clip.beside(parts),
+        evaluator=clip.bundled_with(parts),
         prompts=FOLLOWED,
         num_images=NUM_IMAGES,
     )
@@ -144,13 +144,13 @@ def gains(table: list[dict[str, str]], variant: str, measure: str) -> list[float
             value_of(table, concept, name, LOOKS[-1], measure) for name in ("as it is", variant)
         )
         if plain and other:
-            better.append(100 * comparison.MEASURES[measure][1] * (other / plain - 1))
+            better.append(100 * comparison.METRICS[measure][1] * (other / plain - 1))
     return better
 
 
 def as_markdown(table: list[dict[str, str]]) -> str:
     """By how much each switch is better than none: mean over concepts, and on how many of them."""
-    names = [comparison.MEASURES[measure][0][:-2] for measure in JUDGED_BY]
+    names = [comparison.METRICS[measure][0][:-2] for measure in JUDGED_BY]
     lines = [
         f"| switch, {LOOKS[-1]} steps | {' | '.join(names)} | helps on every concept |",
         "|---|" + "--:|" * len(names) + "---|",
@@ -196,7 +196,7 @@ def learning_rates(table: list[dict[str, str]]) -> Figure:
             known_values = [value for value in values if value is not None]
             if known_values:
                 means[rate] = statistics.mean(known_values)
-        label = comparison.MEASURES[measure][0][:-2]
+        label = comparison.METRICS[measure][0][:-2]
         last.plot(list(means), list(means.values()), styles[measure], color=color, label=label)
         if means:
             text.append(f"{label} is highest with {max(means, key=lambda rate: means[rate]):g}")

@@ -90,17 +90,17 @@ def ready(parts: Models, checkpointing: bool, bits: str | None) -> Models:
     return parts
 
 
-def material(parts: Models, batch: int) -> diffusion.Material:
+def dataset(parts: Models, batch: int) -> diffusion.LatentDataset:
     """Something to learn from, with the new word in each prompt; its values do not matter."""
     shape, device = parts.latent_shape(), parts.device
     word = parts.text_encoder.get_input_embeddings().first_id
     plan = BatchPlan(0, batch, (3,) * 5, 3, shape, 1000)
     prompts = torch.full((3, 77), word, device=device)
     mean, std = torch.zeros(15, *shape, device=device), torch.ones(15, *shape, device=device)
-    return diffusion.Material(mean, std, prompts, plan)
+    return diffusion.LatentDataset(mean, std, prompts, plan)
 
 
-def step(parts: Models, learned: diffusion.Material, half: torch.dtype | None) -> Tensor:
+def step(parts: Models, learned: diffusion.LatentDataset, half: torch.dtype | None) -> Tensor:
     """Forward and backward of step 0, as a training run does it; returns the mean loss."""
     with torch.autocast(parts.device.type, half, enabled=half is not None):
         losses = diffusion.losses_at(parts, learned, 0, 0, learned.plan.batch_size)
@@ -116,7 +116,7 @@ def count_step(
     with FakeTensorMode(allow_non_fake_inputs=True):
         parts = ready(random_parts(model, dtype, 49408), checkpointing, bits)
         held = tensors(parts.unet, parts.text_encoder)
-        learned = material(parts, batch)
+        learned = dataset(parts, batch)
         with Counter(held) as counter:
             step(parts, learned, None if precision == "no" else dtype)
     weights = sum(tensor.nbytes for tensor in held)

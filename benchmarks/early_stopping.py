@@ -48,7 +48,7 @@ THEIR_STEPS = 3000
 OUR_LIMIT = THEIR_STEPS // 8
 NUM_IMAGES = 16
 KEY = ("concept", "program", "seed", "steps")
-COLUMNS = (*KEY, "kept_step", "seconds", *comparison.MEASURES)
+COLUMNS = (*KEY, "kept_step", "seconds", *comparison.METRICS)
 
 
 def main() -> int:
@@ -147,12 +147,12 @@ def score(name: str, path: Path) -> dict[str, float]:
     parts, words = models.load(BUNDLED_MODEL), card(name)
     vectors = torch.from_numpy(embeddings.read(path).vectors)
     token_embedding.add_placeholder(parts, words["placeholder_token"], vectors=vectors)
-    measured = comparison.measure(
+    measured = comparison.evaluate_word(
         parts,
         words["placeholder_token"],
         photos(name, "held_out"),
         plain_word=words["initializer_token"],
-        evaluator=clip.beside(parts),
+        evaluator=clip.bundled_with(parts),
         prompts=FOLLOWED,
         num_images=NUM_IMAGES,
     )
@@ -188,10 +188,10 @@ def add_row(row: dict[str, Any]) -> None:
 
 def as_markdown(table: list[dict[str, str]]) -> str:
     """The table for a page, means over seeds: a line for each concept, program and number of runs."""
-    names = [m for m in comparison.MEASURES if any(row[m] for row in table)]
+    names = [m for m in comparison.METRICS if any(row[m] for row in table)]
     lines = [
         "| concept | program | runs | steps | "
-        + " | ".join(comparison.MEASURES[m][0] for m in names),
+        + " | ".join(comparison.METRICS[m][0] for m in names),
         "|---|---|--:|--:|" + "--:|" * len(names),
     ]
     lines[0] += " |"

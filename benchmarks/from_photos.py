@@ -69,7 +69,7 @@ def measure_run(name: str, from_photos: bool) -> list[float]:
 def held_out_loss(parts: models.Models, name: str) -> float:
     """The fixed evaluation loss of a concept's word."""
     word, held_out = card(name)["placeholder_token"], photos(name, "held_out")
-    return metrics.fixed_evaluation_loss(parts, held_out, word, draws=DRAWS)
+    return metrics.fixed_evaluation_loss(parts, held_out, word, num_samples=DRAWS)
 
 
 if __name__ == "__main__":

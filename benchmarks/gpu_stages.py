@@ -639,15 +639,15 @@ def planned(
     It goes on with the weights that are there, so that caps must come in falling order: checkpointing stays on.
     """
     config = TrainingConfig("", gpu_steps.WORD, "toy", train_batch_size=4, fit=True)
-    plan, leaner = memory.choose(config, memory.SD15, notes.setting.device, int(free))
-    found = {"plan": str(plan), "leaner": [str(one) for one in leaner]}
+    plan, fallbacks = memory.choose_plan(config, memory.SD15, notes.setting.device, int(free))
+    found = {"plan": str(plan), "leaner": [str(one) for one in fallbacks]}
     if plan.quantize or plan.mixed_precision != base.config.mixed_precision:
         raise Skipped(f"--fit chose {plan}, which is not run here")
     training = gpu_steps.with_batch(base, 4)
     training.config = plan.applied(dataclasses.replace(training.config, fit=True))
     if plan.gradient_checkpointing:
         recompute_activations(training.models)
-    return training, list(leaner), found
+    return training, list(fallbacks), found
 
 
 def fitted(notes: Notes, base: Training, cap: float) -> Result:
@@ -655,17 +655,17 @@ def fitted(notes: Notes, base: Training, cap: float) -> Result:
     clean(notes)
     set_cap(notes, cap * GIB)
     try:
-        training, leaner, found = planned(notes, base, cap * GIB)
+        training, fallbacks, found = planned(notes, base, cap * GIB)
     except InputError as refusal:
         return {"refused": str(refusal)[:300]}
-    before, losses = len(leaner), []
+    before, losses = len(fallbacks), []
     for step in range(notes.steps(20, 1)):
-        losses.append(memory.with_memory_retry(training, step, leaner=leaner))
+        losses.append(memory.with_memory_retry(training, step, fallbacks=fallbacks))
     found |= peaks(notes)
     return found | {
         "losses": [float(loss) for loss in losses],
         "finite": all(bool(loss.isfinite()) for loss in losses),
-        "out_of_memory": before - len(leaner),
+        "out_of_memory": before - len(fallbacks),
     }
 
 
@@ -673,13 +673,13 @@ def out_of_memory(notes: Notes, base: Training) -> Result:
     """A plan that fits, then a cap below it: the same step must be done by a leaner plan."""
     need_cuda(notes, "an induced out-of-memory")
     clean(notes)
-    training, leaner, found = planned(notes, base, 16 * GIB)
+    training, fallbacks, found = planned(notes, base, 16 * GIB)
     expected = [float(training_step(training, step)) for step in range(2)]
     peak = torch.cuda.max_memory_allocated()
     weights = torch.cuda.memory_allocated()
     set_cap(notes, weights + 0.4 * (peak - weights))
     losses = [
-        float(memory.with_memory_retry(training, step, leaner=leaner)) for step in range(2, 5)
+        float(memory.with_memory_retry(training, step, fallbacks=fallbacks)) for step in range(2, 5)
     ]
     lift_cap(notes)
     return found | {
@@ -690,8 +690,8 @@ def out_of_memory(notes: Notes, base: Training) -> Result:
             training.config.gradient_accumulation_steps,
             training.config.gradient_checkpointing,
         ],
-        "leaner_left": len(leaner),
-        "survived": bool(np.isfinite(losses).all()) and len(leaner) < len(found["leaner"]),
+        "leaner_left": len(fallbacks),
+        "survived": bool(np.isfinite(losses).all()) and len(fallbacks) < len(found["leaner"]),
     }
 
 

@@ -89,7 +89,7 @@ def ready(
     sentences = [t.format(WORD) for t in concept.templates("object")]
     shape = parts.latent_shape()
     views = torch.randn(30, *shape, device=device)
-    material = diffusion.Material(
+    dataset = diffusion.LatentDataset(
         views,
         torch.full_like(views, 0.1),
         token_embedding.tokenize(parts.tokenizer, sentences).to(device),
@@ -99,7 +99,7 @@ def ready(
     return Training(
         parts,
         placeholder,
-        material,
+        dataset,
         config,
         accelerator(setting, precision),
         rows,
@@ -141,12 +141,12 @@ def bundled(setting: Setting, precision: str, steps: int, device: str | None = N
 
 def with_batch(training: Training, batch: int) -> Training:
     """The same run with another batch."""
-    material = training.material
-    plan = dataclasses.replace(material.plan, batch_size=batch)
+    dataset = training.dataset
+    plan = dataclasses.replace(dataset.plan, batch_size=batch)
     return dataclasses.replace(
         training,
         config=dataclasses.replace(training.config, train_batch_size=batch),
-        material=dataclasses.replace(material, plan=plan),
+        dataset=dataclasses.replace(dataset, plan=plan),
     )
 
 

@@ -192,10 +192,10 @@ def teach(model: Path, thing: str, seed: int, settings: Settings, folder: Path) 
     shutil.rmtree(folder / "run")
 
 
-def in_place(clip: clip_model.Evaluator, placed: Sequence[Image.Image]) -> np.ndarray:
+def in_place(clip: clip_model.ClipScorer, placed: Sequence[Image.Image]) -> np.ndarray:
     """Which pictures the evaluator finds in the place asked for, among all places: (n,) of bool."""
     names = list(PLACES)
-    found = (clip.see(placed) @ clip.read(names).T).argmax(dim=1).numpy()
+    found = (clip.encode_images(placed) @ clip.encode_text(names).T).argmax(dim=1).numpy()
     asked = np.repeat([names.index(place) for place in ASKED], len(placed) // len(ASKED))
     return found == asked
 
@@ -219,7 +219,7 @@ class Judges:
 
     soft: witness.Witness
     sharp: witness.Witness
-    clip: clip_model.Evaluator
+    clip: clip_model.ClipScorer
 
     def identity(self, pictures: Sequence[Image.Image], thing: str, end: str = "") -> dict:
         """Shares of pictures for which the right thing is first, and among five."""

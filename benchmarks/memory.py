@@ -119,7 +119,7 @@ def measure_step(
     if checkpointing:
         counting.recompute_activations(parts)
     weights = torch.cuda.memory_allocated()
-    learned, half = counting.material(parts, batch), None if precision == "no" else dtype
+    learned, half = counting.dataset(parts, batch), None if precision == "no" else dtype
     counting.step(parts, learned, half)  # libraries are loaded, algorithms chosen
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
@@ -142,7 +142,7 @@ def against_reality(checkpointing: bool, bits: str | None) -> dict[str, Any]:
 
     def parts_and_material() -> tuple[Any, Any]:
         parts = counting.ready(random_parts("sd15-thin"), checkpointing, bits)
-        return parts, counting.material(parts, 4)
+        return parts, counting.dataset(parts, 4)
 
     parts, learned = parts_and_material()
     counting.step(parts, learned, None)  # the gradient is there
@@ -169,7 +169,7 @@ def losses() -> dict[str, float]:
     photos = concept.load(ROOT / "data" / "concepts" / "wood-toy")
     for dtype, bits in formats:
         parts = models.load(pretrained.BUNDLED_MODEL, dtype=dtype, quantize=bits)
-        learned = diffusion.prepare_material(parts, photos, "toy")
+        learned = diffusion.encode_dataset(parts, photos, "toy")
         name = bits or str(dtype).removeprefix("torch.")
         found[name] = diffusion.fixed_loss(parts, diffusion.fixed_batch(learned, 64))
     return found

@@ -155,12 +155,12 @@ def measure(name: str, seed: int, folder: Path) -> None:
     found = {
         label: {
             measure: float(values.mean())
-            for measure, values in comparison.measure(
+            for measure, values in comparison.evaluate_word(
                 result.models,
                 word,
                 held_out,
                 plain_word=plain_word,
-                evaluator=clip.beside(result.models),
+                evaluator=clip.bundled_with(result.models),
                 prompts=FOLLOWED,
                 num_images=NUM_IMAGES,  # from the same noise for every word and seed
             ).items()
@@ -198,7 +198,7 @@ def summarize(results: list[Measured]) -> list[dict[str, Any]]:
     for name in dict.fromkeys(result.concept for result in results):
         runs = [result for result in results if result.concept == name]
         for key in runs[0].learned:
-            sign = comparison.MEASURES[key][1]
+            sign = comparison.METRICS[key][1]
             learned, initial = [r.learned[key] for r in runs], [r.plain[key] for r in runs]
             gains = [sign * (a - b) for a, b in zip(learned, initial, strict=True)]
             rows.append(
@@ -261,7 +261,7 @@ def as_markdown(table: list[dict[str, Any]], results: list[Measured]) -> str:
         "|---|---|" + "--:|" * len(keys),
     ]
     for row in table:
-        name = comparison.MEASURES[row["measure"]][0]
+        name = comparison.METRICS[row["measure"]][0]
         digits = 4 if row["measure"] == "evaluation_loss" else 3
         values = [row[key] for key in keys]
         cells = " | ".join(f"{value:.{digits}f}" for value in values)

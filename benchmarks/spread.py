@@ -51,14 +51,14 @@ def advantages(name: str, steps: int) -> dict[str, np.ndarray]:
     plain_word, held_out = card(name)["initializer_token"], photos(name, "held_out")
     gallery = comparison.Gallery(parts, batch_size=8, num_inference_steps=steps)
     learned, plain = (
-        comparison.measure(
-            parts, each, held_out, plain_word=plain_word, evaluator=clip.beside(parts),
+        comparison.evaluate_word(
+            parts, each, held_out, plain_word=plain_word, evaluator=clip.bundled_with(parts),
             prompts=PLACES, num_images=PICTURES, images_per_prompt=PER_PROMPT, gallery=gallery,
         )
         for each in (word.token, plain_word)
     )  # fmt: skip
     better = {
-        key: comparison.MEASURES[key][1] * (values - plain[key])
+        key: comparison.METRICS[key][1] * (values - plain[key])
         for key, values in learned.items()
         if key != "evaluation_loss"  # which draws no pictures
     }
@@ -75,7 +75,7 @@ def as_markdown(better: dict[str, np.ndarray]) -> str:
     for key, values in better.items():
         spread = np.sqrt(values.var(axis=0, ddof=1).mean())
         errors = " | ".join(f"± {spread / np.sqrt(n):.3f}" for n in NUMBERS)
-        title = comparison.MEASURES[key][0]
+        title = comparison.METRICS[key][0]
         lines.append(f"| {title} | {values.mean():.3f} | {spread:.3f} | {errors} |")
     return "\n".join(lines)
 

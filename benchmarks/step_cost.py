@@ -139,7 +139,7 @@ def bare_unet(training: Training, unet: nn.Module, dtype: torch.dtype) -> Callab
     parts, batch = training.models, training.config.train_batch_size
     torch.manual_seed(0)
     like = {"device": parts.device, "dtype": dtype}
-    latents = torch.randn(batch, *training.material.plan.latent_shape, **like)
+    latents = torch.randn(batch, *training.dataset.plan.latent_shape, **like)
     timesteps = torch.randint(0, 1000, (batch,), device=parts.device)
     states = torch.randn(batch, 77, parts.hidden_size, **like).requires_grad_()
 

@@ -70,8 +70,8 @@ def whole_table_step(training: Training) -> Callable[[int], None]:
     optimizer = torch.optim.AdamW([table], lr=5e-4)
 
     def work(number: int) -> None:
-        batch = training.material.plan.batch_size
-        diffusion.losses_at(parts, training.material, number, 0, batch).mean().backward()
+        batch = training.dataset.plan.batch_size
+        diffusion.losses_at(parts, training.dataset, number, 0, batch).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         table.data[:-count] = before[:-count]

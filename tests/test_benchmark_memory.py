@@ -32,7 +32,7 @@ def test_bytes_are_counted_once_and_forgotten_when_they_are_gone():
 def test_tensors_without_values_count_like_real_ones(checkpointing):
     fake = counting.count_step("sd15-thin", "no", checkpointing, None, 2)
     parts = counting.ready(random_parts("sd15-thin", vocabulary=49408), checkpointing, None)
-    learned = counting.material(parts, 2)
+    learned = counting.dataset(parts, 2)
     held = counting.tensors(parts.unet, parts.text_encoder)
     with counting.Counter(held) as counter:
         counting.step(parts, learned, None)

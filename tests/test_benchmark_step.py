@@ -100,7 +100,7 @@ def test_a_longer_table_and_more_photos_make_the_same_step(options):
     longer = step_cost.make_training(options, vocabulary=9000)
     losses = [step_cost.training_step(training, 0) for training in (plain, longer)]
     assert torch.equal(*losses) and torch.equal(plain.rows, longer.rows)
-    assert len(step_cost.make_training(options, photos=4).material.mean) == 8
+    assert len(step_cost.make_training(options, photos=4).dataset.mean) == 8
     whole = step_growth.whole_table_step(plain)
     frozen = plain.models.text_encoder.get_input_embeddings().table.weight.clone()
     whole(0)

@@ -75,9 +75,9 @@ def test_masks_by_hand(cut_out):
     assert photos.photos[0].alpha is None, "opaque"
     plain, mirrored = (v for v in concept.views(photos) if v.photo == 1)
     expected = np.tile(np.float32([3, 0, 0]), (3, 1))
-    np.testing.assert_array_equal(dataset.render_mask(photos, plain, (3, 3)), expected)
-    np.testing.assert_array_equal(dataset.render_mask(photos, mirrored, (3, 3)), expected[:, ::-1])
-    masks = dataset.view_masks(photos, concept.views(photos), (3, 3))
+    np.testing.assert_array_equal(dataset.loss_mask(photos, plain, (3, 3)), expected)
+    np.testing.assert_array_equal(dataset.loss_mask(photos, mirrored, (3, 3)), expected[:, ::-1])
+    masks = dataset.loss_masks(photos, concept.views(photos), (3, 3))
     assert masks.shape == (4, 1, 3, 3) and (masks[:2] == 1).all()
     np.testing.assert_allclose(masks.mean(axis=(1, 2, 3)), 1)
 
@@ -86,16 +86,16 @@ def test_a_photo_that_is_not_there_at_all_counts_evenly():
     image = Image.new("RGB", (8, 8))
     photo = concept.Photo("x.png", image, Image.new("L", (8, 8), 0))
     thing = concept.Concept((photo,), (), "x")
-    assert (dataset.render_mask(thing, concept.views(thing)[0], (2, 2)) == 1).all()
+    assert (dataset.loss_mask(thing, concept.views(thing)[0], (2, 2)) == 1).all()
 
 
 def test_photos_without_alpha_have_no_masks(photos):
     thing = concept.load(photos)
-    assert dataset.view_masks(thing, concept.views(thing), (4, 4)) is None
+    assert dataset.loss_masks(thing, concept.views(thing), (4, 4)) is None
 
 
 def material_of(parts, thing, **switches):
-    return diffusion.prepare_material(parts, thing, "toy", batch_size=8, **switches)
+    return diffusion.encode_dataset(parts, thing, "toy", batch_size=8, **switches)
 
 
 def test_losses_are_weighed_by_place_and_by_timestep(small_model, cut_out):
@@ -272,7 +272,7 @@ def test_nearest_words_by_hand():
         see=lambda images: torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
     )
     words = [f"w{k % 7}" for k in range(300)]
-    found = clip_model.Evaluator.nearest_words(clip, [], words, "a {}")
+    found = clip_model.ClipScorer.nearest_words(clip, [], words, "a {}")
     assert len(found) == 300 and found[0] == ("w6", 3.5) and found[-1] == ("w0", 0.5)
 
 

@@ -181,9 +181,9 @@ def check_judge(asked, tolerance):
     """Our reader of the judge against what transformers said of the same pictures and sentences."""
     images, sentences = asked
     clip = clip_model.load(FOLDER / "evaluator")
-    ours = clip.see([Image.new("RGB", (64, 64), color) for color in ("red", "blue")])
+    ours = clip.encode_images([Image.new("RGB", (64, 64), color) for color in ("red", "blue")])
     np.testing.assert_allclose(ours.numpy(), images, atol=tolerance)
-    ours = clip.read(["a red toy", "two cats on the beach, na\u00efve"])
+    ours = clip.encode_text(["a red toy", "two cats on the beach, na\u00efve"])
     np.testing.assert_allclose(ours.numpy(), sentences, atol=tolerance)
 
 
@@ -207,14 +207,14 @@ def test_the_judge_knows_places_and_colors_in_drawn_pictures():
     from tiutils import inference
 
     parts = models.load(FOLDER)
-    clip = clip_model.beside(parts)
+    clip = clip_model.bundled_with(parts)
     kinds = (
         ["a toy on the beach", "a toy in the snow", "a toy in space", "a toy on grass"],
         ["a toy on a red background", "a toy on a blue background", "a toy on a green background"],
     )
     for prompts in kinds:
         drawn = inference.generate(parts, prompts, num_inference_steps=15, seed=3)
-        found = (clip.see(drawn) @ clip.read(prompts).T).argmax(dim=1)
+        found = (clip.encode_images(drawn) @ clip.encode_text(prompts).T).argmax(dim=1)
         assert found.tolist() == list(range(len(prompts)))
 
 

@@ -11,7 +11,7 @@ from small_model import SD2, save_small_model
 import tiutils
 from tiutils import models
 from tiutils.cli import inspect
-from tiutils.cli.main import room
+from tiutils.cli.main import backend
 from tiutils.io import embeddings
 
 DRAWING = {"num_inference_steps": 3, "guidance_scale": 5.0}
@@ -29,7 +29,7 @@ def train(framework, sd2, photos, output_dir, **flags):
         placeholder_token="<my-toy>", initializer_token="toy", num_vectors=2, max_train_steps=5,
         output_dir=str(output_dir), **flags,
     )  # fmt: skip
-    return room("run", framework).train(config)
+    return backend("run", framework).train(config)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_jax_learns_and_draws_the_same(sd2, photos, tmp_path):
     np.testing.assert_allclose(rows[1], rows[0], rtol=1e-3, atol=1e-4)
     pictures = [
         np.asarray(
-            room("inference", framework).generate(run.models, PROMPT, seed=0, **DRAWING)[0],
+            backend("inference", framework).generate(run.models, PROMPT, seed=0, **DRAWING)[0],
             int,
         )
         for framework, run in runs.items()

@@ -247,7 +247,7 @@ def test_a_notebook_does_not_keep_the_token(small_model, photos, tmp_path):
         f"pretrained_model_name_or_path={str(small_model)!r}, output_dir='out', max_train_steps=1, "
         "hub_token=os.environ['SECRET'])\nconfig",
         "result = tiutils.train(config)\nresult.output_dir, result.losses",
-        "publish.push(result.output_dir, token=config.hub_token)",
+        "publish.publish(result.output_dir, token=config.hub_token)",
         "tiutils.train(dataclasses.replace(config, seed=-1))",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])

@@ -68,13 +68,13 @@ def test_only_the_new_rows_train(small_model, photos, use_8bit_adam):
 def test_gradient_equals_that_of_a_whole_trainable_table(small_model, photos):
     """Against the plain way: a resized table that trains as a whole, in stock transformers."""
     session = make_training(small_model, photos, num_vectors=2)
-    diffusion.losses_at(session.models, session.material, 0, 0, 2).mean().backward()
+    diffusion.losses_at(session.models, session.dataset, 0, 0, 2).mean().backward()
 
     plain = copy.copy(session.models)
     plain.text_encoder = token_embedding.merged(session.models).text_encoder
     table = plain.text_encoder.get_input_embeddings().weight
     table.requires_grad_(True)
-    diffusion.losses_at(plain, session.material, 0, 0, 2).mean().backward()
+    diffusion.losses_at(plain, session.dataset, 0, 0, 2).mean().backward()
     assert torch.allclose(session.rows.grad, table.grad[-2:], rtol=1e-4, atol=1e-7)
     assert table.grad[:-2].abs().sum() > 0, "the plain way moves words that stand in the prompts"
 
@@ -82,19 +82,19 @@ def test_gradient_equals_that_of_a_whole_trainable_table(small_model, photos):
 def test_loss_by_hand(small_model, photos):
     """The loss of one sample, with the formulas written out."""
     session = make_training(small_model, photos)
-    material, parts = session.material, session.models
+    dataset, parts = session.dataset, session.models
     from tiutils.batches import batch_at
 
-    batch = batch_at(material.plan, 4, 1, 2)
+    batch = batch_at(dataset.plan, 4, 1, 2)
     latent_noise, noise = torch.from_numpy(batch.latent_noise), torch.from_numpy(batch.noise)
-    latents = material.mean[batch.views] + material.std[batch.views] * latent_noise
+    latents = dataset.mean[batch.views] + dataset.std[batch.views] * latent_noise
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     alpha_bar = torch.cumprod(1 - betas, 0)[batch.timesteps.item()]
     noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
-    states = parts.text_encoder(material.prompt_ids[batch.prompts])[0]
+    states = parts.text_encoder(dataset.prompt_ids[batch.prompts])[0]
     predicted = parts.unet(noisy, torch.from_numpy(batch.timesteps), states).sample
     expected = ((predicted - noise) ** 2).mean()
-    assert torch.allclose(diffusion.losses_at(parts, material, 4, 1, 2)[0], expected, rtol=1e-5)
+    assert torch.allclose(diffusion.losses_at(parts, dataset, 4, 1, 2)[0], expected, rtol=1e-5)
 
 
 def test_v_prediction_target(tmp_path, photos):
@@ -233,7 +233,7 @@ def test_resume_is_exact_with_the_optimizer_that_a_gpu_gets(small_model, photos)
 
 def test_photos_pass_through_the_vae_once_per_view(small_model, photos, monkeypatch):
     session = make_training(small_model, photos)
-    assert session.material.mean.shape == (10, 4, 16, 16), "five square photos, each also mirrored"
+    assert session.dataset.mean.shape == (10, 4, 16, 16), "five square photos, each also mirrored"
     monkeypatch.setattr(session.models.vae, "encode", None)  # may not be called any more
     training.train_rows(session)
 
@@ -282,7 +282,7 @@ def test_learning_lowers_the_loss(small_model, photos, mixed_precision):
 
     def fixed_loss():
         with torch.no_grad():
-            return diffusion.losses_at(session.models, session.material, 10_000, 0, 2).mean().item()
+            return diffusion.losses_at(session.models, session.dataset, 10_000, 0, 2).mean().item()
 
     before = fixed_loss()
     training.train_rows(session)

@@ -134,6 +134,6 @@ def _normals(bits: np.ndarray) -> np.ndarray:
     return (np.sqrt(-2.0 * np.log(upper)) * np.cos(2.0 * np.pi * lower)).astype(np.float32)
 
 
-def fixed_plan(plan: BatchPlan, draws: int) -> BatchPlan:
-    """The same photos and prompts, with a batch of `draws` samples that belongs to no training run."""
-    return dataclasses.replace(plan, seed=SEED, batch_size=draws)
+def fixed_plan(plan: BatchPlan, num_samples: int) -> BatchPlan:
+    """The same photos and prompts, with a batch of `num_samples` samples that belongs to no training run."""
+    return dataclasses.replace(plan, seed=SEED, batch_size=num_samples)

@@ -118,7 +118,7 @@ def snr_weights(alphas_cumprod: np.ndarray, gamma: float, prediction_type: str) 
     return (np.minimum(snr, gamma) / divisor).astype(np.float32)
 
 
-def render_mask(concept: Concept, view: View, size: Sequence[int]) -> np.ndarray:
+def loss_mask(concept: Concept, view: View, size: Sequence[int]) -> np.ndarray:
     """How much each place of the view counts, by the photo's alpha: float32 (height, width), mean 1.
 
     Without alpha, and where a view is transparent all over, every place counts the same.
@@ -131,8 +131,8 @@ def render_mask(concept: Concept, view: View, size: Sequence[int]) -> np.ndarray
     return mask / mask.mean() if mask.any() else np.ones(size, np.float32)
 
 
-def view_masks(concept: Concept, views: Sequence[View], size: Sequence[int]) -> np.ndarray | None:
+def loss_masks(concept: Concept, views: Sequence[View], size: Sequence[int]) -> np.ndarray | None:
     """The masks of all views, `(views, 1, height, width)`; None where no photo has an alpha channel."""
     if all(photo.alpha is None for photo in concept.photos):
         return None
-    return np.stack([render_mask(concept, view, size)[None] for view in views])
+    return np.stack([loss_mask(concept, view, size)[None] for view in views])

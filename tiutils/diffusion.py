@@ -19,13 +19,13 @@ from torch import Tensor
 from tiutils import concept as concepts
 from tiutils.batches import BatchPlan, batch_at, fixed_plan
 from tiutils.concept import Concept
-from tiutils.dataset import own_prompts, snr_weights, view_masks
+from tiutils.dataset import loss_masks, own_prompts, snr_weights
 from tiutils.models import Models
 from tiutils.token_embedding import tokenize
 
 
 @dataclass(frozen=True)
-class Material:
+class LatentDataset:
     """What a run trains on, all of it on the device, made once.
 
     Attributes:
@@ -76,7 +76,7 @@ def decode(models: Models, latents: Tensor) -> list[Image.Image]:
     return [Image.fromarray(image) for image in values.permute(0, 2, 3, 1).cpu().numpy()]
 
 
-def prepare_material(
+def encode_dataset(
     models: Models,
     concept: Concept,
     word: str,
@@ -90,7 +90,7 @@ def prepare_material(
     masked_loss: bool = False,
     timestep_sampling: str = "uniform",
     snr_gamma: float | None = None,
-) -> Material:
+) -> LatentDataset:
     """Encode the photos and tokenize the prompt templates with `word` in them (any word, learned or not)."""
     resolution = resolution or models.resolution
     views = concepts.views(concept, center_crop=center_crop)
@@ -113,12 +113,12 @@ def prepare_material(
     if snr_gamma is not None:
         predicts = scheduler.config.prediction_type
         weights = snr_weights(scheduler.alphas_cumprod.cpu().numpy(), snr_gamma, predicts)
-    masks = view_masks(concept, views, plan.latent_shape[1:]) if masked_loss else None
+    masks = loss_masks(concept, views, plan.latent_shape[1:]) if masked_loss else None
     rest = (
         None if a is None else torch.from_numpy(a).to(mean.device)
         for a in (of_view, masks, weights)
     )
-    return Material(mean, std, prompt_ids, plan, *rest)
+    return LatentDataset(mean, std, prompt_ids, plan, *rest)
 
 
 def diffusion_loss(
@@ -158,15 +158,15 @@ def diffusion_loss(
     return (errors if masks is None else errors * masks).mean(dim=(1, 2, 3))
 
 
-def losses_at(models: Models, material: Material, step: int, start: int, stop: int) -> Tensor:
+def losses_at(models: Models, dataset: LatentDataset, step: int, start: int, stop: int) -> Tensor:
     """The loss of samples `start` to `stop` of a step's batch: float32 `(stop - start,)`."""
-    arrays = vars(batch_at(material.plan, step, start, stop)).values()
-    return losses_of(models, material, *(_to_device(array, models.device) for array in arrays))
+    arrays = vars(batch_at(dataset.plan, step, start, stop)).values()
+    return losses_of(models, dataset, *(_to_device(array, models.device) for array in arrays))
 
 
 def losses_of(
     models: Models,
-    material: Material,
+    dataset: LatentDataset,
     views: Tensor,
     prompts: Tensor,
     timesteps: Tensor,
@@ -174,14 +174,14 @@ def losses_of(
     noise: Tensor,
 ) -> Tensor:
     """The loss of samples whose `batches.Batch` lies on the device: float32 `(batch,)`."""
-    latents = material.mean[views] + material.std[views] * latent_noise
-    if material.captions is not None:
-        own = material.captions[views]
+    latents = dataset.mean[views] + dataset.std[views] * latent_noise
+    if dataset.captions is not None:
+        own = dataset.captions[views]
         prompts = torch.where(own < 0, prompts, own)
-    encoder_hidden_states = models.text_encoder(material.prompt_ids[prompts])[0]
-    masks = None if material.masks is None else material.masks[views]
+    encoder_hidden_states = models.text_encoder(dataset.prompt_ids[prompts])[0]
+    masks = None if dataset.masks is None else dataset.masks[views]
     losses = diffusion_loss(models, latents, noise, timesteps, encoder_hidden_states, masks)
-    weights = material.timestep_weights
+    weights = dataset.timestep_weights
     return losses if weights is None else losses * weights[timesteps]
 
 
@@ -193,17 +193,17 @@ def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def fixed_batch(material: Material, draws: int = 16) -> Material:
-    """The same material, whose batch 0 is the fixed one."""
-    return dataclasses.replace(material, plan=fixed_plan(material.plan, draws))
+def fixed_batch(dataset: LatentDataset, num_samples: int = 16) -> LatentDataset:
+    """The same dataset, whose batch 0 is the fixed one."""
+    return dataclasses.replace(dataset, plan=fixed_plan(dataset.plan, num_samples))
 
 
-def fixed_loss(models: Models, batch: Material, at_once: int = 8) -> float:
+def fixed_loss(models: Models, batch: LatentDataset, at_once: int = 8) -> float:
     """Mean loss of all samples of a fixed batch, without a gradient."""
-    draws = batch.plan.batch_size
+    num_samples = batch.plan.batch_size
     with torch.no_grad():
         parts = [
-            losses_at(models, batch, 0, start, min(start + at_once, draws))
-            for start in range(0, draws, at_once)
+            losses_at(models, batch, 0, start, min(start + at_once, num_samples))
+            for start in range(0, num_samples, at_once)
         ]
     return torch.cat(parts).mean().item()

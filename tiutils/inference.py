@@ -80,7 +80,7 @@ def generate(
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 8,
-    on_picture: Callable[[int, Image.Image], object] | None = None,
+    on_image: Callable[[int, Image.Image], object] | None = None,
 ) -> list[Image.Image]:
     """Draw pictures.
 
@@ -101,7 +101,7 @@ def generate(
         height: pixels; the model's own size if None.
         width: pixels; the model's own size if None.
         batch_size: images drawn at once; only memory and speed depend on it.
-        on_picture: called with the number of each image, from 0, and the image as soon as it is drawn.
+        on_image: called with the number of each image, from 0, and the image as soon as it is drawn.
 
     Returns:
         `len(prompts) * num_images_per_prompt` RGB images: all of the first prompt, then all of the
@@ -142,8 +142,8 @@ def generate(
             ).images
             for image in drawn:
                 images.append(image)
-                if on_picture is not None:
-                    on_picture(len(images) - 1, image)
+                if on_image is not None:
+                    on_image(len(images) - 1, image)
     return images
 
 

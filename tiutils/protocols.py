@@ -19,7 +19,7 @@ class TrainingProtocol(Protocol):
     Attributes:
         models: the frozen parts; `models.name` says which.
         placeholder: the word that is learned.
-        material: what it is learned from; `material.plan` says how batches are drawn.
+        dataset: what it is learned from; `dataset.plan` says how batches are drawn.
         config: all settings.
         total_steps: length of the run.
         packages: the libraries whose versions belong on record.
@@ -27,7 +27,7 @@ class TrainingProtocol(Protocol):
 
     models: Any
     placeholder: Placeholder
-    material: Any
+    dataset: Any
     config: TrainingConfig
     total_steps: int
     packages: tuple[str, ...]
@@ -38,8 +38,8 @@ class TrainingProtocol(Protocol):
     def set_vectors(self, vectors: np.ndarray) -> None:
         """Put other rows, float32 `(num_vectors, hidden)`, in the place of those learned last."""
 
-    def fixed_loss(self, draws: int) -> float:
-        """Mean loss of a batch of `draws` samples that is the same at every step, without a gradient."""
+    def fixed_loss(self, num_samples: int) -> float:
+        """Mean loss of a batch of `num_samples` samples that is the same at every step, without a gradient."""
 
     def capture(self, step: int) -> RunState:
         """The run state after `step` steps: all that the next step depends on, beside seed and step."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig, learning_rate_at
-from tiutils.diffusion import Material, fixed_batch, fixed_loss, losses_at, prepare_material
+from tiutils.diffusion import LatentDataset, encode_dataset, fixed_batch, fixed_loss, losses_at
 from tiutils.errors import OutOfMemory
 from tiutils.io.checkpoints import RunState, check_state
 from tiutils.models import Models
@@ -32,7 +32,7 @@ class Training:
 
     models: Models
     placeholder: Placeholder
-    material: Material
+    dataset: LatentDataset
     config: TrainingConfig
     accelerator: Accelerator
     rows: nn.Parameter
@@ -50,9 +50,9 @@ class Training:
         """Put other rows in the place of those learned last."""
         self.rows.data.copy_(torch.from_numpy(vectors))
 
-    def fixed_loss(self, draws: int) -> float:
-        """Mean loss of a batch of `draws` samples that is the same at every step, without a gradient."""
-        batch = fixed_batch(self.material, draws)
+    def fixed_loss(self, num_samples: int) -> float:
+        """Mean loss of a batch of `num_samples` samples that is the same at every step, without a gradient."""
+        batch = fixed_batch(self.dataset, num_samples)
         with self.accelerator.autocast():
             return fixed_loss(self.models, batch, self.config.train_batch_size)
 
@@ -78,7 +78,7 @@ class Training:
             "optimizer_numbers": numbers,
             "scaler": self.scaler.state_dict(),
             "seed": self.config.seed,
-            "batch_size": self.material.plan.batch_size,
+            "batch_size": self.dataset.plan.batch_size,
         }
         return RunState(step, tensors, scalars)
 
@@ -91,8 +91,8 @@ def prepare(
     accelerator: Accelerator,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Training:
-    """Bring together what the steps need: material, rows, optimizer, loss scaler, and the switches for memory."""
-    material = prepare_material(
+    """Bring together what the steps need: dataset, rows, optimizer, loss scaler, and the switches for memory."""
+    dataset = encode_dataset(
         models,
         concept,
         placeholder.token,
@@ -116,7 +116,7 @@ def prepare(
     return Training(
         models,
         placeholder,
-        material,
+        dataset,
         config,
         accelerator,
         rows,
@@ -166,7 +166,7 @@ def training_step(training: Training, step: int) -> Tensor:
     for start in range(first, first + share, config.train_batch_size):
         with accelerator.autocast():
             losses = losses_at(
-                training.models, training.material, step, start, start + config.train_batch_size
+                training.models, training.dataset, step, start, start + config.train_batch_size
             )
         loss += add_gradient(training, losses)
     return move_rows(training, step, loss)

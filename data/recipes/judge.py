@@ -86,13 +86,17 @@ def draw(questions: Questions, model: Path) -> np.ndarray:
 
 
 def by_evaluator(
-    clip: clip_model.Evaluator, pictures: np.ndarray, questions: Questions
+    clip: clip_model.ClipScorer, pictures: np.ndarray, questions: Questions
 ) -> np.ndarray:
     """What the evaluator sees, right or not: (COUNT, 2) for noun and place."""
-    seen = clip.see([Image.fromarray(picture) for picture in pictures])
-    nouns = clip.read([f"a photo of {train_evaluator.named(noun)}" for noun in questions.nouns])
+    seen = clip.encode_images([Image.fromarray(picture) for picture in pictures])
+    nouns = clip.encode_text(
+        [f"a photo of {train_evaluator.named(noun)}" for noun in questions.nouns]
+    )
     found = [group(n).start + int((seen[n] @ nouns[group(n)].T).argmax()) for n in range(COUNT)]
-    return questions.right(np.array(found), (seen @ clip.read(PLACES).T).argmax(dim=1).numpy())
+    return questions.right(
+        np.array(found), (seen @ clip.encode_text(PLACES).T).argmax(dim=1).numpy()
+    )
 
 
 def by_distance(pictures: np.ndarray, gallery: np.ndarray, questions: Questions) -> np.ndarray:
@@ -121,7 +125,7 @@ def colours(pictures: np.ndarray) -> np.ndarray:
     return np.sqrt(counts / flat.shape[1]).reshape(*pictures.shape[:-3], 512)
 
 
-def concepts(clip: clip_model.Evaluator) -> list[str]:
+def concepts(clip: clip_model.ClipScorer) -> list[str]:
     """For each held-out photo, whether it looks more like its own concept's photos than like the others'."""
     photos = {
         name: [photo.image for photo in concept.load(Path("data/concepts") / name).photos]
@@ -131,7 +135,7 @@ def concepts(clip: clip_model.Evaluator) -> list[str]:
     for name in CONCEPTS:
         folder = Path("data/concepts") / name / "held_out"
         unseen = [photo.image for photo in concept.load(folder).photos]
-        alike = [clip.similarities(unseen, photos[other]).mean().item() for other in CONCEPTS]
+        alike = [clip.clip_i(unseen, photos[other]).mean().item() for other in CONCEPTS]
         rows.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in alike) + " |")
     return rows
 

@@ -23,21 +23,21 @@ ROOT = Path(__file__).parents[2]
 PLACES = list(places.PLACES)
 
 
-def nearer(clip: clip_model.Evaluator, learned, plain, photos) -> float:
+def nearer(clip: clip_model.ClipScorer, learned, plain, photos) -> float:
     """The share of the learned word's pictures that are more like the photos than like the noun's pictures."""
-    closer = clip.similarities(learned, photos) > clip.similarities(learned, plain)
+    closer = clip.clip_i(learned, photos) > clip.clip_i(learned, plain)
     return closer.float().mean().item()
 
 
-def in_place(clip: clip_model.Evaluator, pictures) -> float:
+def in_place(clip: clip_model.ClipScorer, pictures) -> float:
     """The share that the evaluator finds in the place asked for; as many pictures of each place, in order."""
-    found = (clip.see(pictures) @ clip.read(PLACES).T).argmax(dim=1)
+    found = (clip.encode_images(pictures) @ clip.encode_text(PLACES).T).argmax(dim=1)
     asked = torch.arange(len(PLACES)).repeat_interleave(len(pictures) // len(PLACES))
     return (found == asked).float().mean().item()
 
 
 def measure(
-    model: models.Models, clip: clip_model.Evaluator, name: str, words: Path, seeds: int
+    model: models.Models, clip: clip_model.ClipScorer, name: str, words: Path, seeds: int
 ) -> tuple:
     """Teach `model` the concept's word from the folder `words`, draw, and judge."""
     about = json.loads((ROOT / "data" / "concepts" / name / "concept.json").read_text())

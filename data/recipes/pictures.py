@@ -159,8 +159,8 @@ def evaluator_picture(preset: Preset, folder: Path, path: Path) -> None:
     pictures, captions = pool.held_out(preset, 4 * SEEN)
     named = [i for i, c in enumerate(captions) if any(place in c for place in places.PLACES)]
     captions, pictures = [captions[i] for i in named[:SEEN]], pictures[named[:SEEN]]
-    seen = clip.see([Image.fromarray(picture) for picture in pictures])
-    alike = (clip.read(captions) @ seen.T).numpy()
+    seen = clip.encode_images([Image.fromarray(picture) for picture in pictures])
+    alike = (clip.encode_text(captions) @ seen.T).numpy()
     figure = Figure(figsize=(8.6, 5.6), dpi=100)
     axis = figure.subplots()
     axis.imshow(alike, cmap="viridis", aspect="auto")

@@ -87,12 +87,12 @@ def test_the_guess_is_right_where_the_noise_is_named(parts, thing, monkeypatch):
 
 def test_words_are_ranked_and_pieces_refused(parts, thing):
     images = [photo.image for photo in thing.photos]
-    losses = explore.word_losses(parts, images, ["toy", "cat", "dog"], draws=4)
+    losses = explore.word_losses(parts, images, ["toy", "cat", "dog"], num_samples=4)
     assert set(losses) == {"toy", "cat", "dog"}
     assert list(losses.values()) == sorted(losses.values())
-    assert losses == explore.word_losses(parts, images, ["dog", "toy", "cat"], draws=4)
+    assert losses == explore.word_losses(parts, images, ["dog", "toy", "cat"], num_samples=4)
     with pytest.raises(InputError, match="must be one"):
-        explore.word_losses(parts, images, ["toy", "toycat"], draws=4)
+        explore.word_losses(parts, images, ["toy", "toycat"], num_samples=4)
 
 
 def test_the_best_word_is_on_top():

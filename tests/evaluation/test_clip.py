@@ -50,19 +50,19 @@ def test_it_answers_as_transformers_does(clip):
     ids = clip.tokenizer(PROMPTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         answer = clip.model(**ids, pixel_values=torch.from_numpy(pixels))
-    torch.testing.assert_close(clip.see(PICTURES), answer.image_embeds, atol=1e-5, rtol=0)
-    torch.testing.assert_close(clip.read(PROMPTS), answer.text_embeds, atol=1e-5, rtol=0)
+    torch.testing.assert_close(clip.encode_images(PICTURES), answer.image_embeds, atol=1e-5, rtol=0)
+    torch.testing.assert_close(clip.encode_text(PROMPTS), answer.text_embeds, atol=1e-5, rtol=0)
     cosines = answer.image_embeds @ answer.text_embeds.T
     torch.testing.assert_close(
-        clip.followings(PICTURES, PROMPTS), cosines.diagonal(), atol=1e-5, rtol=0
+        clip.clip_t(PICTURES, PROMPTS), cosines.diagonal(), atol=1e-5, rtol=0
     )
 
 
 def test_similarity_is_the_mean_cosine(clip):
-    vectors = clip.see(PICTURES)
+    vectors = clip.encode_images(PICTURES)
     expected = torch.stack([(v @ vectors[:2].T).mean() for v in vectors])
-    torch.testing.assert_close(clip.similarities(PICTURES, PICTURES[:2]), expected)
-    assert clip.similarities(PICTURES[:1], PICTURES[:1]).item() == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(clip.clip_i(PICTURES, PICTURES[:2]), expected)
+    assert clip.clip_i(PICTURES[:1], PICTURES[:1]).item() == pytest.approx(1, abs=1e-5)
 
 
 def test_the_folder_says_how_pixels_are_normalized(clip_folder, clip, tmp_path):
@@ -73,17 +73,17 @@ def test_the_folder_says_how_pixels_are_normalized(clip_folder, clip, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     other = clip_model.load(tmp_path)
     assert other.mean == (0.5, 0.5, 0.5) and other.std == (0.25, 0.25, 0.25)
-    assert not torch.equal(other.see(PICTURES), clip.see(PICTURES))
+    assert not torch.equal(other.encode_images(PICTURES), clip.encode_images(PICTURES))
 
 
 def test_measure_asks_it_for_every_prompt(small_model, clip):
     parts = models.load(small_model)
     prompts = ["a {} in the snow", "a {} on grass"]
-    measured = comparison.measure(
+    measured = comparison.evaluate_word(
         parts, "toy", PICTURES, plain_word="toy", evaluator=clip, prompts=prompts,
         num_images=3, images_per_prompt=2, num_inference_steps=2,
     )  # fmt: skip
-    assert set(measured) == set(comparison.MEASURES)
+    assert set(measured) == set(comparison.METRICS)
     assert measured["clip_similarity"].shape == (3,)
     drawn = [
         comparison.inference.generate(
@@ -91,23 +91,21 @@ def test_measure_asks_it_for_every_prompt(small_model, clip):
         )
         for p in prompts
     ]
-    follows = [
-        clip.followings(d, [p.format("toy")] * 2) for d, p in zip(drawn, prompts, strict=True)
-    ]
+    follows = [clip.clip_t(d, [p.format("toy")] * 2) for d, p in zip(drawn, prompts, strict=True)]
     assert measured["prompt_following"] == pytest.approx(torch.cat(follows).numpy())
 
 
 def test_a_judge_comes_with_its_model(small_model, clip_folder, clip, tmp_path):
     parts = models.load(small_model)
-    assert clip_model.beside(parts) is None
+    assert clip_model.bundled_with(parts) is None
     (tmp_path / "evaluator").symlink_to(clip_folder)
-    found = clip_model.beside(dataclasses.replace(parts, name=str(tmp_path)))
-    torch.testing.assert_close(found.see(PICTURES), clip.see(PICTURES))
+    found = clip_model.bundled_with(dataclasses.replace(parts, name=str(tmp_path)))
+    torch.testing.assert_close(found.encode_images(PICTURES), clip.encode_images(PICTURES))
 
 
 def test_refusals(clip, small_model, tmp_path):
     with pytest.raises(InputError, match="3 pictures, 1 prompts"):
-        clip.followings(PICTURES, ["a toy"])
+        clip.clip_t(PICTURES, ["a toy"])
     with pytest.raises(InputError, match="no CLIP model 'nobody/no-clip'"):
         clip_model.load("nobody/no-clip")
     with pytest.raises(InputError, match="as a CLIP model"):

@@ -17,7 +17,7 @@ def test_a_word_that_equals_its_initializer_is_no_better(small_model, images):
     word = token_embedding.add_placeholder(parts, "<toy>", initializer_token="toy")
 
     def measured(name):
-        return comparison.measure(parts, name, images, plain_word="toy", num_images=2)
+        return comparison.evaluate_word(parts, name, images, plain_word="toy", num_images=2)
 
     plain = measured("toy")
     for name, score in comparison.compare(measured("<toy>"), plain).items():
@@ -31,7 +31,9 @@ def test_a_word_that_equals_its_initializer_is_no_better(small_model, images):
 
 def test_the_values_are_those_of_the_single_measures(small_model, images):
     parts = models.load(small_model)
-    measured = comparison.measure(parts, "toy", images, plain_word="toy", num_images=3, seed=4)
+    measured = comparison.evaluate_word(
+        parts, "toy", images, plain_word="toy", num_images=3, seed=4
+    )
     drawn = comparison.inference.generate(
         parts, "a photo of a toy", num_images_per_prompt=3, seed=4
     )

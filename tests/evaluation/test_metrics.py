@@ -134,43 +134,43 @@ def test_one_bin_is_refused():
 
 
 def test_the_loss_is_the_training_loss_of_one_large_batch(parts, images, photos):
-    material = diffusion.prepare_material(
+    dataset = diffusion.encode_dataset(
         parts, concept.load(photos), "toy", center_crop=True, seed=11, batch_size=20
     )
     with torch.no_grad():
-        expected = diffusion.losses_at(parts, material, 0, 0, 20).mean().item()
-    found = metrics.fixed_evaluation_loss(parts, images, "toy", draws=20, seed=11)
+        expected = diffusion.losses_at(parts, dataset, 0, 0, 20).mean().item()
+    found = metrics.fixed_evaluation_loss(parts, images, "toy", num_samples=20, seed=11)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_loss_is_fixed_and_follows_word_and_seed(parts, images):
-    loss = metrics.fixed_evaluation_loss(parts, images, "toy", draws=8)
-    assert loss == metrics.fixed_evaluation_loss(parts, images, "toy", draws=8)
-    assert loss != metrics.fixed_evaluation_loss(parts, images, "cat", draws=8)
-    assert loss != metrics.fixed_evaluation_loss(parts, images, "toy", draws=8, seed=1)
+    loss = metrics.fixed_evaluation_loss(parts, images, "toy", num_samples=8)
+    assert loss == metrics.fixed_evaluation_loss(parts, images, "toy", num_samples=8)
+    assert loss != metrics.fixed_evaluation_loss(parts, images, "cat", num_samples=8)
+    assert loss != metrics.fixed_evaluation_loss(parts, images, "toy", num_samples=8, seed=1)
 
 
 def test_a_new_word_that_equals_its_initializer_has_its_loss(small_model, images):
     parts = models.load(small_model)
     word = token_embedding.add_placeholder(parts, "<toy>", initializer_token="toy")
-    loss = metrics.fixed_evaluation_loss(parts, images, "<toy>", draws=8)
-    assert loss == metrics.fixed_evaluation_loss(parts, images, "toy", draws=8)
+    loss = metrics.fixed_evaluation_loss(parts, images, "<toy>", num_samples=8)
+    assert loss == metrics.fixed_evaluation_loss(parts, images, "toy", num_samples=8)
     # every other number, as one number for all would be taken out by the layer norm
     token_embedding.rows_of(parts, word).data[:, ::2] += 1
-    assert loss != metrics.fixed_evaluation_loss(parts, images, "<toy>", draws=8)
+    assert loss != metrics.fixed_evaluation_loss(parts, images, "<toy>", num_samples=8)
 
 
 def test_evaluation_leaves_no_gradient(small_model, images):
     parts = models.load(small_model)
     word = token_embedding.add_placeholder(parts, "<toy>", initializer_token="toy")
-    metrics.fixed_evaluation_loss(parts, images, "<toy>", draws=2)
+    metrics.fixed_evaluation_loss(parts, images, "<toy>", num_samples=2)
     metrics.image_similarity(parts, images, images)
     assert token_embedding.rows_of(parts, word).grad is None
 
 
 def test_no_draws_are_refused(parts, images):
-    with pytest.raises(InputError, match="draws is 0"):
-        metrics.fixed_evaluation_loss(parts, images, "toy", draws=0)
+    with pytest.raises(InputError, match="num_samples is 0"):
+        metrics.fixed_evaluation_loss(parts, images, "toy", num_samples=0)
 
 
 # --- image_similarity ---

@@ -38,10 +38,10 @@ class Clip:
     def __init__(self):
         self.level, self.sentences = 0.5, []
 
-    def similarities(self, images, photos):
+    def clip_i(self, images, photos):
         return torch.full((len(images),), 0.7)
 
-    def followings(self, images, sentences):
+    def clip_t(self, images, sentences):
         self.level -= 0.1
         self.sentences += sentences
         return torch.tensor([self.level + 0.01 * k for k in range(len(images))])
@@ -53,34 +53,34 @@ def config_of(folder, **flags):
 
 def test_it_warns_and_goes_on_after_a_resume(tmp_path, caplog):
     pictures, clip = [Image.new("RGB", (8, 8))] * 2, Clip()
-    first = overfitting.Judge(clip, config_of(tmp_path), pictures)
+    first = overfitting.OverfittingMonitor(clip, config_of(tmp_path), pictures)
     with caplog.at_level(logging.WARNING):
         assert first(10, pictures, "a <t> on sand")["similarity"] == pytest.approx(0.7)
         assert not caplog.records
         first(20, pictures, "a <t> on sand")
     assert "fell from 0.405 at step 10 to 0.305 at step 20" in caplog.text
     assert set(clip.sentences) == {"a toy on sand"}, "CLIP does not know the learned word"
-    resumed = overfitting.Judge(
+    resumed = overfitting.OverfittingMonitor(
         clip, config_of(tmp_path, resume_from_checkpoint="latest"), pictures
     )
     assert resumed.history == first.history
     resumed(20, pictures, "a <t>")  # the checkpoint was of step 15
     assert list(run_folder.read_record(tmp_path)["validation"]) == ["10", "20"]
-    assert overfitting.Judge(clip, config_of(tmp_path), pictures).history == {}
+    assert overfitting.OverfittingMonitor(clip, config_of(tmp_path), pictures).history == {}
 
 
 def test_who_judges(tmp_path, monkeypatch):
     parts = SimpleNamespace(name=str(tmp_path), device="cpu")
     loaded = []
     monkeypatch.setattr(overfitting.clip_model, "load", lambda name, **_: loaded.append(str(name)))
-    assert overfitting.judge(config_of(tmp_path, evaluator="mine"), [], parts) is None
+    assert overfitting.monitor_for(config_of(tmp_path, evaluator="mine"), [], parts) is None
     assert not loaded, "nothing is drawn, nothing is judged"
     drawing = {"validation_prompt": "a <t>"}
-    overfitting.judge(config_of(tmp_path, **drawing), [], parts)
+    overfitting.monitor_for(config_of(tmp_path, **drawing), [], parts)
     assert not loaded, "no judge came with the model"
-    overfitting.judge(config_of(tmp_path, evaluator="mine", **drawing), [], parts)
+    overfitting.monitor_for(config_of(tmp_path, evaluator="mine", **drawing), [], parts)
     (tmp_path / "evaluator").mkdir()
-    overfitting.judge(config_of(tmp_path, **drawing), [], parts)
+    overfitting.monitor_for(config_of(tmp_path, **drawing), [], parts)
     assert loaded == ["mine", str(tmp_path / "evaluator")]
 
 

@@ -50,7 +50,7 @@ def test_the_picture_comes_before_the_scores_and_stays(run_dir, tmp_path, capsys
     run = shutil.copytree(run_dir, tmp_path / "run")
     record = json.loads((run / "run.json").read_text())
     first = (run / report.PICTURE).read_bytes() if (run / report.PICTURE).exists() else None
-    monkeypatch.setattr(report, "_verdicts", lambda *_: pytest.fail("scored"))
+    monkeypatch.setattr(report, "_score_words", lambda *_: pytest.fail("scored"))
     names = []
     for prompt in ("a {} in sand", "a {} on snow", "a {} on snow"):
         assert main(["evaluate", str(run), *DRAW, "--prompt", prompt, "--no-scores"]) == 0
@@ -63,7 +63,7 @@ def test_the_picture_comes_before_the_scores_and_stays(run_dir, tmp_path, capsys
 
 def test_each_picture_is_drawn_once(small_model):
     parts, count = models.load(small_model), []
-    gallery = Gallery(parts, num_inference_steps=1, on_picture=lambda: count.append(1))
+    gallery = Gallery(parts, num_inference_steps=1, on_image=lambda: count.append(1))
     few = gallery.pictures(["a toy", "a cat"], 1)
     many = gallery.pictures(["a cat", "a dog"], 2)
     assert len(count) == 5 and many[0] is few[1]

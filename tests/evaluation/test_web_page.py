@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tiutils.evaluation import web_page
-from tiutils.evaluation.comparison import MEASURES, Score
+from tiutils.evaluation.comparison import METRICS, Score
 
 HOSTILE = """<img src=x onerror=alert(1)>"&'</style><script>alert(2)</script>$title ${lead}"""
 
@@ -21,14 +21,14 @@ def picture(number: int) -> Image.Image:
 
 
 def make_page(word: str = "<toy>", **changes) -> web_page.Page:
-    scores = {name: Score(0.5, 0.1, 0.05, 0.15) for name in MEASURES}
+    scores = {name: Score(0.5, 0.1, 0.05, 0.15) for name in METRICS}
     values = {
         "facts": "Learned from 2 photos.",
         "photos": [picture(1), picture(2)],
         "pairs": [web_page.Pair(f"a {word} on sand", picture(3), picture(4))],
         "sheets": {200: picture(6), 100: picture(5)},
         "curve": (b"not looked at", "The loss falls."),
-        "scores": (scores, dict.fromkeys(MEASURES, 0.4)),
+        "scores": (scores, dict.fromkeys(METRICS, 0.4)),
         "reference_folder": "/home/somebody/photos/held_out",
         "flags": {"seed": 3, "train_data_dir": "/home/somebody/photos", "output_dir": "/home/x"},
     }

@@ -102,10 +102,10 @@ def fresh(both):
 def test_moments_of_the_photos(both):
     (*_, ours), (*_, theirs) = both
     for name in ("mean", "std"):
-        a, b = (np.asarray(getattr(one.material, name)) for one in (ours, theirs))
+        a, b = (np.asarray(getattr(one.dataset, name)) for one in (ours, theirs))
         assert a.shape == b.shape and np.abs(a - b).max() < 1e-4
-    assert np.array_equal(ours.material.prompt_ids, theirs.material.prompt_ids)
-    assert ours.material.plan == theirs.material.plan
+    assert np.array_equal(ours.dataset.prompt_ids, theirs.dataset.prompt_ids)
+    assert ours.dataset.plan == theirs.dataset.plan
 
 
 def test_losses(both):

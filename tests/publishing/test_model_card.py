@@ -94,7 +94,7 @@ def test_the_licence(files, tmp_path):
             word = LearnedEmbedding("<toy>", np.ones((2, 8)), {"license": made})
             path = write(tmp_path / "word.safetensors", word)
         text = model_card.model_card(
-            {path.name: path} | {embeddings.NAMES[0]: path}, "me/toy", record, given
+            {path.name: path} | {embeddings.FILE_NAMES[0]: path}, "me/toy", record, given
         )
         front, body = parts_of(text)
         assert ("None was stated." in body) == ("license" not in front)

@@ -113,7 +113,7 @@ def test_another_ones_name(server):
 @pytest.mark.parametrize("token", [f"{TOKEN}\n", f"{TOKEN} ", "", f"{TOKEN}…", TOKEN.encode()])
 def test_what_can_be_no_token_is_not_shown(server, run, token):
     """The HTTP library's own complaint about a line break shows the token."""
-    for call in (publish.check_access, lambda token: publish.push(run, "toy", token=token)):
+    for call in (publish.check_access, lambda token: publish.publish(run, "toy", token=token)):
         assert "--hub_token must be one word" in refused(call, token)
     assert server.asked == []
 
@@ -125,7 +125,7 @@ def test_without_a_token(server):
 def test_the_token_of_a_login_is_used(server, run, tmp_path):
     (tmp_path / "hf-home").mkdir(exist_ok=True)
     (tmp_path / "hf-home" / "token").write_text(TOKEN)
-    assert publish.push(run) == f"{server.url}/me/wood-toy"
+    assert publish.publish(run) == f"{server.url}/me/wood-toy"
 
 
 def test_offline_is_told_as_such():
@@ -134,7 +134,7 @@ def test_offline_is_told_as_such():
 
 def test_a_repository_of_something_else_is_not_overwritten(server, run):
     server.add_repository("me/toy", {"model.gguf": b"another work"})
-    for call in (publish.check_access, lambda *a: publish.push(run, a[1], token=a[0])):
+    for call in (publish.check_access, lambda *a: publish.publish(run, a[1], token=a[0])):
         assert "something else (model.gguf)" in refused(call, TOKEN, "toy")
     assert len(server.repositories["me/toy"].commits) == 2
 
@@ -144,7 +144,7 @@ def test_a_repository_of_something_else_is_not_overwritten(server, run):
 
 def test_what_is_published(server, run):
     before = contents(run)
-    assert publish.push(run, "toy", token=TOKEN) == f"{server.url}/me/toy"
+    assert publish.publish(run, "toy", token=TOKEN) == f"{server.url}/me/toy"
     repository = server.repositories["me/toy"]
     assert set(repository.files) == {"README.md", "learned_embeds.safetensors", "picture-1.png"}
     word = (run / "learned_embeds.safetensors").read_bytes()
@@ -160,7 +160,7 @@ def test_it_is_fetched_back_by_its_owner_alone(server, run, tmp_path):
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    publish.push(run, "toy", token=TOKEN)
+    publish.publish(run, "toy", token=TOKEN)
     name = "learned_embeds.safetensors"
     for token in (False, STRANGER):
         with pytest.raises(RepositoryNotFoundError):
@@ -171,22 +171,22 @@ def test_it_is_fetched_back_by_its_owner_alone(server, run, tmp_path):
 def test_public_when_asked(server, run):
     from huggingface_hub import hf_hub_download
 
-    publish.push(run, "toy", token=TOKEN, public=True)
+    publish.publish(run, "toy", token=TOKEN, public=True)
     assert server.asked[-2:] == ["commit", "settings"], "shown when all is there"
     assert Path(hf_hub_download("me/toy", "README.md", token=False)).read_text().startswith("---")
 
 
 def test_a_repository_that_is_public_already(server, run, caplog):
     server.add_repository("me/toy", {"learned_embeds.safetensors": b"an older word"})
-    publish.push(run, "toy", token=TOKEN)
+    publish.publish(run, "toy", token=TOKEN)
     assert "everyone can see" in caplog.text
     assert not server.repositories["me/toy"].private, "its owner's choice stands"
 
 
 def test_publishing_again(server, run):
-    publish.push(run, "toy", token=TOKEN)
+    publish.publish(run, "toy", token=TOKEN)
     write(run / "learned_embeds.safetensors", LearnedEmbedding("<toy>", np.zeros((2, 8))))
-    publish.push(run, "toy", token=TOKEN)
+    publish.publish(run, "toy", token=TOKEN)
     _, first, second = server.repositories["me/toy"].commits
     assert first["learned_embeds.safetensors"] != second["learned_embeds.safetensors"]
 
@@ -195,7 +195,7 @@ def test_a_torch_file(server, run):
     (run / "learned_embeds.safetensors").unlink()
     embedding = LearnedEmbedding("<toy>", np.ones((2, 8)))
     write(run / "learned_embeds.bin", embedding, safe_serialization=False)
-    publish.push(run, "toy", token=TOKEN)
+    publish.publish(run, "toy", token=TOKEN)
     files = server.repositories["me/toy"].files
     assert "learned_embeds.bin" in files and b'name="learned_embeds.bin"' in files["README.md"]
 
@@ -204,7 +204,7 @@ def test_pictures_of_ones_choice(server, run, tmp_path):
     chosen = [tmp_path / "a b](.png", tmp_path / "c.png"]
     for index, path in enumerate(chosen):
         output.save(draw_photo(index), path, alt=f"prompt {index}")
-    publish.push(run, "toy", token=TOKEN, pictures=chosen)
+    publish.publish(run, "toy", token=TOKEN, pictures=chosen)
     files = server.repositories["me/toy"].files
     assert [files[f"picture-{n}.png"] for n in (1, 2)] == [path.read_bytes() for path in chosen]
     card = files["README.md"].decode()
@@ -214,15 +214,15 @@ def test_pictures_of_ones_choice(server, run, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"private", b"GIF89a", b"\x89PNG\r\n\x1a\n"])
 def test_only_pictures_are_pictures(server, run, tmp_path, content):
     (tmp_path / "x.png").write_bytes(content)
-    message = refused(publish.push, run, "toy", token=TOKEN, pictures=[tmp_path / "x.png"])
+    message = refused(publish.publish, run, "toy", token=TOKEN, pictures=[tmp_path / "x.png"])
     assert "x.png is no PNG" in message and server.repositories == {}
 
 
 def test_a_picture_too_large_or_not_there(server, run, tmp_path, monkeypatch):
     monkeypatch.setattr("tiutils.publishing.model_card.MAX_PICTURE_BYTES", 10)
-    assert "MiB" in refused(publish.push, run, "toy", token=TOKEN)
+    assert "MiB" in refused(publish.publish, run, "toy", token=TOKEN)
     assert "no PNG" in refused(
-        publish.push, run, "toy", token=TOKEN, pictures=[tmp_path / "no.png"]
+        publish.publish, run, "toy", token=TOKEN, pictures=[tmp_path / "no.png"]
     )
 
 
@@ -231,24 +231,24 @@ def test_links_bring_in_nothing_from_outside(server, run, tmp_path):
     secret = tmp_path / "id_rsa.png"
     output.save(draw_photo(1), secret, alt="secret")
     (run / "validation-steps-2000.png").symlink_to(secret)
-    publish.push(run, "toy", token=TOKEN)
+    publish.publish(run, "toy", token=TOKEN)
     drawn = (run / "validation-steps-1000.png").read_bytes()
     assert server.repositories["me/toy"].files["picture-1.png"] == drawn
     (run / "learned_embeds.safetensors").rename(tmp_path / "elsewhere")
     (run / "learned_embeds.safetensors").symlink_to(tmp_path / "elsewhere")
-    assert "no learned word" in refused(publish.push, run, "toy", token=TOKEN)
+    assert "no learned word" in refused(publish.publish, run, "toy", token=TOKEN)
 
 
 def test_the_whole_model_only_when_asked(server, run, small_model, tmp_path):
     options = {"token": TOKEN, "full_pipeline": True}
-    assert "--save_as_full_pipeline" in refused(publish.push, run, "toy", **options)
+    assert "--save_as_full_pipeline" in refused(publish.publish, run, "toy", **options)
     for path in sorted(small_model.rglob("*")):
         target = run / path.relative_to(small_model)
         target.mkdir() if path.is_dir() else target.write_bytes(path.read_bytes())
     (run / "unet" / "notes.pickle").write_bytes(b"private")
     (run / "vae" / "key.json").symlink_to("/etc/hostname")
-    publish.push(run, "word", token=TOKEN)
-    publish.push(run, "model", **options)
+    publish.publish(run, "word", token=TOKEN)
+    publish.publish(run, "model", **options)
     assert "model_index.json" not in server.repositories["me/word"].files
     files = server.repositories["me/model"].files
     ours = {p.relative_to(small_model).as_posix() for p in small_model.rglob("*") if p.is_file()}
@@ -257,8 +257,8 @@ def test_the_whole_model_only_when_asked(server, run, small_model, tmp_path):
 
 
 def test_a_folder_without_a_word(server, tmp_path):
-    assert "no learned word" in refused(publish.push, tmp_path, "toy", token=TOKEN)
-    assert "no learned word" in refused(publish.push, tmp_path / "nowhere", "toy", token=TOKEN)
+    assert "no learned word" in refused(publish.publish, tmp_path, "toy", token=TOKEN)
+    assert "no learned word" in refused(publish.publish, tmp_path / "nowhere", "toy", token=TOKEN)
     assert server.asked == []
 
 
@@ -272,7 +272,7 @@ STEPS = ("whoami", "info", "create", "validate", "preupload", "batch", "upload",
 def test_a_failure_leaves_everything_whole(server, run, step, how):
     server.failing[step] = how
     before = contents(run)
-    message = refused(publish.push, run, "toy", token=TOKEN)
+    message = refused(publish.publish, run, "toy", token=TOKEN)
     assert before == contents(run)
     assert "publish" in message or "accept" in message or "did not say" in message
     if step not in ("whoami", "info"):
@@ -280,15 +280,15 @@ def test_a_failure_leaves_everything_whole(server, run, step, how):
     assert all(repository.files == {} for repository in server.repositories.values())
     assert all(repository.private for repository in server.repositories.values())
     del server.failing[step]
-    assert publish.push(run, "toy", token=TOKEN) == f"{server.url}/me/toy", "and again, it works"
+    assert publish.publish(run, "toy", token=TOKEN) == f"{server.url}/me/toy", "and again, it works"
 
 
 def test_an_answer_that_is_lost(server, run):
     """The commit was made, but nobody said so: publishing again is harmless."""
     server.failing["commit"] = "lost"
-    refused(publish.push, run, "toy", token=TOKEN)
+    refused(publish.publish, run, "toy", token=TOKEN)
     server.failing.clear()
-    publish.push(run, "toy", token=TOKEN)
+    publish.publish(run, "toy", token=TOKEN)
     _, first, second = server.repositories["me/toy"].commits
     assert first == second
 
@@ -297,7 +297,7 @@ def test_a_server_that_is_not_there(server, run, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert "the Hub did not accept us" in refused(publish.push, run, "toy", token=TOKEN)
+    assert "the Hub did not accept us" in refused(publish.publish, run, "toy", token=TOKEN)
 
 
 # The end of a run
@@ -310,17 +310,17 @@ def config_of(run, **flags):
 
 
 def test_a_run_that_ended_early_is_not_published(server, run, caplog):
-    publish.publish(config_of(run, push_to_hub=True), "stopped by request")
+    publish.publish_if_asked(config_of(run, push_to_hub=True), "stopped by request")
     assert server.asked == [] and f"tiutils push {run}" in caplog.text
 
 
 def test_nothing_is_published_unless_asked(server, run):
-    publish.publish(config_of(run), None)
+    publish.publish_if_asked(config_of(run), None)
     assert server.asked == []
 
 
 def test_the_end_of_a_run(server, run):
-    publish.publish(config_of(run, push_to_hub=True, hub_model_id="my-class/toy"), None)
+    publish.publish_if_asked(config_of(run, push_to_hub=True, hub_model_id="my-class/toy"), None)
     assert list(server.repositories) == ["my-class/toy"]
 
 

@@ -73,18 +73,18 @@ def test_a_recorded_run_learns_the_same_bits(small_model, photos, flags):
 
 
 def test_captions_and_masks_are_in_the_graph(small_model, photos, monkeypatch):
-    make = training.prepare_material
+    make = training.encode_dataset
 
     def with_both(*parts, **settings):
-        material = make(*parts, **settings)
-        own = torch.arange(len(material.mean)) % 2 - 1  # every second view has a sentence
-        masks = torch.rand(len(material.mean), 1, *material.mean.shape[2:])
-        return dataclasses.replace(material, captions=own, masks=masks / masks.mean())
+        dataset = make(*parts, **settings)
+        own = torch.arange(len(dataset.mean)) % 2 - 1  # every second view has a sentence
+        masks = torch.rand(len(dataset.mean), 1, *dataset.mean.shape[2:])
+        return dataclasses.replace(dataset, captions=own, masks=masks / masks.mean())
 
     torch.manual_seed(0)
-    monkeypatch.setattr(training, "prepare_material", with_both)
+    monkeypatch.setattr(training, "encode_dataset", with_both)
     plain, recorded = (make_training(small_model, photos) for _ in "ab")
-    recorded.material = plain.material
+    recorded.dataset = plain.dataset
     expected = training.train_rows(plain).losses
     assert training.train_rows(recorded, take_step=CapturedStep(Recorder())).losses == expected
 
@@ -117,7 +117,7 @@ def test_python_draws_one_batch_a_step_and_nothing_while_replaying(
     places = [buffer.data_ptr() for buffer in take.buffers]
     take(session, 10)
     assert places == [buffer.data_ptr() for buffer in take.buffers]
-    arrays = vars(draw(session.material.plan, 10)).values()
+    arrays = vars(draw(session.dataset.plan, 10)).values()
     for buffer, array in zip(take.buffers, arrays, strict=True):
         np.testing.assert_array_equal(buffer, array)
 
@@ -129,7 +129,7 @@ def test_other_gradients_between_two_steps_are_nobodys_business(small_model, pho
     for step in range(3):
         training.training_step(plain, step)
         take(recorded, step)
-        diffusion.losses_at(recorded.models, recorded.material, 50, 0, 1).sum().backward()
+        diffusion.losses_at(recorded.models, recorded.dataset, 50, 0, 1).sum().backward()
         recorded.rows.grad = None
     assert torch.equal(plain.rows, recorded.rows)
 
@@ -145,7 +145,7 @@ def test_what_cannot_be_recorded_leaves_the_run_as_it_was(small_model, photos):
     session.config = dataclasses.replace(session.config, capture=True)
     take = CapturedStep(fail)
     result = training.train_rows(
-        session, take_step=lambda t, s: memory.with_memory_retry(t, s, leaner=[], take_step=take)
+        session, take_step=lambda t, s: memory.with_memory_retry(t, s, fallbacks=[], take_step=take)
     )
     assert result.out_of_memory and "add --fit in place of --capture" in result.stopped
     after = session.capture(0)

@@ -10,7 +10,7 @@ import torch
 
 import tiutils
 from tiutils import batches, concept, diffusion
-from tiutils.cli.main import room
+from tiutils.cli.main import backend
 from tiutils.errors import InputError
 from tiutils.io import checkpoints, embeddings
 from tiutils.runs import early_stopping, inputs
@@ -59,7 +59,7 @@ def test_looking_every_few_steps_gives_nearly_the_same_answer(every):
 @pytest.fixture(scope="module")
 def run(small_model, photos, tmp_path_factory):
     """A run of six steps, watched every second one, whose learning rate does harm."""
-    watch = early_stopping.EarlyStopping(2, draws=4)
+    watch = early_stopping.EarlyStopping(2, num_samples=4)
     folder = tmp_path_factory.mktemp("run")
     config = tiutils.TrainingConfig(
         pretrained_model_name_or_path=str(small_model), train_data_dir=str(photos),
@@ -84,7 +84,7 @@ def test_the_callback_keeps_the_rows_with_the_lowest_loss(run):
 
 def test_the_fixed_loss_is_the_training_loss_of_the_fixed_batch(run, photos):
     watch, result, _, folder = run
-    batch = diffusion.fixed_batch(diffusion.prepare_material(
+    batch = diffusion.fixed_batch(diffusion.encode_dataset(
         result.models, concept.load(photos), "<t>", batch_size=2, timestep_sampling="noisy"
     ), 4)  # fmt: skip
     assert batch.plan.seed == batches.SEED and batch.plan.batch_size == 4
@@ -100,7 +100,7 @@ def test_the_fixed_loss_is_the_training_loss_of_the_fixed_batch(run, photos):
 
 def test_the_callback_stops_the_run(small_model, photos, tmp_path):
     watch = early_stopping.EarlyStopping(
-        1, draws=2, window=3, threshold=10
+        1, num_samples=2, window=3, threshold=10
     )  # stops as soon as it may
     config = tiutils.TrainingConfig(
         pretrained_model_name_or_path=str(small_model), train_data_dir=str(photos),
@@ -124,7 +124,7 @@ def config_of(small_model, photos, folder, **flags):
 
 
 def train(framework, config, callbacks=()):
-    return room("run", framework).train(config, callbacks)
+    return backend("run", framework).train(config, callbacks)
 
 
 @pytest.mark.slow
@@ -143,12 +143,12 @@ def test_both_frameworks_take_the_same_fixed_losses(small_model, photos, tmp_pat
 def falls_and_rises():
     """A fixed loss that is lowest at steps 6 and 8, in both frameworks; the small model's only falls."""
 
-    def loss(training, draws):
+    def loss(training, num_samples):
         return abs(float(training.capture(0).tensors["optimizer.step"]) - 7)
 
     with pytest.MonkeyPatch.context() as patch:
         for framework in ("pytorch", "flax"):
-            patch.setattr(room("training", framework).Training, "fixed_loss", loss)
+            patch.setattr(backend("training", framework).Training, "fixed_loss", loss)
         yield
 
 
@@ -226,7 +226,7 @@ def test_what_was_not_finite_is_never_the_best():
     watch = early_stopping.EarlyStopping(1)
     losses = iter([float("nan"), 2.0, float("nan"), 1.0])
     training = SimpleNamespace(
-        fixed_loss=lambda draws: next(losses), vectors=lambda: np.ones((1, 2))
+        fixed_loss=lambda num_samples: next(losses), vectors=lambda: np.ones((1, 2))
     )
     assert [watch(SimpleNamespace(step=k, training=training)) for k in (1, 2, 3, 4)] == [False] * 4
     assert watch.best_step == 4
@@ -248,7 +248,7 @@ def test_fewer_steps_than_the_window_are_refused(small_model, photos, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"every": 0}, {"draws": 0}, {"window": 0}, {"threshold": 0}, {"patience": -1}]
+    "wrong", [{"every": 0}, {"num_samples": 0}, {"window": 0}, {"threshold": 0}, {"patience": -1}]
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(InputError, match="above zero"):

@@ -29,7 +29,9 @@ CONFIG = TrainingConfig("photos", "<my-toy>", "toy", train_batch_size=4)
 
 
 def chosen(gib, device="cuda", **changes):
-    return memory.choose(dataclasses.replace(CONFIG, **changes), SD15, device, int(gib * GIB))[0]
+    return memory.choose_plan(dataclasses.replace(CONFIG, **changes), SD15, device, int(gib * GIB))[
+        0
+    ]
 
 
 def test_the_table_has_a_row_for_every_combination_of_switches():
@@ -70,7 +72,7 @@ def test_what_is_chosen_fits_and_is_the_run_that_was_asked_for(
     free = int(gib * GIB)
     ways = memory.plans(config, SD15, device)
     try:
-        plan, leaner = memory.choose(config, SD15, device, free)
+        plan, fallbacks = memory.choose_plan(config, SD15, device, free)
     except errors.InputError:
         assert min(way.peak_bytes for way in ways) > free * (1 - memory.MARGIN)
         return
@@ -82,12 +84,12 @@ def test_what_is_chosen_fits_and_is_the_run_that_was_asked_for(
         if (w.mixed_precision, w.quantize) == (plan.mixed_precision, plan.quantize)
     ]
     assert plan.relative_time == min(way.relative_time for way in same), "the fastest"
-    for way in (plan, *leaner):
+    for way in (plan, *fallbacks):
         applied = way.applied(config)
         assert applied.samples_per_process == batch * accumulation
         assert applied.gradient_checkpointing or not checkpointing, "what was on stays on"
         assert (way.mixed_precision, way.quantize) == (plan.mixed_precision, plan.quantize)
-    sizes = [way.peak_bytes for way in (plan, *leaner)]
+    sizes = [way.peak_bytes for way in (plan, *fallbacks)]
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
 
 
@@ -118,8 +120,8 @@ def test_a_models_folder_tells_its_shape(small_model):
     assert shape.linear == sum(sizes)
     assert shape.linear + shape.other == sum(p.numel() for p in parts.unet.parameters())
     assert shape.text == sum(p.numel() for p in parts.text_encoder.parameters())
-    assert shape.activity == (16 / 64) ** 2 * 16 / 320
-    assert memory.size_of(small_model, 64).activity == 4 * shape.activity
+    assert shape.activation_scale == (16 / 64) ** 2 * 16 / 320
+    assert memory.size_of(small_model, 64).activation_scale == 4 * shape.activation_scale
 
 
 def test_free_memory(monkeypatch):
@@ -185,9 +187,9 @@ def short_of_memory(monkeypatch, unet, most):
     return seen
 
 
-def train_sparingly(session, leaner):
+def train_sparingly(session, fallbacks):
     """The loop as a whole run has it: where memory runs out, the step anew with the next leaner plan."""
-    take_step = functools.partial(memory.with_memory_retry, leaner=leaner)
+    take_step = functools.partial(memory.with_memory_retry, fallbacks=fallbacks)
     return training.train_rows(session, take_step=take_step)
 
 
@@ -196,10 +198,10 @@ def test_the_step_that_did_not_fit_is_begun_anew_with_the_next_plan(
 ):
     flags = {"train_batch_size": 4, "max_train_steps": 8, "fit": True}
     short, plain = (make_training(small_model, photos, **flags) for _ in "ab")
-    _, leaner = memory.choose(short.config, SD15, "cpu", 100 * GIB)
+    _, fallbacks = memory.choose_plan(short.config, SD15, "cpu", 100 * GIB)
     start = short.rows.detach().clone()
     seen = short_of_memory(monkeypatch, short.models.unet, 1)
-    result, expected = train_sparingly(short, leaner), training.train_rows(plain)
+    result, expected = train_sparingly(short, fallbacks), training.train_rows(plain)
     assert seen == [4, 2, *[1] * 4 * 8], "two plans were too large, the third was kept"
     assert (result.step, result.stopped, len(result.losses)) == (8, None, 8)
     assert result.losses == pytest.approx(expected.losses, rel=1e-4)
@@ -247,7 +249,7 @@ def config(small_model, photos, tmp_path):
 
 def test_onednn_out_of_memory_takes_the_next_leaner_plan(small_model, photos, monkeypatch, caplog):
     short = make_training(small_model, photos, train_batch_size=4, max_train_steps=2, fit=True)
-    _, leaner = memory.choose(short.config, SD15, "cpu", 100 * GIB)
+    _, fallbacks = memory.choose_plan(short.config, SD15, "cpu", 100 * GIB)
     original = short.models.unet.forward
 
     def forward(latents, *rest, **named):
@@ -256,7 +258,7 @@ def test_onednn_out_of_memory_takes_the_next_leaner_plan(small_model, photos, mo
         return original(latents, *rest, **named)
 
     monkeypatch.setattr(short.models.unet, "forward", forward)
-    assert train_sparingly(short, leaner).step == 2
+    assert train_sparingly(short, fallbacks).step == 2
     assert "out of memory in step 1 (could not create a primitive): going on" in caplog.text
 
 
@@ -371,4 +373,4 @@ def test_shape_of_a_model_whose_blocks_see_the_prompt_alone():
     with safetensors.safe_open(folder / "unet/diffusion_pytorch_model.safetensors", "np") as file:
         sizes = {name: np.prod(file.get_slice(name).get_shape()) for name in list(file.keys())}
     assert shape.linear + shape.other == sum(sizes.values())
-    assert shape.activity == pytest.approx((16 / 64) ** 2 * 80 / 320)
+    assert shape.activation_scale == pytest.approx((16 / 64) ** 2 * 80 / 320)

@@ -720,7 +720,9 @@ def test_photos_from_a_dataset_on_the_hub(learn, photos, finished, tmp_path, mon
 
 
 def test_nothing_is_published_unless_asked(learn, monkeypatch):
-    monkeypatch.setattr("tiutils.publishing.publish.push", lambda *a, **k: pytest.fail("published"))
+    monkeypatch.setattr(
+        "tiutils.publishing.publish.publish", lambda *a, **k: pytest.fail("published")
+    )
     monkeypatch.setattr(
         "tiutils.publishing.publish.check_access", lambda *a, **k: pytest.fail("asked the Hub")
     )
@@ -738,7 +740,7 @@ def test_publishing_when_asked(learn, tmp_path, monkeypatch):
         assert record_in(Path(output_dir))["status"] == "finished", "everything is written by then"
         calls.append(("push", repo_id, token, full_pipeline))
 
-    monkeypatch.setattr("tiutils.publishing.publish.push", push)
+    monkeypatch.setattr("tiutils.publishing.publish.publish", push)
     flags = ["--push_to_hub", "--hub_model_id", "me/toy", "--hub_token", TOKEN]
     assert learn(*flags, "--max_train_steps", 1).status == 0
     assert calls == [("check", TOKEN, "me/toy"), ("push", "me/toy", TOKEN, False)]

@@ -210,7 +210,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def room(name: str, framework: str) -> Any:
+def backend(name: str, framework: str) -> Any:
     """The framework's own module: `tiutils.<name>`, where a run's is `tiutils.runs.run`, or `tiutils.flax.<name>`.
 
     Raises:
@@ -232,7 +232,7 @@ def run_train(options: argparse.Namespace) -> int:
         logger.warning(
             "--validation_epochs has nothing to do: --validation_steps says when to draw"
         )
-    result = room("run", options.framework).train(training_config(options))
+    result = backend("run", options.framework).train(training_config(options))
     if not result.is_main_process:
         return EXIT_OK
     kept = f"{result.best_step} of " if result.best_step else ""
@@ -257,7 +257,7 @@ def run_generate(options: argparse.Namespace) -> int:
     folder = files.given(options.output_dir, "--output_dir")
     words = flags.words(options.embedding)
     files.check_writable(folder, "--output_dir")
-    inference, models = (room(name, options.framework) for name in ("inference", "models"))
+    inference, models = (backend(name, options.framework) for name in ("inference", "models"))
     chosen = flags.model(options, [source for source, _ in words])
     chosen["name"] = chosen["name"] or models.default_model()
     flags.check_words(chosen, words, options.prompt)
@@ -282,7 +282,7 @@ def run_generate(options: argparse.Namespace) -> int:
 
         try:
             options_of_all = {**drawing(options), "batch_size": parts.at_once}
-            inference.generate(parts, options.prompt, **options_of_all, on_picture=keep)
+            inference.generate(parts, options.prompt, **options_of_all, on_image=keep)
         except KeyboardInterrupt:
             logger.warning("stopped: %d of %d pictures are drawn, in %s", done, total, folder)
             raise
@@ -313,11 +313,11 @@ def run_evaluate(options: argparse.Namespace) -> int:
         judge=options.evaluator,
         output_dir=options.output_dir,
         scores=not options.no_scores,
-        on_picture=lambda path: print(f"{label:<25} {path}", flush=True),
+        on_image=lambda path: print(f"{label:<25} {path}", flush=True),
         **drawing(options),
     )
-    if made.verdicts:
-        print("\n" + "\n\n".join(map(report.as_text, made.verdicts)))
+    if made.word_scores:
+        print("\n" + "\n\n".join(map(report.as_text, made.word_scores)))
     if len(options.run_dirs) == 1:
         print(f"\nthe learned word:         {made.words[0]}")
         print(f"all on one page:          {made.page}")
@@ -330,7 +330,7 @@ def run_push(options: argparse.Namespace) -> int:
     from tiutils.publishing import publish
 
     print(
-        publish.push(
+        publish.publish(
             options.run_dir,
             options.hub_model_id,
             token=options.hub_token,

@@ -103,9 +103,9 @@ def noise_preview(
 
 
 def word_losses(
-    models: Models, images: Sequence[Image.Image], words: Iterable[str], *, draws: int = 32
+    models: Models, images: Sequence[Image.Image], words: Iterable[str], *, num_samples: int = 32
 ) -> dict[str, float]:
-    """How well each word describes the photos: word → loss on the same fixed draws, lowest first.
+    """How well each word describes the photos: word → loss on the same fixed samples, lowest first.
 
     A diffusion model is a classifier: of several prompts, that of the lowest loss fits the picture
     (Li et al. 2023, arXiv 2303.16203).
@@ -116,7 +116,9 @@ def word_losses(
     words = list(words)
     for word in words:
         check_initializer(models.tokenizer, word)
-    losses = {w: metrics.fixed_evaluation_loss(models, images, w, draws=draws) for w in words}
+    losses = {
+        w: metrics.fixed_evaluation_loss(models, images, w, num_samples=num_samples) for w in words
+    }
     return dict(sorted(losses.items(), key=lambda pair: pair[1]))
 
 

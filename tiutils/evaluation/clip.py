@@ -33,7 +33,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 @dataclass(frozen=True)
-class Evaluator:
+class ClipScorer:
     """A frozen CLIP model, its tokenizer, and how it wants its pixels: (p - mean) / std."""
 
     name: str
@@ -43,7 +43,7 @@ class Evaluator:
     std: tuple[float, ...] = STD
 
     @torch.no_grad()
-    def see(self, images: Images) -> torch.Tensor:
+    def encode_images(self, images: Images) -> torch.Tensor:
         """Vectors of the pictures' central squares, float32 (images, width) of length 1, on the CPU."""
         side = self.model.config.vision_config.image_size
         squares = [
@@ -59,7 +59,7 @@ class Evaluator:
         return _unit(answer)
 
     @torch.no_grad()
-    def read(self, sentences: Sequence[str]) -> torch.Tensor:
+    def encode_text(self, sentences: Sequence[str]) -> torch.Tensor:
         """Vectors of the sentences, float32 (sentences, width) of length 1, on the CPU."""
         longest = self.model.config.text_config.max_position_embeddings
         ids = self.tokenizer(
@@ -70,11 +70,11 @@ class Evaluator:
         )
         return _unit(answer)
 
-    def similarities(self, images: Images, references: Images) -> torch.Tensor:
+    def clip_i(self, images: Images, references: Images) -> torch.Tensor:
         """How alike each picture is to the references: mean cosine, float32 (images,)."""
-        return (self.see(images) @ self.see(references).T).mean(dim=1)
+        return (self.encode_images(images) @ self.encode_images(references).T).mean(dim=1)
 
-    def followings(self, images: Images, prompts: Sequence[str]) -> torch.Tensor:
+    def clip_t(self, images: Images, prompts: Sequence[str]) -> torch.Tensor:
         """How well each picture shows its own prompt: cosine, float32 (images,).
 
         CLIP does not know a learned word: give the prompts with the plain word in its place.
@@ -84,19 +84,19 @@ class Evaluator:
         """
         if len(images) != len(prompts):
             raise InputError(f"{len(images)} pictures, {len(prompts)} prompts: give one for each")
-        return (self.see(images) * self.read(prompts)).sum(dim=1)
+        return (self.encode_images(images) * self.encode_text(prompts)).sum(dim=1)
 
     def nearest_words(
         self, images: Images, words: Sequence[str], template: str = "a photo of a {}"
     ) -> list[tuple[str, float]]:
         """The words in the order in which they fit the pictures, with their mean cosine, the best first."""
         sentences = [concept.fill(template, word) for word in words]
-        parts = [self.read(sentences[i : i + 256]) for i in range(0, len(sentences), 256)]
-        fits = torch.cat(parts) @ self.see(images).mean(dim=0)
+        parts = [self.encode_text(sentences[i : i + 256]) for i in range(0, len(sentences), 256)]
+        fits = torch.cat(parts) @ self.encode_images(images).mean(dim=0)
         return [(words[i], fits[i].item()) for i in fits.argsort(descending=True).tolist()]
 
 
-def load(name: str | Path, *, device: str | torch.device = "cpu") -> Evaluator:
+def load(name: str | Path, *, device: str | torch.device = "cpu") -> ClipScorer:
     """Load a CLIP model from a folder or by its Hub id, float32 and frozen.
 
     Raises:
@@ -118,10 +118,10 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Evaluator:
         )
     model = model.float().to(device).requires_grad_(False).eval()
     tokenizer = load_tokenizer(name, tokenizer_name=name)
-    return Evaluator(name, model, tokenizer, *_normalization(Path(name)))
+    return ClipScorer(name, model, tokenizer, *_normalization(Path(name)))
 
 
-def beside(model: Models) -> Evaluator | None:
+def bundled_with(model: Models) -> ClipScorer | None:
     """The judge that came with a model, on its device: `evaluator/` in its folder; None without one.
 
     The bundled model's knows the bundled model's small world, and nothing of photos of the large one.

@@ -11,12 +11,12 @@ from PIL import Image
 
 from tiutils import concept, inference
 from tiutils.evaluation import metrics
-from tiutils.evaluation.clip import Evaluator
+from tiutils.evaluation.clip import ClipScorer
 from tiutils.evaluation.metrics import SEED, Images
 from tiutils.models import Models
 
 # measure: what a table calls it, and +1 if more is better (↑), -1 if less is better (↓)
-MEASURES = {
+METRICS = {
     "evaluation_loss": ("loss on photos ↓", -1),
     "image_similarity": ("similarity to photos ↑", +1),
     "histogram_distance": ("color distance to photos ↓", -1),
@@ -36,11 +36,11 @@ class Gallery:
         models: Models,
         *,
         seed: int = 0,
-        on_picture: Callable[[], object] | None = None,
+        on_image: Callable[[], object] | None = None,
         **drawing: Any,
     ):
         self.models, self.seed, self.drawing = models, seed, drawing
-        self.on_picture = on_picture
+        self.on_image = on_image
         self.drawn: dict[str, list[Image.Image]] = {}
 
     def missing(self, prompts: Sequence[str], count: int) -> int:
@@ -60,27 +60,27 @@ class Gallery:
                 number: int, image: Image.Image, batch: list[str] = batch, more: int = more
             ) -> None:
                 self.drawn[batch[number // more]].append(image)
-                if self.on_picture is not None:
-                    self.on_picture()
+                if self.on_image is not None:
+                    self.on_image()
 
             inference.generate(
                 self.models,
                 batch,
                 num_images_per_prompt=more,
                 seed=self.seed + start,
-                on_picture=keep,
+                on_image=keep,
                 **self.drawing,
             )
         return [image for prompt in prompts for image in self.drawn[prompt][:count]]
 
 
-def measure(
+def evaluate_word(
     models: Models,
     word: str,
     references: Images,
     *,
     plain_word: str,
-    evaluator: Evaluator | None = None,
+    evaluator: ClipScorer | None = None,
     learnable_property: str = "object",
     prompts: Sequence[str] = (),
     num_images: int = 8,
@@ -106,13 +106,13 @@ def measure(
         drawing: further arguments of `inference.generate`.
 
     Returns:
-        names of `MEASURES` with a value for each draw of the loss or for each picture, (n,). Their
+        names of `METRICS` with a value for each draw of the loss or for each picture, (n,). Their
         mean is the measure.
     """
     template = concept.templates(learnable_property)[0]
     gallery = gallery or Gallery(models, seed=seed, **drawing)
     images = gallery.pictures([concept.fill(template, word)], num_images)
-    losses = metrics.evaluation_losses(models, references, word, learnable_property, draws=64)
+    losses = metrics.evaluation_losses(models, references, word, learnable_property, num_samples=64)
     measured = {
         "evaluation_loss": losses.numpy(),
         "image_similarity": metrics.image_similarities(models, images, references).numpy(),
@@ -123,8 +123,8 @@ def measure(
         each = images_per_prompt or num_images
         drawn = gallery.pictures([concept.fill(prompt, word) for prompt in prompts], each)
         sentences = [concept.fill(p, plain_word) for p in prompts for _ in range(each)]
-        measured["clip_similarity"] = evaluator.similarities(images, references).numpy()
-        measured["prompt_following"] = evaluator.followings(drawn, sentences).numpy()
+        measured["clip_similarity"] = evaluator.clip_i(images, references).numpy()
+        measured["prompt_following"] = evaluator.clip_t(drawn, sentences).numpy()
     return measured
 
 
@@ -156,7 +156,7 @@ def compare(
     """
     scores = {}
     for name, values in word.items():
-        better = MEASURES[name][1] * (values - other[name])
+        better = METRICS[name][1] * (values - other[name])
         chosen = np.random.default_rng(SEED).integers(len(better), size=(resamples, len(better)))
         low, high = np.quantile(better[chosen].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
         scores[name] = Score(*map(float, (values.mean(), better.mean(), low, high)))

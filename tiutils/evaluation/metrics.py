@@ -36,7 +36,7 @@ def fixed_evaluation_loss(
     word: str,
     *,
     learnable_property: str = "object",
-    draws: int = 64,
+    num_samples: int = 64,
     seed: int = SEED,
 ) -> float:
     """The diffusion loss on fixed draws of photo, prompt, timestep, latent sample and noise.
@@ -49,37 +49,44 @@ def fixed_evaluation_loss(
         images: photos, best such as training has not seen.
         word: put into the prompt templates; learned or plain.
         learnable_property: which templates, "object" or "style".
-        draws: how many; the loss of one draw says little.
+        num_samples: how many; the loss of one draw says little.
         seed: of the draws.
 
     Returns:
         the mean squared error of the noise prediction, over all draws.
 
     Raises:
-        InputError: no photos, or no draws.
+        InputError: no photos, or no samples.
     """
-    return evaluation_losses(models, images, word, learnable_property, draws, seed).mean().item()
+    return (
+        evaluation_losses(models, images, word, learnable_property, num_samples, seed).mean().item()
+    )
 
 
 @torch.no_grad()
 def evaluation_losses(
-    models: Models, images: Images, word: str, learnable_property: str, draws: int, seed: int = SEED
+    models: Models,
+    images: Images,
+    word: str,
+    learnable_property: str,
+    num_samples: int,
+    seed: int = SEED,
 ) -> torch.Tensor:
-    """The loss of each fixed draw, float32 (draws,)."""
-    if draws < 1:
-        raise InputError(f"draws is {draws}; it must be 1 or more")
-    material = diffusion.prepare_material(
+    """The loss of each fixed draw, float32 (num_samples,)."""
+    if num_samples < 1:
+        raise InputError(f"num_samples is {num_samples}; it must be 1 or more")
+    dataset = diffusion.encode_dataset(
         models,
         _as_concept(images),
         word,
         learnable_property=learnable_property,
         center_crop=True,
         seed=seed,
-        batch_size=draws,
+        batch_size=num_samples,
     )
     losses = [
-        diffusion.losses_at(models, material, 0, start, min(start + 16, draws))
-        for start in range(0, draws, 16)
+        diffusion.losses_at(models, dataset, 0, start, min(start + 16, num_samples))
+        for start in range(0, num_samples, 16)
     ]
     return torch.cat(losses).cpu()
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tiutils.config import TrainingConfig
 from tiutils.evaluation import clip as clip_model
-from tiutils.evaluation.clip import Evaluator
+from tiutils.evaluation.clip import ClipScorer
 from tiutils.figures import output
 from tiutils.io.run_folder import entry, read_record, update_record
 from tiutils.models import Models
@@ -25,14 +25,14 @@ logger = logging.getLogger("tiutils")
 History = Mapping[int, Mapping[str, Sequence[float]]]
 
 
-class Judge:
+class OverfittingMonitor:
     """Scores the pictures of each validation and warns when prompt following has fallen.
 
     Attributes:
         history: by step, "similarity" to the photos and "following" of the prompt of each picture.
     """
 
-    def __init__(self, clip: Evaluator, config: TrainingConfig, photos: Sequence[Image.Image]):
+    def __init__(self, clip: ClipScorer, config: TrainingConfig, photos: Sequence[Image.Image]):
         self.clip, self.config, self.photos = clip, config, photos
         earlier: dict[str, Any] = {}
         if config.resume_from_checkpoint is not None:
@@ -49,8 +49,8 @@ class Judge:
         """Score the pictures of one step; returns the means, for a tracker."""
         sentence = prompt.replace(self.config.placeholder_token, self.config.plain_word)
         scores = {
-            "similarity": self.clip.similarities(images, self.photos).tolist(),
-            "following": self.clip.followings(images, [sentence] * len(images)).tolist(),
+            "similarity": self.clip.clip_i(images, self.photos).tolist(),
+            "following": self.clip.clip_t(images, [sentence] * len(images)).tolist(),
         }
         # a resumed run takes its last steps anew
         self.history = {s: kept for s, kept in self.history.items() if s < step} | {step: scores}
@@ -68,7 +68,9 @@ class Judge:
         return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
-def judge(config: TrainingConfig, photos: Sequence[Image.Image], models: Models) -> Judge | None:
+def monitor_for(
+    config: TrainingConfig, photos: Sequence[Image.Image], models: Models
+) -> OverfittingMonitor | None:
     """Who judges the pictures of --validation_prompt: --evaluator, or the CLIP that comes with the model.
 
     Raises:
@@ -77,8 +79,8 @@ def judge(config: TrainingConfig, photos: Sequence[Image.Image], models: Models)
     if config.validation_prompt is None:
         return None
     named = config.evaluator
-    clip = clip_model.beside(models) if named is None else clip_model.load(named)
-    return None if clip is None else Judge(clip, config, photos)
+    clip = clip_model.bundled_with(models) if named is None else clip_model.load(named)
+    return None if clip is None else OverfittingMonitor(clip, config, photos)
 
 
 def has_fallen(history: History) -> int | None:

@@ -55,7 +55,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class WordScores:
     """The scores of a word, and what the plain word has, by measure."""
 
     word: str
@@ -67,14 +67,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """The picture's file, the words' files, and a verdict on each word; none if no scores were asked for.
+    """The picture's file, the words' files, and the scores of each word; none if no scores were asked for.
 
     Of one run there is a page to look at as well.
     """
 
     picture: Path
     words: tuple[Path, ...]
-    verdicts: tuple[Verdict, ...] = ()
+    word_scores: tuple[WordScores, ...] = ()
     page: Path | None = None
 
 
@@ -91,7 +91,7 @@ def evaluate(
     num_inference_steps: int = 15,
     seed: int = 0,
     scores: bool = True,
-    on_picture: Callable[[Path], object] | None = None,
+    on_image: Callable[[Path], object] | None = None,
     **drawing: Any,
 ) -> Report:
     """Draw prompts with plain words and learned ones, from the same noise; then score.
@@ -113,7 +113,7 @@ def evaluate(
         num_inference_steps: of the sampler; with 25 the scores are the same (benchmarks/README.md).
         seed: of the first picture.
         scores: whether to score at all.
-        on_picture: called with the picture's file as soon as it is there, long before the scores.
+        on_image: called with the picture's file as soon as it is there, long before the scores.
         drawing: further arguments of `inference.generate`.
 
     Raises:
@@ -134,7 +134,9 @@ def evaluate(
     parts = models.load(**chosen, device=models.best_device())
     clip = None
     if scores:
-        clip = clip_model.load(judge, device=parts.device) if judge else clip_model.beside(parts)
+        clip = (
+            clip_model.load(judge, device=parts.device) if judge else clip_model.bundled_with(parts)
+        )
     for subject, word in zip(subjects, words, strict=True):
         inference.load_embedding(parts, subject.embedding, word)
 
@@ -143,7 +145,7 @@ def evaluate(
     shown = list(dict.fromkeys([*(s.plain_word for s in subjects), *words]))
     sentences = [concept.fill(prompt, word) for word in shown for prompt in prompts]
     with bar(gallery.missing(sentences, num_images_per_prompt), "drawing", "picture") as drawn:
-        gallery.on_picture = drawn.update
+        gallery.on_image = drawn.update
         gallery.pictures(sentences, num_images_per_prompt)
     pictures = {
         word: gallery.pictures([concept.fill(p, word) for p in prompts], num_images_per_prompt)
@@ -155,22 +157,24 @@ def evaluate(
         else _several_runs(subjects, prompts, pictures, words)
     )
     picture = _keep(output.to_png(figure), target, PICTURE if is_one else f"{COMPARISON}.png")
-    if on_picture is not None:
-        on_picture(picture)
-    verdicts: tuple[Verdict, ...] = ()
+    if on_image is not None:
+        on_image(picture)
+    word_scores: tuple[WordScores, ...] = ()
     if scores:
-        verdicts = _verdicts(parts, subjects, words, clip, prompts, num_images_per_prompt, gallery)
-    record = [dataclasses.asdict(verdict) for verdict in verdicts]
+        word_scores = _score_words(
+            parts, subjects, words, clip, prompts, num_images_per_prompt, gallery
+        )
+    record = [dataclasses.asdict(each) for each in word_scores]
     page: Path | None = None
     try:
         if is_one:
-            page = _page(subjects[0], prompts, pictures, words[0], *verdicts)
+            page = _page(subjects[0], prompts, pictures, words[0], *word_scores)
             update_record(target, {"scores": record[0]} if scores else {})
         elif scores:
             write_new(_numbered(picture.with_suffix(".json")), to_json(record))
     except InputError as error:  # whoever waited for the scores is to see them all the same
         logger.warning("%s", error)
-    return Report(picture, tuple(subject.embedding for subject in subjects), verdicts, page)
+    return Report(picture, tuple(subject.embedding for subject in subjects), word_scores, page)
 
 
 def _model(run_dirs: Sequence[Path], changed: dict[str, Any]) -> dict[str, Any]:
@@ -204,15 +208,15 @@ def _numbered(path: Path) -> Iterator[Path]:
         yield path.with_stem(f"{path.stem}-{number}")
 
 
-def _verdicts(
+def _score_words(
     parts: Models,
     subjects: Sequence[Subject],
     words: Sequence[str],
-    clip: clip_model.Evaluator | None,
+    clip: clip_model.ClipScorer | None,
     prompts: Sequence[str],
     num_images_per_prompt: int,
     gallery: comparison.Gallery,
-) -> tuple[Verdict, ...]:
+) -> tuple[WordScores, ...]:
     """Every measure of each word beside its plain word."""
     judged = [
         each for s, w in zip(subjects, words, strict=True) for each in ((s, w), (s, s.plain_word))
@@ -226,13 +230,13 @@ def _verdicts(
     asked = [sentence for sentence in asked if sentence not in usual]
     todo = gallery.missing(usual, SCORED) + gallery.missing(asked, each) + len(judged)
     with bar(todo, "scoring", "picture") as scored:
-        gallery.on_picture = scored.update
+        gallery.on_image = scored.update
         gallery.pictures(usual, SCORED)  # all words' at once: full batches
         gallery.pictures(asked, each)
         measured = []
         for subject, word in judged:
             measured.append(
-                comparison.measure(
+                comparison.evaluate_word(
                     parts,
                     word,
                     subject.references,
@@ -247,7 +251,7 @@ def _verdicts(
             )
             scored.update()
     return tuple(
-        Verdict(
+        WordScores(
             word,
             subject.plain_word,
             subject.reference_folder,
@@ -263,7 +267,7 @@ def _verdicts(
 def _subject(run_dir: Path, photos: str | Path | None, held_out: str | Path | None) -> Subject:
     """What a run's folder says of its word. Raises InputError where there is no finished run."""
     record = read_record(run_dir)
-    words = [run_dir / name for name in embeddings.NAMES if (run_dir / name).is_file()]
+    words = [run_dir / name for name in embeddings.FILE_NAMES if (run_dir / name).is_file()]
     if not record or not words:
         raise InputError(
             f"{run_dir} holds no finished run (run.json and learned_embeds.safetensors); "
@@ -350,7 +354,7 @@ def _page(
     prompts: Sequence[str],
     drawn: dict[str, Any],
     word: str,
-    verdict: Verdict | None = None,
+    scores: WordScores | None = None,
 ) -> Path:
     """Write the page of one run; returns its path."""
     record, each = read_record(subject.run_dir), len(drawn[word]) // len(prompts)
@@ -375,7 +379,7 @@ def _page(
         ],
         sheets=sheets,
         curve=(output.to_png(curve), output.alt_text(curve)) if curve else None,
-        scores=(verdict.scores, verdict.plain_scores) if verdict else None,
+        scores=(scores.scores, scores.plain_scores) if scores else None,
         reference_folder=subject.reference_folder,
         embedding=subject.embedding.name,
         flags=flags,
@@ -401,18 +405,18 @@ def _several_runs(
     )
 
 
-def as_text(verdict: Verdict) -> str:
+def as_text(scores: WordScores) -> str:
     """One word's scores as a table for the terminal."""
-    plain_word, word = printable(verdict.plain_word), printable(verdict.word)
+    plain_word, word = printable(scores.plain_word), printable(scores.word)
     width = max(12, len(plain_word), len(word)) + 2
     lines = [
-        f"against {printable(verdict.reference_folder)}",
+        f"against {printable(scores.reference_folder)}",
         f"{'':<29}{plain_word:>{width}}{word:>{width}}   better by, and from … to, for other noise",
     ]
-    for key, score in verdict.scores.items():
+    for key, score in scores.scores.items():
         lines.append(
-            f"{comparison.MEASURES[key][0]:<29}"
-            f"{verdict.plain_scores[key]:>{width}.4f}{score.value:>{width}.4f}"
+            f"{comparison.METRICS[key][0]:<29}"
+            f"{scores.plain_scores[key]:>{width}.4f}{score.value:>{width}.4f}"
             f"   {score.better_by:+.4f}   {score.low:+.4f} … {score.high:+.4f}"
         )
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from tiutils.config import TrainingConfig
-from tiutils.evaluation.comparison import MEASURES, Score
+from tiutils.evaluation.comparison import METRICS, Score
 from tiutils.io.engines import ENGINES
 
 TEMPLATE = Path(__file__).with_name("web_page.html")
@@ -135,7 +135,7 @@ def _scores(page: Page) -> str:
     scores, plain = page.scores
     rows = [
         [
-            MEASURES[name][0],
+            METRICS[name][0],
             f"{plain[name]:.4f}",
             f"{score.value:.4f}",
             f"{score.better_by:+.4f}",

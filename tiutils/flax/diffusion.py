@@ -13,7 +13,7 @@ from tiutils import concept as concepts
 from tiutils.batches import BatchPlan
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
-from tiutils.dataset import own_prompts, snr_weights, view_masks
+from tiutils.dataset import loss_masks, own_prompts, snr_weights
 from tiutils.flax import schedulers, token_embedding
 from tiutils.flax.models import FlaxModels
 from tiutils.tokenizer import token_ids
@@ -29,8 +29,8 @@ class Samples(NamedTuple):
     noise: np.ndarray
 
 
-class Material(NamedTuple):
-    """What a run trains on: `diffusion.Material` as JAX arrays, on every device."""
+class LatentDataset(NamedTuple):
+    """What a run trains on: `diffusion.LatentDataset` as JAX arrays, on every device."""
 
     mean: jax.Array
     std: jax.Array
@@ -60,9 +60,9 @@ def encode_views(
     return mean, std
 
 
-def prepare_material(
+def encode_dataset(
     models: FlaxModels, concept: Concept, word: str, config: TrainingConfig
-) -> Material:
+) -> LatentDataset:
     """Pass each view of each photo through the VAE once; tokenize the prompts."""
     resolution = config.resolution or models.resolution
     views = concepts.views(concept, center_crop=config.center_crop)
@@ -86,10 +86,10 @@ def prepare_material(
         predicts = models.scheduler_config.get("prediction_type", "epsilon")
         alphas_cumprod = schedulers.alphas_cumprod(models.scheduler_config)
         weights = snr_weights(alphas_cumprod, config.snr_gamma, predicts)
-    masks = view_masks(concept, views, plan.latent_shape[1:]) if config.masked_loss else None
+    masks = loss_masks(concept, views, plan.latent_shape[1:]) if config.masked_loss else None
     prompt_ids = jnp.asarray(token_ids(models.tokenizer, [*prompts, *own]))
     rest = (None if a is None else jnp.asarray(a) for a in (of_view, masks, weights))
-    return Material(mean, std, prompt_ids, plan, *rest)
+    return LatentDataset(mean, std, prompt_ids, plan, *rest)
 
 
 def batch_loss(

@@ -43,7 +43,7 @@ def generate(
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 8,
-    on_picture: Callable[[int, Image.Image], object] | None = None,
+    on_image: Callable[[int, Image.Image], object] | None = None,
     sampler: str = "dpmsolver++",
     devices: Sequence[jax.Device] | None = None,
 ) -> list[Image.Image]:
@@ -65,7 +65,7 @@ def generate(
         batch_size: images drawn at once, by all devices together; rounded up to a multiple of the devices.
         sampler: `"dpmsolver++"` as in PyTorch, or another one of `schedulers.SAMPLERS`.
         devices: those that share each batch; all that JAX sees by default.
-        on_picture: called with the number of each image, from 0, and the image as soon as it is drawn.
+        on_image: called with the number of each image, from 0, and the image as soon as it is drawn.
 
     Returns:
         `len(prompts) * num_images_per_prompt` RGB images: all of the first prompt, then all of the second, and so on.
@@ -101,11 +101,11 @@ def generate(
         start = np.stack([noise.standard_normal(shape, s) for _, s in padded])
         texts = encoded[[p for p, _ in padded]]
         with jax.default_matmul_precision("float32" if models.dtype == jnp.float32 else None):
-            drawn = _draw(*constants, *jax.device_put((start, texts), shared))
+            drawn = _generate(*constants, *jax.device_put((start, texts), shared))
         for picture in np.asarray(drawn)[: len(chunk)]:
             images.append(Image.fromarray(picture))
-            if on_picture is not None:
-                on_picture(len(images) - 1, images[-1])
+            if on_image is not None:
+                on_image(len(images) - 1, images[-1])
     return images
 
 
@@ -131,7 +131,7 @@ def _encode(text_encoder: TextEncoder, input_ids: Array, rows: Array, first_id: 
 
 
 @jax.jit
-def _draw(
+def _generate(
     unet: UNet,
     vae: VAE,
     table: Sampler,

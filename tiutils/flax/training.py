@@ -23,7 +23,7 @@ from tiutils.concept import Concept
 from tiutils.config import TrainingConfig, learning_rate_at
 from tiutils.errors import InputError
 from tiutils.flax import schedulers, token_embedding
-from tiutils.flax.diffusion import Material, Samples, batch_loss, prepare_material
+from tiutils.flax.diffusion import LatentDataset, Samples, batch_loss, encode_dataset
 from tiutils.flax.models import FlaxModels
 from tiutils.flax.steps import State, compile_steps, precision_of
 from tiutils.io.checkpoints import RunState, check_state
@@ -48,7 +48,7 @@ class Training:
 
     models: FlaxModels
     placeholder: Placeholder
-    material: Material
+    dataset: LatentDataset
     config: TrainingConfig
     mesh: Mesh
     state: State
@@ -67,16 +67,16 @@ class Training:
         self.state = self.state._replace(rows=jnp.asarray(vectors))
         token_embedding.set_rows(self.models, self.placeholder, vectors)
 
-    def fixed_loss(self, draws: int) -> float:
-        """Mean loss of a batch of `draws` samples that is the same at every step."""
-        plan, at_once = fixed_plan(self.material.plan, draws), self.config.train_batch_size
+    def fixed_loss(self, num_samples: int) -> float:
+        """Mean loss of a batch of `num_samples` samples that is the same at every step."""
+        plan, at_once = fixed_plan(self.dataset.plan, num_samples), self.config.train_batch_size
         rows, total = jnp.asarray(self.state.rows), 0.0
-        for start in range(0, draws, at_once):
-            batch = batch_at(plan, 0, start, min(start + at_once, draws))
+        for start in range(0, num_samples, at_once):
+            batch = batch_at(plan, 0, start, min(start + at_once, num_samples))
             samples = Samples(*(getattr(batch, name) for name in Samples._fields))
             with jax.default_matmul_precision(precision_of(self.config)):
                 total += float(self.loss(rows, self.frozen, samples))
-        return total / draws
+        return total / num_samples
 
     def machine(self) -> dict[str, Any]:
         """Where it runs, for the record."""
@@ -97,7 +97,7 @@ class Training:
             "optimizer_numbers": {},
             "scaler": {},
             "seed": self.config.seed,
-            "batch_size": self.material.plan.batch_size,
+            "batch_size": self.dataset.plan.batch_size,
         }
         return RunState(step, {"rows": rows, **tensors}, scalars)
 
@@ -125,15 +125,15 @@ def prepare(
     config: TrainingConfig,
     mesh: Mesh | None = None,
 ) -> Training:
-    """Bring together what the steps need: material, state, frozen weights on every device, the compiled steps."""
+    """Bring together what the steps need: dataset, state, frozen weights on every device, the compiled steps."""
     mesh = mesh or make_mesh(config.train_batch_size)
     everywhere = NamedSharding(mesh, P())
-    material = prepare_material(models, concept, placeholder.token, config)
+    dataset = encode_dataset(models, concept, placeholder.token, config)
     models.unet.gradient_checkpointing = config.gradient_checkpointing
     frozen = {
         "text_encoder": models.text_encoder,
         "unet": models.unet,
-        **{k: v for k, v in material._asdict().items() if k != "plan"},
+        **{k: v for k, v in dataset._asdict().items() if k != "plan"},
         "rows": models.rows,
         "alphas_cumprod": jnp.asarray(schedulers.alphas_cumprod(models.scheduler_config)),
     }
@@ -153,7 +153,7 @@ def prepare(
     return Training(
         models,
         placeholder,
-        material,
+        dataset,
         config,
         mesh,
         jax.device_put(State(rows, zeros, zeros.copy(), jnp.zeros((), jnp.int32)), everywhere),
@@ -164,9 +164,9 @@ def prepare(
     )
 
 
-def draw(training: Training, step: int) -> tuple[Samples, np.ndarray, int]:
+def next_batches(training: Training, step: int) -> tuple[Samples, np.ndarray, int]:
     """Batches and learning rates of the steps from `step` on, and how many of them count; all on the devices."""
-    config, plan, total = training.config, training.material.plan, training.total_steps
+    config, plan, total = training.config, training.dataset.plan, training.total_steps
     count = min(STEPS_PER_DISPATCH, total - step)
     numbers = [step + min(k, count - 1) for k in range(STEPS_PER_DISPATCH)]
     batches = {number: batch_at(plan, number) for number in dict.fromkeys(numbers)}
@@ -221,7 +221,7 @@ def run_steps(training: Training, start: int) -> Iterator[tuple[int, State, np.n
     state = jax.device_put(State(*(np.array(part) for part in training.state)), everywhere)
     ahead: list[tuple[int, int, Any]] = []
     for first in range(start, training.total_steps, STEPS_PER_DISPATCH):
-        samples, rates, count = draw(training, first)
+        samples, rates, count = next_batches(training, first)
         state, after = training.steps(training.frozen, state, samples, rates, count)
         ahead.append((first, count, after))
         if len(ahead) == 2:

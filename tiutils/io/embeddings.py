@@ -24,7 +24,10 @@ from tiutils.io import files, formats, hub, pickles
 
 logger = logging.getLogger("tiutils")
 
-NAMES = ("learned_embeds.safetensors", "learned_embeds.bin")  # in a run's folder, and on the Hub
+FILE_NAMES = (
+    "learned_embeds.safetensors",
+    "learned_embeds.bin",
+)  # in a run's folder, and on the Hub
 SUFFIXES = (".safetensors", ".bin", ".pt", ".npy", ".png")
 MAX_WORD = 200  # characters
 MAX_VECTORS = 256  # a prompt holds 75 tokens
@@ -296,9 +299,9 @@ def find(source: str | Path) -> Path:
     """
     path, name = files.given(source, "the learned word's file"), str(source)
     if os.path.isdir(path):
-        inside = [path / name for name in NAMES if (path / name).is_file()]
+        inside = [path / name for name in FILE_NAMES if (path / name).is_file()]
         if not inside:
-            raise InputError(f"the folder {name!r} holds none of {', '.join(NAMES)}")
+            raise InputError(f"the folder {name!r} holds none of {', '.join(FILE_NAMES)}")
         return inside[0]
     match = hub.REPOSITORY.fullmatch(name)
     if os.path.lexists(path) or not match or os.path.isdir(path.parts[0]):
@@ -306,4 +309,4 @@ def find(source: str | Path) -> Path:
     repository, file = match.groups()
     if ".." in path.parts or (file is None and path.suffix in SUFFIXES):
         return path
-    return hub.fetch_file(repository, [file] if file else list(NAMES))
+    return hub.fetch_file(repository, [file] if file else list(FILE_NAMES))

@@ -229,7 +229,7 @@ def find_checkpoint(
 def _finished_word(folder: Path) -> tuple[str | None, int]:
     """The file of a word that a run left here and its steps; of words on the way there only whole files count."""
     record = read_record(folder)
-    for path in (folder / name for name in embeddings.NAMES):
+    for path in (folder / name for name in embeddings.FILE_NAMES):
         if path.exists():
             status = record.get("status")
             if status in (None, "running"):  # of a session before the one that was cut off
@@ -259,7 +259,7 @@ def keep_earlier(folder: str | Path, steps: int) -> None:
     Raises:
         InputError: it cannot be copied.
     """
-    for path in (Path(folder) / name for name in embeddings.NAMES):
+    for path in (Path(folder) / name for name in embeddings.FILE_NAMES):
         there = _steps_of(path) if path.is_file() else 0
         kept = path.with_name(f"{EMBEDDING}-steps-{there}{path.suffix}")
         if there not in (0, steps) and not kept.exists():

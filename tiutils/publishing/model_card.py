@@ -34,7 +34,7 @@ def model_card(
     Raises:
         InputError: that is no name of a licence.
     """
-    file = next(name for name in embeddings.NAMES if name in files)
+    file = next(name for name in embeddings.FILE_NAMES if name in files)
     learned = embeddings.read(files[file])
     base, is_on_hub = base_model(str(record.get("model") or learned.metadata.get("base_model")))
     license = license or learned.metadata.get("license") or LICENSES.get(base)

@@ -72,7 +72,7 @@ def check_access(token: str | None = None, repo_id: str | None = None) -> str:
     return name
 
 
-def push(
+def publish(
     run_dir: str | Path,
     repo_id: str | None = None,
     *,
@@ -124,7 +124,7 @@ def push(
     return str(url)
 
 
-def publish(config: TrainingConfig, stopped: str | None) -> None:
+def publish_if_asked(config: TrainingConfig, stopped: str | None) -> None:
     """What --push_to_hub does when a run is over; of one that `stopped` early it says how that is done."""
     if not config.push_to_hub:
         return
@@ -132,7 +132,7 @@ def publish(config: TrainingConfig, stopped: str | None) -> None:
         logger.warning("not published (%s): `tiutils push %s` does it", stopped, config.output_dir)
         return
     whole = config.save_as_full_pipeline
-    push(config.output_dir, config.hub_model_id, token=config.hub_token, full_pipeline=whole)
+    publish(config.output_dir, config.hub_model_id, token=config.hub_token, full_pipeline=whole)
 
 
 def _client(token: str | None) -> HfApi:
@@ -153,7 +153,7 @@ def _check_repository(api: HfApi, repo_id: str) -> None:
     except Exception as error:
         raise InputError(f"the Hub did not say what {repo_id} is ({_reason(error)})") from error
     held = {file.rfilename for file in info.siblings or ()} - {".gitattributes", "README.md"}
-    if held and not held & set(embeddings.NAMES):
+    if held and not held & set(embeddings.FILE_NAMES):
         raise InputError(
             f"{repo_id} is there already and holds something else ({min(held)}); give another --hub_model_id"
         )
@@ -170,10 +170,10 @@ def _files(run_dir: Path, pictures: Sequence[str | Path], full_pipeline: bool) -
     def is_ours(path: Path) -> bool:
         return path.is_file() and path.resolve().is_relative_to(root)
 
-    words = [run_dir / name for name in embeddings.NAMES if is_ours(run_dir / name)]
+    words = [run_dir / name for name in embeddings.FILE_NAMES if is_ours(run_dir / name)]
     if not words:
         raise InputError(
-            f"{run_dir} holds no learned word ({' or '.join(embeddings.NAMES)}); give the folder of a run"
+            f"{run_dir} holds no learned word ({' or '.join(embeddings.FILE_NAMES)}); give the folder of a run"
         )
     drawn = {
         path.stem.removeprefix(run_folder.SHEETS): path

@@ -63,7 +63,7 @@ class CapturedStep:
     def _load(self, training: Training, step: int) -> None:
         """Put the batch of `step` where the graph reads it."""
         device = training.rows.device
-        arrays = vars(batch_at(training.material.plan, step)).values()
+        arrays = vars(batch_at(training.dataset.plan, step)).values()
         given = [torch.from_numpy(array) for array in arrays]
         if not self.buffers:
             self.buffers = [tensor.to(device, copy=True) for tensor in given]
@@ -81,7 +81,7 @@ class CapturedStep:
             samples = [buffer[start : start + config.train_batch_size] for buffer in self.buffers]
             # what autocast keeps for later would be freed between replays
             with training.accelerator.autocast(AutocastKwargs(cache_enabled=False)):
-                losses = losses_of(training.models, training.material, *samples)
+                losses = losses_of(training.models, training.dataset, *samples)
             loss += add_gradient(training, losses)
         gradient, rows.grad = rows.grad, None  # outside of the graph other steps have their own
         assert gradient is not None

@@ -54,17 +54,22 @@ class EarlyStopping:
         self,
         every: int = 10,
         *,
-        draws: int = 16,
+        num_samples: int = 16,
         window: int = WINDOW,
         threshold: float = THRESHOLD,
         patience: int | None = None,
     ):
-        if min(every, draws, window, patience or 1) < 1 or threshold <= 0:
+        if min(every, num_samples, window, patience or 1) < 1 or threshold <= 0:
             raise InputError(
-                f"every {every}, draws {draws}, window {window}, threshold {threshold}, patience "
+                f"every {every}, num_samples {num_samples}, window {window}, threshold {threshold}, patience "
                 f"{patience}: each must be above zero"
             )
-        self.every, self.draws, self.window, self.threshold = every, draws, window, threshold
+        self.every, self.num_samples, self.window, self.threshold = (
+            every,
+            num_samples,
+            window,
+            threshold,
+        )
         self.patience = patience
         self.losses: dict[int, float] = {}
         self.best_step: int | None = None
@@ -74,7 +79,7 @@ class EarlyStopping:
         """Look at the run after a step; true stops it."""
         if progress.step % self.every:
             return False
-        loss = progress.training.fixed_loss(self.draws)
+        loss = progress.training.fixed_loss(self.num_samples)
         if loss < self.losses.get(self.best_step or 0, math.inf):
             self.best_step, self.best_rows = progress.step, progress.training.vectors()
         self.losses[progress.step] = loss

@@ -42,13 +42,13 @@ class ModelSize:
         linear: weights in linear layers of the U-Net, those that --quantize packs.
         other: the U-Net's other weights.
         text: the text encoder's, always float32.
-        activity: size of a sample's activations; 1 is that of Stable Diffusion 1.5 at 512 pixels.
+        activation_scale: size of a sample's activations; 1 is that of Stable Diffusion 1.5 at 512 pixels.
     """
 
     linear: int
     other: int
     text: int
-    activity: float
+    activation_scale: float
 
 
 SD15 = ModelSize(270_049_280, 589_471_684, 123_060_480, 1.0)
@@ -106,10 +106,10 @@ def size_of(folder: Path, resolution: int | None = None) -> ModelSize:
     linear = sum(layer.weight.numel() for layer in layers)
     factor = pretrained.vae_factor(pretrained.read_config(folder, "vae"))
     side = resolution // factor if resolution else unet.config.sample_size
-    activity = (side / 64) ** 2 * settings["block_out_channels"][0] / 320
+    activation_scale = (side / 64) ** 2 * settings["block_out_channels"][0] / 320
     everything = sum(p.numel() for p in unet.parameters())
     return ModelSize(
-        linear, everything - linear, sum(p.numel() for p in text.parameters()), activity
+        linear, everything - linear, sum(p.numel() for p in text.parameters()), activation_scale
     )
 
 
@@ -123,7 +123,7 @@ def predicted(config: TrainingConfig, shape: ModelSize = SD15) -> Plan:
     }
     fixed, each = rows[key]["activations"]
     weights = shape.linear * BYTES[bits or precision] + shape.other * BYTES[precision]
-    peak = weights + 4 * shape.text + shape.activity * (fixed + batch * each)
+    peak = weights + 4 * shape.text + shape.activation_scale * (fixed + batch * each)
     start, sample = rows[key]["time"]
     plain_start, plain_sample = rows["no", False, None]["time"]
     time = accumulation * (start + batch * sample)
@@ -179,7 +179,7 @@ def plans(config: TrainingConfig, shape: ModelSize, device: str) -> list[Plan]:
     return sorted(found, key=order)
 
 
-def choose(
+def choose_plan(
     config: TrainingConfig, shape: ModelSize, device: str, free: int
 ) -> tuple[Plan, list[Plan]]:
     """The first plan that fits into `free` bytes; and those to go on with if it does not fit after all.
@@ -199,12 +199,12 @@ def choose(
             f"--fit found nothing that fits: the leanest is {leanest}, and {free / GIB:.1f} GiB are free, of which a "
             f"tenth is kept in reserve; close other programs, or give a smaller --resolution{advice}"
         )
-    leaner, last = [], chosen
+    fallbacks, last = [], chosen
     for plan in ways:
         same = (plan.mixed_precision, plan.quantize) == (chosen.mixed_precision, chosen.quantize)
         if same and plan.peak_bytes < last.peak_bytes:
-            leaner.append(last := plan)
-    return chosen, leaner
+            fallbacks.append(last := plan)
+    return chosen, fallbacks
 
 
 def free_bytes(device: Any) -> int:
@@ -223,10 +223,10 @@ def with_memory_retry(
     training: Any,
     step: int,
     *,
-    leaner: list[Plan],
+    fallbacks: list[Plan],
     take_step: Callable[[Any, int], Any] | None = None,
 ) -> Any:
-    """Take a training step; where memory runs out, the same step anew with the next plan of `leaner`.
+    """Take a training step; where memory runs out, the same step anew with the next plan of `fallbacks`.
 
     Until its last lines a step changes nothing but gradients, so that it can be begun anew. `take_step` takes it,
     `training.training_step` by default.
@@ -247,9 +247,9 @@ def with_memory_retry(
         training.optimizer.zero_grad()
         empty_cache()
         where = f"out of memory in step {step + 1} ({said[:120]})"
-        if not leaner:
+        if not fallbacks:
             raise OutOfMemory(f"{where}; {advice(training.config)}")
-        plan = leaner.pop(0)
+        plan = fallbacks.pop(0)
         logger.warning("%s: going on with %s", where, plan)
         training.config = plan.applied(training.config)  # what is learned stays the same
         if plan.gradient_checkpointing:

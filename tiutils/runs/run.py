@@ -77,9 +77,9 @@ def _train(
     # the other processes may be on a machine without the run's folder
     [checkpoint] = broadcast_object_list([inputs.checkpoint])
     photos, name = inputs.concept, inputs.model_name
-    leaner: list[memory.Plan] = []
+    fallbacks: list[memory.Plan] = []
     if config.fit:
-        config, leaner = fitted(config, name, processes)
+        config, fallbacks = fitted(config, name, processes)
     accelerator = make_accelerator(config)
     clock.lap("checks")
     with memory.explain_out_of_memory(config):
@@ -108,10 +108,10 @@ def _train(
 
     judge = None
     if accelerator.is_main_process:  # it alone draws
-        judge = overfitting.judge(config, [photo.image for photo in photos.photos], parts)
+        judge = overfitting.monitor_for(config, [photo.image for photo in photos.photos], parts)
     take_step = functools.partial(
         memory.with_memory_retry,
-        leaner=leaner,
+        fallbacks=fallbacks,
         take_step=cuda_graph.CapturedStep() if config.capture else None,
     )
     drawing = validation(training, inference.generate, accelerator.trackers, judge)
@@ -162,12 +162,12 @@ def fitted(
     device = processes.device
     free = min(gather_object([memory.free_bytes(device)]))
     shape = memory.size_of(folder, config.resolution)
-    plan, leaner = memory.choose(config, shape, device.type, free)
+    plan, fallbacks = memory.choose_plan(config, shape, device.type, free)
     if processes.is_main_process:
         logger.warning(
             "--fit: %s of %.1f GiB that are free, the fastest that fits", plan, free / memory.GIB
         )
-    return plan.applied(config), leaner
+    return plan.applied(config), fallbacks
 
 
 def with_picked_initializer(
@@ -179,7 +179,7 @@ def with_picked_initializer(
         InputError: there is no CLIP model to ask.
     """
     named = config.evaluator
-    clip = clip_model.beside(parts) if named is None else clip_model.load(named)
+    clip = clip_model.bundled_with(parts) if named is None else clip_model.load(named)
     if clip is None:
         raise InputError(
             f"--pick_initializer asks a CLIP model, and none came with {parts.name}: name one with "

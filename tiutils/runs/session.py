@@ -153,7 +153,7 @@ def run_session(
         clock.lap("saving")
         status, losses = result.stopped or "finished", [*earlier, *result.losses]
         write_record(training, photos, clock, status, result.step, losses)
-        publish.publish(config, result.stopped)
+        publish.publish_if_asked(config, result.stopped)
     return TrainingResult(
         Path(config.output_dir),
         path,
@@ -173,7 +173,7 @@ def warn_of_changes(training: TrainingProtocol, state: RunState) -> None:
     """Say which changed settings keep a resumed run from being the uninterrupted one."""
     now = {
         "seed": training.config.seed,
-        "batch_size": training.material.plan.batch_size,
+        "batch_size": training.dataset.plan.batch_size,
         "model": training.models.name,
     }
     for name, value in now.items():

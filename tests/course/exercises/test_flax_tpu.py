@@ -54,11 +54,11 @@ def page(small_model, photos):
         "jax": jax, "jnp": jnp, "np": np, "parts": parts, "token_embedding": token_embedding,
         "inference": inference, "TWIN": config,
         "batches": batches, "diffusion": diffusion, "thing": thing, "word": word, "print": silent,
-        "material": diffusion.prepare_material(parts, thing, "<w>", config),
+        "dataset": diffusion.encode_dataset(parts, thing, "<w>", config),
         "networks": (parts.text_encoder, parts.unet),
     }  # fmt: skip
     names["batch_of"] = lambda step: diffusion.Samples(
-        **vars(batches.batch_at(names["material"].plan, step))
+        **vars(batches.batch_at(names["dataset"].plan, step))
     )
     for cell in (
         "jit",

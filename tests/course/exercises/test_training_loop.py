@@ -51,16 +51,16 @@ def test_moments_by_hand(page):
 
 def test_loss_by_hand(page):
     parts = page["parts"]
-    material = diffusion.prepare_material(parts, page["thing"], "<w>", seed=3, batch_size=5)
-    batch = batches.batch_at(material.plan, 2)
+    dataset = diffusion.encode_dataset(parts, page["thing"], "<w>", seed=3, batch_size=5)
+    batch = batches.batch_at(dataset.plan, 2)
     view, sentence, t, sample, noise = map(
         torch.from_numpy,
         (batch.views, batch.prompts, batch.timesteps, batch.latent_noise, batch.noise),
     )
     with torch.no_grad():
-        z0 = material.mean[view] + material.std[view] * sample
-        found = page["loss_by_hand"](parts, z0, noise, t, material.prompt_ids[sentence])
-        expected = diffusion.losses_at(parts, material, 2, 0, 5)
+        z0 = dataset.mean[view] + dataset.std[view] * sample
+        found = page["loss_by_hand"](parts, z0, noise, t, dataset.prompt_ids[sentence])
+        expected = diffusion.losses_at(parts, dataset, 2, 0, 5)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 

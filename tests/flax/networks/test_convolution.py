@@ -35,7 +35,7 @@ def test_values_and_gradients(height, width, size, stride, vertical, horizontal)
 @pytest.mark.parametrize("backend", ["cpu", "tpu", "gpu"])
 def test_only_a_cpu_needs_it(monkeypatch, backend):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    conv = jax.eval_shape(lambda: layers.Make(np.float32).conv(3, 5))
+    conv = jax.eval_shape(lambda: layers.LayerFactory(np.float32).conv(3, 5))
     used = conv.conv_general_dilated
     assert (used is convolution.convolve) == (backend == "cpu")
     assert (used is lax.conv_general_dilated) == (backend != "cpu")

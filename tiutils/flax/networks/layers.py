@@ -18,7 +18,7 @@ from tiutils.errors import InputError
 from tiutils.flax.networks.convolution import convolution
 
 
-class Make:
+class LayerFactory:
     """Makes layers of one dtype. Their initial weights are zeros: `weights.load_into` fills them."""
 
     def __init__(self, dtype: Any):
@@ -66,7 +66,7 @@ class Make:
         return nnx.LayerNorm(channels, epsilon=epsilon, use_fast_variance=False, **self.kinds)
 
 
-class Blocks(nnx.Module):
+class ModuleList(nnx.Module):
     """Modules with numbers for names, as in `resnets.0.conv1`; a None leaves its number out."""
 
     def __init__(self, modules: Sequence[nnx.Module | None]):
@@ -84,7 +84,7 @@ class Resnet(nnx.Module):
 
     def __init__(
         self,
-        make: Make,
+        make: LayerFactory,
         inputs: int,
         outputs: int,
         *,
@@ -116,7 +116,7 @@ class Attention(nnx.Module):
 
     def __init__(
         self,
-        make: Make,
+        make: LayerFactory,
         channels: int,
         heads: int,
         *,
@@ -135,17 +135,19 @@ class Attention(nnx.Module):
         self.to_q = make.linear(channels, channels, bias=bias)
         self.to_k = make.linear(context_width, channels, bias=bias)
         self.to_v = make.linear(context_width, channels, bias=bias)
-        self.to_out = Blocks([make.linear(channels, channels)])
+        self.to_out = ModuleList([make.linear(channels, channels)])
 
     def __call__(self, x: Array, context: Array | None = None) -> Array:
         """`x` is `(b, n, channels)`, `context` `(b, m, context_width)`; returns the shape of `x`."""
         context = x if context is None else context
-        attended = attend(self.to_q(x), self.to_k(context), self.to_v(context), self.heads)
+        attended = dot_product_attention(
+            self.to_q(x), self.to_k(context), self.to_v(context), self.heads
+        )
         (project,) = self.to_out
         return project(attended)
 
 
-def attend(
+def dot_product_attention(
     queries: Array, keys: Array, values: Array, heads: int, *, causal: bool = False
 ) -> Array:
     """softmax(QKᵀ/√d)V for each head: `(b, n, channels)` and twice `(b, m, channels)` to `(b, n, channels)`."""
@@ -156,7 +158,7 @@ def attend(
 class Downsample(nnx.Module):
     """Half the height and width."""
 
-    def __init__(self, make: Make, channels: int, *, padding: Any):
+    def __init__(self, make: LayerFactory, channels: int, *, padding: Any):
         self.conv = make.conv(channels, channels, stride=2, padding=padding)
 
     def __call__(self, x: Array) -> Array:
@@ -167,7 +169,7 @@ class Downsample(nnx.Module):
 class Upsample(nnx.Module):
     """Twice the height and width: each pixel four times, then a convolution."""
 
-    def __init__(self, make: Make, channels: int):
+    def __init__(self, make: LayerFactory, channels: int):
         self.conv = make.conv(channels, channels)
 
     def __call__(self, x: Array) -> Array:
@@ -177,15 +179,17 @@ class Upsample(nnx.Module):
         return self.conv(x.reshape(batch, 2 * height, 2 * width, channels))
 
 
-class Resizing(nnx.Module):
+class ResizingBlock(nnx.Module):
     """A stage that ends with half or twice the size, or the same; its parts are named as in the weight files."""
 
-    def __init__(self, make: Make, channels: int, *, halve: bool, double: bool, padding: Any = 1):
+    def __init__(
+        self, make: LayerFactory, channels: int, *, halve: bool, double: bool, padding: Any = 1
+    ):
         self.halves, self.doubles = halve, double
         if halve:
-            self.downsamplers = Blocks([Downsample(make, channels, padding=padding)])
+            self.downsamplers = ModuleList([Downsample(make, channels, padding=padding)])
         if double:
-            self.upsamplers = Blocks([Upsample(make, channels)])
+            self.upsamplers = ModuleList([Upsample(make, channels)])
 
     def resize(self, x: Array) -> Array:
         """`(b, h, w, c)` to half or twice the size, or the same."""

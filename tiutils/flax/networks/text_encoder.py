@@ -11,7 +11,12 @@ from flax import nnx
 from jax import Array
 
 from tiutils.errors import InputError
-from tiutils.flax.networks.layers import Blocks, Make, attend, read_options
+from tiutils.flax.networks.layers import (
+    LayerFactory,
+    ModuleList,
+    dot_product_attention,
+    read_options,
+)
 
 OPTIONS = {
     "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
@@ -34,7 +39,7 @@ class TextEncoder(nnx.Module):
                 f"the text encoder's option hidden_act is {c.hidden_act!r}, supported are "
                 f"{', '.join(ACTIVATIONS)}: use PyTorch for this model"
             )
-        make = Make(dtype)
+        make = LayerFactory(dtype)
         self.hidden_size = c.hidden_size
         self.embeddings = Embeddings(make, c)
         self.encoder = Encoder(make, c)
@@ -56,7 +61,7 @@ class TextEncoder(nnx.Module):
 class Embeddings(nnx.Module):
     """The two tables."""
 
-    def __init__(self, make: Make, c: Any):
+    def __init__(self, make: LayerFactory, c: Any):
         self.token_embedding = make.embed(c.vocab_size, c.hidden_size)
         self.position_embedding = make.embed(c.max_position_embeddings, c.hidden_size)
 
@@ -64,14 +69,14 @@ class Embeddings(nnx.Module):
 class Encoder(nnx.Module):
     """The layers, under the name they have in the files."""
 
-    def __init__(self, make: Make, c: Any):
-        self.layers = Blocks([Layer(make, c) for _ in range(c.num_hidden_layers)])
+    def __init__(self, make: LayerFactory, c: Any):
+        self.layers = ModuleList([Layer(make, c) for _ in range(c.num_hidden_layers)])
 
 
 class Layer(nnx.Module):
     """Attention to the tokens before, then two matrices, each with a way around."""
 
-    def __init__(self, make: Make, c: Any):
+    def __init__(self, make: LayerFactory, c: Any):
         self.layer_norm1 = make.layer_norm(c.hidden_size, c.layer_norm_eps)
         self.self_attn = SelfAttention(make, c)
         self.layer_norm2 = make.layer_norm(c.hidden_size, c.layer_norm_eps)
@@ -86,7 +91,7 @@ class Layer(nnx.Module):
 class SelfAttention(nnx.Module):
     """Causal: a token sees itself and those before it."""
 
-    def __init__(self, make: Make, c: Any):
+    def __init__(self, make: LayerFactory, c: Any):
         if c.hidden_size % c.num_attention_heads:
             raise InputError(
                 f"the text encoder's hidden_size {c.hidden_size} does not divide into "
@@ -100,13 +105,13 @@ class SelfAttention(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """`(batch, tokens, hidden)` to the same."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        return self.out_proj(attend(q, k, v, self.heads, causal=True))
+        return self.out_proj(dot_product_attention(q, k, v, self.heads, causal=True))
 
 
 class MLP(nnx.Module):
     """Two matrices with an activation between them."""
 
-    def __init__(self, make: Make, c: Any):
+    def __init__(self, make: LayerFactory, c: Any):
         self.activation = c.hidden_act
         self.fc1 = make.linear(c.hidden_size, c.intermediate_size)
         self.fc2 = make.linear(c.intermediate_size, c.hidden_size)

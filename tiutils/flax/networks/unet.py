@@ -13,7 +13,14 @@ from flax import nnx
 from jax import Array
 
 from tiutils.errors import InputError
-from tiutils.flax.networks.layers import Attention, Blocks, Make, Resizing, Resnet, read_options
+from tiutils.flax.networks.layers import (
+    Attention,
+    LayerFactory,
+    ModuleList,
+    ResizingBlock,
+    Resnet,
+    read_options,
+)
 
 OPTIONS = {  # with diffusers' defaults: old files leave many out
     "in_channels": 4, "out_channels": 4, "sample_size": 64, "block_out_channels": (320, 640, 1280, 1280),
@@ -50,7 +57,7 @@ class UNet(nnx.Module):
         gradient_checkpointing: bool = False,
     ):
         c = _options(config)
-        make = Make(dtype)
+        make = LayerFactory(dtype)
         widths, time_width = c.block_out_channels, 4 * c.block_out_channels[0]
         self.dtype, self.gradient_checkpointing = dtype, gradient_checkpointing
         self.in_channels, self.context_width = c.in_channels, c.cross_attention_dim
@@ -62,11 +69,11 @@ class UNet(nnx.Module):
 
         def stage(
             kind: str, inputs: list[int], width: int, heads: int, only_cross: bool, **resize: bool
-        ) -> Stage:
+        ) -> Block:
             counts = [heads] * len(inputs) if HAS_ATTENTION[kind] else []
-            return Stage(make, c, inputs, width, counts, time_width, only_cross, **resize)
+            return Block(make, c, inputs, width, counts, time_width, only_cross, **resize)
 
-        down: list[Stage] = []
+        down: list[Block] = []
         skips = [widths[0]]  # skips: widths of what the way up will be given
         kinds = zip(c.down_block_types, widths, c.heads, c.only_cross, strict=True)
         for kind, width, heads, only_cross in kinds:
@@ -74,12 +81,12 @@ class UNet(nnx.Module):
             inputs = [skips[-1], *[width] * (c.layers_per_block - 1)]
             down.append(stage(kind, inputs, width, heads, only_cross, halve=not last))
             skips += [width] * (c.layers_per_block + (not last))
-        self.down_blocks = Blocks(down)
+        self.down_blocks = ModuleList(down)
         widest = widths[-1]
-        self.mid_block = Stage(
+        self.mid_block = Block(
             make, c, [widest, widest], widest, c.heads[-1:], time_width, c.mid_only_cross
         )
-        up: list[Stage] = []
+        up: list[Block] = []
         reverse = (column[::-1] for column in (widths, c.heads, c.only_cross))
         for kind, width, heads, only_cross in zip(c.up_block_types, *reverse, strict=True):
             inputs = []
@@ -88,7 +95,7 @@ class UNet(nnx.Module):
                 widest = width  # of what comes from below
             double = len(up) < len(widths) - 1
             up.append(stage(kind, inputs, width, heads, only_cross, double=double))
-        self.up_blocks = Blocks(up)
+        self.up_blocks = ModuleList(up)
         self.conv_norm_out = make.group_norm(widths[0], c.norm_num_groups, c.norm_eps)
         self.conv_out = make.conv(widths[0], c.out_channels)
 
@@ -169,7 +176,7 @@ class UNet(nnx.Module):
 class TimeEmbedding(nnx.Module):
     """Two matrices that make of the timestep's waves what resnets add."""
 
-    def __init__(self, make: Make, inputs: int, width: int):
+    def __init__(self, make: LayerFactory, inputs: int, width: int):
         self.linear_1 = make.linear(inputs, width)
         self.linear_2 = make.linear(width, width)
 
@@ -178,12 +185,12 @@ class TimeEmbedding(nnx.Module):
         return self.linear_2(nnx.silu(self.linear_1(waves)))
 
 
-class Stage(Resizing):
+class Block(ResizingBlock):
     """Layers at one size of the latents, each a resnet and perhaps a transformer, then a change of size."""
 
     def __init__(
         self,
-        make: Make,
+        make: LayerFactory,
         c: Any,
         inputs: list[int],
         width: int,
@@ -195,12 +202,12 @@ class Stage(Resizing):
         double: bool = False,
     ):
         norm = {"groups": c.norm_num_groups, "epsilon": c.norm_eps}
-        self.resnets = Blocks(
+        self.resnets = ModuleList(
             [Resnet(make, n, width, time_width=time_width, **norm) for n in inputs]
         )
         self.has_attention = bool(heads)
         if heads:
-            self.attentions = Blocks(
+            self.attentions = ModuleList(
                 [Transformer(make, c, width, count, only_cross) for count in heads]
             )
         super().__init__(make, width, halve=halve, double=double)
@@ -214,10 +221,10 @@ class Stage(Resizing):
 class Transformer(nnx.Module):
     """A picture's positions attend to each other and to the prompt; with `only_cross` to the prompt twice."""
 
-    def __init__(self, make: Make, c: Any, channels: int, heads: int, only_cross: bool):
+    def __init__(self, make: LayerFactory, c: Any, channels: int, heads: int, only_cross: bool):
         self.norm = make.group_norm(channels, c.norm_num_groups, 1e-6)
         self.proj_in = make.linear(channels, channels)  # in SD 1.x a 1×1 convolution: the same
-        self.transformer_blocks = Blocks(
+        self.transformer_blocks = ModuleList(
             [
                 TransformerBlock(make, channels, heads, c.cross_attention_dim, only_cross)
                 for _ in range(c.transformer_layers_per_block)
@@ -237,7 +244,9 @@ class Transformer(nnx.Module):
 class TransformerBlock(nnx.Module):
     """Attention to oneself, attention to the prompt, a gated pair of matrices; each with a way around."""
 
-    def __init__(self, make: Make, channels: int, heads: int, context_width: int, only_cross: bool):
+    def __init__(
+        self, make: LayerFactory, channels: int, heads: int, context_width: int, only_cross: bool
+    ):
         self.only_cross = only_cross
         self.norm1, self.norm2, self.norm3 = (make.layer_norm(channels) for _ in range(3))
         own_width = context_width if only_cross else None
@@ -255,8 +264,8 @@ class TransformerBlock(nnx.Module):
 class FeedForward(nnx.Module):
     """Four times wider and back, gated by GELU (Shazeer 2020, arXiv 2002.05202)."""
 
-    def __init__(self, make: Make, channels: int):
-        self.net = Blocks(
+    def __init__(self, make: LayerFactory, channels: int):
+        self.net = ModuleList(
             [Gate(make, channels, 4 * channels), None, make.linear(4 * channels, channels)]
         )
 
@@ -270,7 +279,7 @@ class FeedForward(nnx.Module):
 class Gate(nnx.Module):
     """One half of the matrix's output, gated by the other."""
 
-    def __init__(self, make: Make, channels: int, outputs: int):
+    def __init__(self, make: LayerFactory, channels: int, outputs: int):
         self.proj = make.linear(channels, 2 * outputs)
 
     def __call__(self, x: Array) -> Array:

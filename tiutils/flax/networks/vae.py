@@ -10,7 +10,14 @@ from flax import nnx
 from jax import Array
 
 from tiutils.errors import InputError
-from tiutils.flax.networks.layers import Attention, Blocks, Make, Resizing, Resnet, read_options
+from tiutils.flax.networks.layers import (
+    Attention,
+    LayerFactory,
+    ModuleList,
+    ResizingBlock,
+    Resnet,
+    read_options,
+)
 
 OPTIONS = {  # with diffusers' defaults
     "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": (64,), "layers_per_block": 1,
@@ -34,7 +41,7 @@ class VAE(nnx.Module):
                     f"the VAE has a block {kind}, supported in JAX are DownEncoderBlock2D and UpDecoderBlock2D: "
                     "use PyTorch for this model"
                 )
-        make, latents = Make(dtype), c.latent_channels
+        make, latents = LayerFactory(dtype), c.latent_channels
         self.dtype, self.latent_channels = dtype, latents
         self.scaling_factor, self.factor = c.scaling_factor, 2 ** (len(c.block_out_channels) - 1)
         self.encoder = Encoder(make, c)
@@ -65,15 +72,15 @@ class VAE(nnx.Module):
 class Encoder(nnx.Module):
     """Halves the picture between its stages."""
 
-    def __init__(self, make: Make, c: Any):
+    def __init__(self, make: LayerFactory, c: Any):
         widths = c.block_out_channels
         self.conv_in = make.conv(c.in_channels, widths[0])
         stages, width_before = [], widths[0]
         for i, width in enumerate(widths):
             inputs = [width_before, *[width] * (c.layers_per_block - 1)]
-            stages.append(Stage(make, c, inputs, width, halve=i < len(widths) - 1))
+            stages.append(Block(make, c, inputs, width, halve=i < len(widths) - 1))
             width_before = width
-        self.down_blocks = Blocks(stages)
+        self.down_blocks = ModuleList(stages)
         self.mid_block = Middle(make, c, widths[-1])
         self.conv_norm_out = make.group_norm(widths[-1], c.norm_num_groups, 1e-6)
         self.conv_out = make.conv(widths[-1], 2 * c.latent_channels)
@@ -89,16 +96,16 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Doubles the picture between its stages."""
 
-    def __init__(self, make: Make, c: Any):
+    def __init__(self, make: LayerFactory, c: Any):
         widths = c.block_out_channels[::-1]
         self.conv_in = make.conv(c.latent_channels, widths[0])
         self.mid_block = Middle(make, c, widths[0])
         stages, width_before = [], widths[0]
         for i, width in enumerate(widths):
             inputs = [width_before, *[width] * c.layers_per_block]
-            stages.append(Stage(make, c, inputs, width, double=i < len(widths) - 1))
+            stages.append(Block(make, c, inputs, width, double=i < len(widths) - 1))
             width_before = width
-        self.up_blocks = Blocks(stages)
+        self.up_blocks = ModuleList(stages)
         self.conv_norm_out = make.group_norm(widths[-1], c.norm_num_groups, 1e-6)
         self.conv_out = make.conv(widths[-1], c.out_channels)
 
@@ -110,12 +117,12 @@ class Decoder(nnx.Module):
         return self.conv_out(nnx.silu(self.conv_norm_out(x)))
 
 
-class Stage(Resizing):
+class Block(ResizingBlock):
     """Resnets at one size of the picture, then a change of size."""
 
     def __init__(
         self,
-        make: Make,
+        make: LayerFactory,
         c: Any,
         inputs: list[int],
         width: int,
@@ -123,7 +130,7 @@ class Stage(Resizing):
         halve: bool = False,
         double: bool = False,
     ):
-        self.resnets = Blocks([_resnet(make, c, n, width) for n in inputs])
+        self.resnets = ModuleList([_resnet(make, c, n, width) for n in inputs])
         below_and_right = ((0, 1), (0, 1))
         super().__init__(make, width, halve=halve, double=double, padding=below_and_right)
 
@@ -137,9 +144,11 @@ class Stage(Resizing):
 class Middle(nnx.Module):
     """Where the picture is smallest, each position sees all others."""
 
-    def __init__(self, make: Make, c: Any, width: int):
-        self.resnets = Blocks([_resnet(make, c, width, width) for _ in range(2)])
-        self.attentions = Blocks([Attention(make, width, 1, bias=True, groups=c.norm_num_groups)])
+    def __init__(self, make: LayerFactory, c: Any, width: int):
+        self.resnets = ModuleList([_resnet(make, c, width, width) for _ in range(2)])
+        self.attentions = ModuleList(
+            [Attention(make, width, 1, bias=True, groups=c.norm_num_groups)]
+        )
 
     def __call__(self, x: Array) -> Array:
         """`(b, h, w, c)` to the same."""
@@ -150,5 +159,5 @@ class Middle(nnx.Module):
         return second(x + attention(positions).reshape(x.shape))
 
 
-def _resnet(make: Make, c: Any, inputs: int, outputs: int) -> Resnet:
+def _resnet(make: LayerFactory, c: Any, inputs: int, outputs: int) -> Resnet:
     return Resnet(make, inputs, outputs, groups=c.norm_num_groups, epsilon=1e-6)

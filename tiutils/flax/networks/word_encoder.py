@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from tiutils.flax.networks.layers import Blocks, Make, Resnet, read_options
+from tiutils.flax.networks.layers import LayerFactory, ModuleList, Resnet, read_options
 
 OPTIONS = {"hidden": 256, "side": 16, "latent_channels": 4, "channels": (96, 160, 224)}
 GROUPS, EPSILON = 16, 1e-5
@@ -21,13 +21,13 @@ class WordEncoder(nnx.Module):
 
     def __init__(self, config: Mapping[str, Any]):
         c = read_options(config, "word encoder", OPTIONS, {})
-        make, channels = Make(jnp.float32), c.channels
+        make, channels = LayerFactory(jnp.float32), c.channels
         self.side = c.side
         self.first = make.conv(c.latent_channels, channels[0])
         layers: list[nnx.Module] = [_resnet(make, channels[0])]
         for before, after in itertools.pairwise(channels):
             layers += [make.conv(before, after, stride=2), _resnet(make, after)]
-        self.layers = Blocks(layers)
+        self.layers = ModuleList(layers)
         self.norm = make.group_norm(channels[-1], GROUPS, EPSILON)
         cells = (c.side // 2 ** (len(channels) - 1)) ** 2
         self.last = make.linear(channels[-1] * cells, c.hidden)
@@ -42,5 +42,5 @@ class WordEncoder(nnx.Module):
         return rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def _resnet(make: Make, channels: int) -> Resnet:
+def _resnet(make: LayerFactory, channels: int) -> Resnet:
     return Resnet(make, channels, channels, groups=GROUPS, epsilon=EPSILON)
