@@ -35,7 +35,7 @@ def address(tmp_path_factory):
         seen,
         [web_page.Pair("a <wood-toy> on sand", seen[0], held_out[0])] * 2,
         {100: seen[1], 200: seen[2]},
-        (output.to_png(figure), output.alt_text(figure)),
+        {"The loss": (output.to_png(figure), output.alt_text(figure))},
         ({name: Score(0.5, 0.1, 0.05, 0.15) for name in METRICS}, dict.fromkeys(METRICS, 0.4)),
         str(folder / "held_out"),
         flags={"seed": 3, "validation_prompt": "a <wood-toy> " + "that is long " * 20},

@@ -156,3 +156,21 @@ def test_prompts_that_are_cut_are_said_before_weights_are_loaded(run_dir, capsys
         main(["evaluate", str(run_dir), *DRAW, "--prompt", "a {} " + "red " * 80])
     said = capsys.readouterr().err
     assert "is cut after 75 of its" in said and "<my-toy>" in said and "a toy red" in said
+
+
+def test_the_page_shows_what_the_run_has_recorded(run_dir, tmp_path, capsys):
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    scores = {"similarity": [0.5, 0.6], "following": [0.3, 0.4]}
+    damaged = {"3": {"similarity": "much"}, "x": scores, "4": {"similarity": [], "following": []}}
+    record |= {"validation": {"1": scores, "2": scores, **damaged}, "losses": [0.1, "?", None, 0.2]}
+    (run / "run.json").write_text(json.dumps(record))
+    (run / report.PAGE).unlink(missing_ok=True)
+    Image.new("RGB", (64, 32)).save(run / "validation-steps-2.png")
+    assert main(["evaluate", str(run), *DRAW, "--prompt", "a {} in snow", "--no-scores"]) == 0
+    assert f"all on one page:          {run / report.PAGE}" in capsys.readouterr().out
+    page = (run / report.PAGE).read_text()
+    for said in ("<h2>The loss</h2>", "Likeness and prompt following", "step 2", "a &lt;my-toy&gt; in snow",
+                 "at step 1 to", "Not computed", "--initializer_token"):  # fmt: skip
+        assert said in page, said
+    assert str(tmp_path) not in page, "a page is for sharing"

@@ -27,7 +27,7 @@ def make_page(word: str = "<toy>", **changes) -> web_page.Page:
         "photos": [picture(1), picture(2)],
         "pairs": [web_page.Pair(f"a {word} on sand", picture(3), picture(4))],
         "sheets": {200: picture(6), 100: picture(5)},
-        "curve": (b"not looked at", "The loss falls."),
+        "curves": {"The loss": (b"not looked at", "The loss falls.")},
         "scores": (scores, dict.fromkeys(METRICS, 0.4)),
         "reference_folder": "/home/somebody/photos/held_out",
         "flags": {"seed": 3, "train_data_dir": "/home/somebody/photos", "output_dir": "/home/x"},
@@ -92,7 +92,7 @@ def test_whoever_cannot_see_is_told():
 
 
 def test_what_is_missing_is_left_out_or_said():
-    bare = make_page(sheets={}, curve=None, scores=None, flags={})
+    bare = make_page(sheets={}, curves={}, scores=None, flags={})
     text = " ".join(Reader(web_page.render(bare)).text)
     assert "Not computed" in text and "The loss" not in text and "While it was learned" not in text
 

@@ -34,16 +34,8 @@ class OverfittingMonitor:
 
     def __init__(self, clip: ClipScorer, config: TrainingConfig, photos: Sequence[Image.Image]):
         self.clip, self.config, self.photos = clip, config, photos
-        earlier: dict[str, Any] = {}
-        if config.resume_from_checkpoint is not None:
-            earlier = entry(read_record(config.output_dir), "validation", dict)
-        self.history = {
-            int(step): scores
-            for step, scores in earlier.items()
-            if step.isdecimal()
-            and isinstance(scores, dict)
-            and {"similarity", "following"} <= scores.keys()
-        }
+        resumed = config.resume_from_checkpoint is not None
+        self.history = history_in(read_record(config.output_dir)) if resumed else {}
 
     def __call__(self, step: int, images: Sequence[Image.Image], prompt: str) -> dict[str, float]:
         """Score the pictures of one step; returns the means, for a tracker."""
@@ -81,6 +73,23 @@ def monitor_for(
     named = config.evaluator
     clip = clip_model.bundled_with(models) if named is None else clip_model.load(named)
     return None if clip is None else OverfittingMonitor(clip, config, photos)
+
+
+def history_in(record: dict[str, Any]) -> dict[int, dict[str, list[float]]]:
+    """The scores by step that run.json holds; entries of another form are left out."""
+
+    def is_scores(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(each, int | float) for each in value)
+
+    return {
+        int(step): scores
+        for step, scores in entry(record, "validation", dict).items()
+        if step.isdecimal()
+        and isinstance(scores, dict)
+        and all(
+            is_scores(scores.get(name)) and scores[name] for name in ("similarity", "following")
+        )
+    }
 
 
 def has_fallen(history: History) -> int | None:

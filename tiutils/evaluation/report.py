@@ -18,7 +18,7 @@ from PIL import Image
 from tiutils import concept, config, inference, models
 from tiutils.errors import InputError, printable
 from tiutils.evaluation import clip as clip_model
-from tiutils.evaluation import comparison, web_page
+from tiutils.evaluation import comparison, overfitting, web_page
 from tiutils.evaluation.comparison import Score
 from tiutils.figures import curves, grids, output
 from tiutils.io import embeddings
@@ -358,13 +358,18 @@ def _page(
 ) -> Path:
     """Write the page of one run; returns its path."""
     record, each = read_record(subject.run_dir), len(drawn[word]) // len(prompts)
-    flags, losses = entry(record, "flags", dict), entry(record, "losses", list)
+    flags = entry(record, "flags", dict)
+    known = (int, float)
+    losses = [x if isinstance(x, known) else None for x in entry(record, "losses", list)]
     sheets: dict[int, Image.Image] = {
         int(match[1]): Image.open(path, formats=["PNG"])
         for path in sorted(subject.run_dir.glob(f"{SHEETS}*.png"))
         if (match := re.fullmatch(rf"{SHEETS}([0-9]{{1,9}})\.png", path.name))
     }
-    curve = curves.loss_curve(losses) if losses else None
+    history = overfitting.history_in(record)
+    figures = {"The loss": curves.loss_curve(losses)} if any(losses) else {}
+    if history:
+        figures["Likeness and prompt following"] = overfitting.curves(history)
     steps = entry(record, "steps", int)
     page = web_page.Page(
         word,
@@ -378,7 +383,10 @@ def _page(
             )
         ],
         sheets=sheets,
-        curve=(output.to_png(curve), output.alt_text(curve)) if curve else None,
+        curves={
+            heading: (output.to_png(figure), output.alt_text(figure))
+            for heading, figure in figures.items()
+        },
         scores=(scores.scores, scores.plain_scores) if scores else None,
         reference_folder=subject.reference_folder,
         embedding=subject.embedding.name,

@@ -45,7 +45,7 @@ class Page:
         photos: what it was learned from.
         pairs: pictures before and after.
         sheets: pictures drawn during the training, by step.
-        curve: the losses as a figure's PNG, and the sentence that says what it shows.
+        curves: by heading, a figure's PNG and the sentence that says what it shows.
         scores: the measures of the word, and the plain word's values; None if it was not scored.
         reference_folder: the photos that the scores compare with.
         embedding: the name of the word's file, beside the page.
@@ -58,7 +58,7 @@ class Page:
     photos: Sequence[Image.Image]
     pairs: Sequence[Pair]
     sheets: dict[int, Image.Image] = field(default_factory=dict)
-    curve: tuple[bytes, str] | None = None
+    curves: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     scores: tuple[dict[str, Score], dict[str, float]] | None = None
     reference_folder: str = ""
     embedding: str = "learned_embeds.safetensors"
@@ -71,7 +71,7 @@ def render(page: Page) -> str:
         _photos(page),
         _pairs(page),
         _sheets(page),
-        _curve(page),
+        *(_curve(heading, *curve) for heading, curve in page.curves.items()),
         _scores(page),
         _engines(page),
         _settings(page),
@@ -118,13 +118,10 @@ def _sheets(page: Page) -> str:
     return _section("While it was learned", '<div class="row">', *figures, "</div>")
 
 
-def _curve(page: Page) -> str:
-    if page.curve is None:
-        return ""
-    png, alt = page.curve
+def _curve(heading: str, png: bytes, alt: str) -> str:
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     image = f'<img src="{source}" alt="{_text(alt)}">'
-    return _section("The loss", f'<figure class="card">{image}</figure>', f"<p>{_text(alt)}</p>")
+    return _section(heading, f'<figure class="card">{image}</figure>', f"<p>{_text(alt)}</p>")
 
 
 def _scores(page: Page) -> str:
