@@ -123,7 +123,7 @@ def find_photos(train_data_dir: str | Path, *, token: str | None = None) -> Path
         return Path(folder)
     if os.path.lexists(folder):
         raise InputError(f"{name!r} is not a folder: give the folder that holds the photos")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, re.ASCII):
+    if not hub.is_repository_id(name):
         expected = "a folder of photos, or a Hub dataset id (owner/name)"
         raise InputError(f"no folder {name!r}: give {expected}")
     patterns = [f"*{suffix}" for lower in PHOTO_SUFFIXES for suffix in (lower, lower.upper())]

@@ -22,7 +22,7 @@ def bundled(tmp_path, monkeypatch) -> Path:
     folder.mkdir()
     (folder / "model_index.json").write_text("{}")
     monkeypatch.setattr(pretrained, "BUNDLED_MODEL", folder)
-    monkeypatch.setattr(hub, "hub_answers", lambda path: False)
+    monkeypatch.setattr(hub, "answers", lambda path: False)
     return folder
 
 
@@ -49,7 +49,7 @@ def test_without_any_model_it_says_so_and_exits_1(bundled, capsys):
 
 def test_the_hub_makes_up_for_a_missing_bundled_model(bundled, monkeypatch):
     shutil.rmtree(bundled)
-    monkeypatch.setattr(hub, "hub_answers", lambda path: True)
+    monkeypatch.setattr(hub, "answers", lambda path: True)
     monkeypatch.setattr(models, "default_model", lambda: pretrained.DEFAULT_MODEL)
     findings = {finding.topic: finding for finding in doctor.model_and_hub()}
     assert findings["hub"] == Finding("hub", "reached")
@@ -65,7 +65,7 @@ def test_offline_by_choice_and_by_accident(bundled, monkeypatch, value, words):
 
 
 def test_a_hanging_network_does_not_hang_the_doctor(bundled, monkeypatch):
-    monkeypatch.setattr(hub, "hub_answers", lambda path: time.sleep(5))
+    monkeypatch.setattr(hub, "answers", lambda path: time.sleep(5))
     monkeypatch.setattr(doctor, "SECONDS_FOR_THE_HUB", 0.05)
     start = time.monotonic()
     assert doctor.can_train(list(doctor.model_and_hub()))

@@ -13,8 +13,8 @@ from safetensors.numpy import save
 
 from tiutils.errors import InputError
 from tiutils.io import files as plain_files
+from tiutils.io import hub as hub_client
 from tiutils.io.embeddings import LearnedEmbedding, read, write
-from tiutils.io.hub import hub_answers
 
 CAT = made.samples()["concept library"][1]
 
@@ -102,10 +102,10 @@ def test_a_huge_file_is_not_fetched(server, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("owner/nothing", "no file 'owner/nothing' here.* nor in the cache"),
-        ("owner/readme", r"learned_embeds.bin of that repository: name a file it has"),
-        ("owner/readme/x.pt", r"no x.pt of that repository: name a file"),
-        ("owner/private", "not on the Hub or not yours"),
+        ("owner/nothing", "no file 'owner/nothing' here.* nor is it in the cache"),
+        ("owner/readme", r"learned_embeds.bin in that repository: name a file it has"),
+        ("owner/readme/x.pt", r"no x.pt in that repository: name a file"),
+        ("owner/private", "not on the Hub or you may not read it"),
         ("owner/broken", "the Hub did not give 'owner/broken'"),
     ],
 )
@@ -189,19 +189,19 @@ def hub(monkeypatch):
 
 def test_asking_the_hub(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.utils._headers.get_token", lambda: None)
-    assert hub_answers("models/owner/public")
-    assert not hub_answers("models/owner/private")
-    assert not hub_answers("models/with space/and ?")
+    assert hub_client.answers("models/owner/public")
+    assert not hub_client.answers("models/owner/private")
+    assert not hub_client.answers("models/with space/and ?")
     assert [path for path, _ in hub] == [
         "/api/models/owner/public", "/api/models/owner/private", "/api/models/with%20space/and%20%3F",
     ]  # fmt: skip
     monkeypatch.setattr("huggingface_hub.utils._headers.get_token", lambda: "hf_mine")
-    assert hub_answers("models/owner/private"), "its owner has logged in"
+    assert hub_client.answers("models/owner/private"), "its owner has logged in"
 
 
 def test_a_hub_that_hangs_or_is_off(monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("offline, but asked"))
-    assert not hub_answers("models/owner/name")
+    assert not hub_client.answers("models/owner/name")
 
     def hang(request, timeout):
         assert timeout <= 10
@@ -209,4 +209,4 @@ def test_a_hub_that_hangs_or_is_off(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("urllib.request.urlopen", hang)
-    assert not hub_answers("models/owner/name")
+    assert not hub_client.answers("models/owner/name")

@@ -45,11 +45,11 @@ def test_default_model(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert models.default_model() == str(pretrained.BUNDLED_MODEL), "a GPU, but no Hub"
     monkeypatch.setattr(
-        hub_client, "hub_answers", lambda path: path == f"models/{pretrained.DEFAULT_MODEL}"
+        hub_client, "answers", lambda path: path == f"models/{pretrained.DEFAULT_MODEL}"
     )
     assert models.default_model() == pretrained.DEFAULT_MODEL
-    monkeypatch.setattr(hub_client, "hub_answers", lambda path: False)
-    monkeypatch.setattr(hub_client, "cached", lambda name: True)
+    monkeypatch.setattr(hub_client, "answers", lambda path: False)
+    monkeypatch.setattr(hub_client, "cached_commit", lambda *_: "0a1b")
     assert models.default_model() == pretrained.DEFAULT_MODEL, "offline, but in the cache"
 
 
@@ -87,7 +87,7 @@ def hub_with(monkeypatch, tmp_path, *files):
                 (folder / file).touch()
         return str(folder)
 
-    monkeypatch.setattr(hub_client, "hub_answers", lambda path: path == "models/owner/name")
+    monkeypatch.setattr(hub_client, "answers", lambda path: path == "models/owner/name")
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     return folder, asked
 
@@ -161,7 +161,7 @@ def test_weights_that_are_pickles_only(monkeypatch, tmp_path):
 
 
 def test_a_model_from_the_hub_has_its_id_as_its_name(small_model, monkeypatch):
-    monkeypatch.setattr(hub_client, "hub_answers", lambda path: True)
+    monkeypatch.setattr(hub_client, "answers", lambda path: True)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(small_model))
     assert models.load("owner/name").name == "owner/name"
 
@@ -171,7 +171,7 @@ def test_a_hub_that_fails_half_way(monkeypatch, weights):
     def fail(*arguments, **options):
         raise RuntimeError("the connection broke\nwith a long story")
 
-    monkeypatch.setattr(hub_client, "hub_answers", lambda path: True)
+    monkeypatch.setattr(hub_client, "answers", lambda path: True)
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     message = refused(pretrained.locate, "owner/name", weights=weights)
     assert message == "the Hub did not give the model 'owner/name': the connection broke"

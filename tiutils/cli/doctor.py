@@ -211,9 +211,7 @@ def model_and_hub() -> Iterator[Finding]:
 
     bundled = (pretrained.BUNDLED_MODEL / "model_index.json").is_file()
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
-    online = within(
-        SECONDS_FOR_THE_HUB, lambda: hub.hub_answers(f"models/{pretrained.DEFAULT_MODEL}")
-    )
+    online = within(SECONDS_FOR_THE_HUB, lambda: hub.answers(f"models/{pretrained.DEFAULT_MODEL}"))
     if online:
         yield Finding("hub", "reached")
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tiutils.errors import InputError, first_line, printable
-from tiutils.io import blending, embeddings, engines, files, pretrained
+from tiutils.io import blending, embeddings, engines, files, hub, pretrained
 from tiutils.io.embeddings import LearnedEmbedding
 from tiutils.tokenizer import check_placeholder, whole_words
 
@@ -132,11 +132,11 @@ def _token_table(model: str, folder: Path, variant: str | None) -> np.ndarray:
     path = folder / "text_encoder" / name
     try:
         if not path.exists() and not os.path.isdir(model):  # this one part, not gigabytes
-            import huggingface_hub
-
             commit = folder.name  # the snapshot that the folder is
-            path = Path(
-                huggingface_hub.hf_hub_download(model, f"text_encoder/{name}", revision=commit)
+            path = (
+                hub.download(model, [f"text_encoder/{name}"], revision=commit)
+                / "text_encoder"
+                / name
             )
         with safe_open(path, framework="np") as file:
             names = file.keys()

@@ -21,8 +21,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from tiutils import concept
 from tiutils.errors import InputError, first_line
-from tiutils.io import files
-from tiutils.io.hub import hub_answers
+from tiutils.io import files, hub
 from tiutils.io.pretrained import load_tokenizer
 from tiutils.models import Models
 
@@ -103,7 +102,7 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> ClipScorer:
         InputError: there is none, it is no CLIP model, or the Hub cannot be reached.
     """
     name = str(files.given(name, "the CLIP model's name"))
-    if not os.path.isdir(name) and not hub_answers(f"models/{name}"):
+    if not os.path.isdir(name) and not hub.answers(f"models/{name}"):
         raise InputError(
             f"there is no CLIP model {name!r}: no folder of that name here, and the Hub cannot be "
             f"reached or has none; give a folder with a CLIPModel, or leave --evaluator out"

@@ -50,7 +50,7 @@ def default_model(*, accelerated: bool) -> str:
     """
     if chosen := os.environ.get("TIUTILS_MODEL"):
         return chosen
-    if accelerated and (hub.cached(DEFAULT_MODEL) or hub.hub_answers(f"models/{DEFAULT_MODEL}")):
+    if accelerated and (hub.has_model(DEFAULT_MODEL)):
         return DEFAULT_MODEL
     return str(BUNDLED_MODEL)
 
@@ -89,7 +89,7 @@ def locate(
         return folder
     name = str(name)
     _refuse_single_file(name)
-    if not hub.cached(name, revision) and not hub.hub_answers(f"models/{name}"):
+    if not hub.has_model(name, revision):
         raise InputError(
             f"there is no model {name!r}: no folder of that name here, and the Hub cannot be reached or has none; "
             f"check the spelling and the network, or use the bundled model, {BUNDLED_MODEL}"

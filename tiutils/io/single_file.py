@@ -73,7 +73,7 @@ def small_files(file: str | Path) -> Path:
     layout = layout_of(file)
     if Path(layout).is_dir():
         return Path(layout)
-    if not hub.cached(layout) and not hub.hub_answers(f"models/{layout}"):
+    if not hub.has_model(layout):
         raise InputError(
             f"the model {str(file)!r} needs the configuration and the tokenizer of {layout}, 2 MB, and the Hub cannot "
             f"be reached: connect once, then they stay in its cache"

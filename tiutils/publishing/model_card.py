@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from tiutils.errors import InputError, first_line
-from tiutils.io import embeddings, engines, pretrained
+from tiutils.io import embeddings, engines, hub, pretrained
 from tiutils.io.run_folder import entry
 
 MAX_PICTURE_BYTES = 8 * 2**20
@@ -123,7 +123,7 @@ def alt_text(path: Path) -> str:
 
 def base_model(name: str) -> tuple[str, bool]:
     """The base model's name without our folders, and whether it is a repository on the Hub."""
-    if not os.path.exists(name) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
+    if not os.path.exists(name) and hub.is_repository_id(name):
         return name, True
     return re.split(r"[/\\]", name.rstrip("/\\"))[-1], False
 
