@@ -1,9 +1,9 @@
-"""What a picture's numbers mean, and the same picture in sRGB, which is what models have seen.
+"""The color space of a picture, and its conversion to sRGB, the space that models were trained in.
 
 Phones write Display P3, cameras Adobe RGB, printers CMYK; the same numbers then mean other colors. A
-picture says so by an ICC profile, by code points (ITU-T H.273: PNG's cICP, nclx in AVIF and HEIC), by
-PNG's older gAMA and cHRM, or by a tag of its EXIF data. What says nothing is sRGB, and so is what says
-sRGB: its pixels are left alone.
+picture is marked with an ICC profile, with code points (ITU-T H.273: PNG's cICP, nclx in AVIF and HEIC),
+with PNG's older gAMA and cHRM, or with an EXIF tag. An unmarked picture is taken to be sRGB. The pixels of
+sRGB pictures are never changed.
 """
 
 from __future__ import annotations
@@ -23,15 +23,8 @@ from tiutils.io import pictures
 logger = logging.getLogger("tiutils")
 
 D65 = (0.3127, 0.3290)
-BT709 = (
-    0.640,
-    0.330,
-    0.300,
-    0.600,
-    0.150,
-    0.060,
-    *D65,
-)  # sRGB's, x and y of red, green, blue, white
+# x and y of red, green, blue and white
+BT709 = (0.640, 0.330, 0.300, 0.600, 0.150, 0.060, *D65)  # sRGB's as well
 ADOBE_RGB = (0.640, 0.330, 0.210, 0.710, 0.150, 0.060, *D65)
 PRIMARIES = {  # H.273, table 2; 2 is "unspecified"
     1: BT709,
@@ -45,13 +38,13 @@ PRIMARIES = {  # H.273, table 2; 2 is "unspecified"
     12: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060, *D65),  # Display P3
     22: (0.630, 0.340, 0.295, 0.605, 0.155, 0.077, *D65),
 }
-HDR = {16: "PQ", 18: "HLG"}  # table 3: transfers that go far beyond a screen's white
+HDR = {16: "PQ", 18: "HLG"}  # table 3
 EXIF, INTEROP, COLOR_SPACE = 0x8769, 0xA005, 0xA001
 BRADFORD = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
 )
-MAX_PROFILE = 8 * 2**20  # bytes; a printer's has two million
-NEARLY = 2  # of 255: a profile that moves no color farther is sRGB
+MAX_PROFILE = 8 * 2**20  # bytes; a printer's profile has 2 million
+TOLERANCE = 2  # of 255: a profile that changes no color by more is sRGB
 
 
 def _srgb_to_linear(coded: np.ndarray) -> np.ndarray:
@@ -66,7 +59,7 @@ def _power(exponent: float) -> Callable[[np.ndarray], np.ndarray]:
     return lambda coded: coded**exponent
 
 
-# Video's own curve (1, 6, 14, 15) is a camera's; screens and viewers show it as they show sRGB.
+# The video curves (1, 6, 14, 15) describe cameras; viewers display such pictures like sRGB.
 TRANSFERS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     **dict.fromkeys((1, 2, 6, 13, 14, 15), _srgb_to_linear),
     4: _power(2.2),
@@ -78,12 +71,12 @@ TRANSFERS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Space:
-    """What RGB numbers mean.
+    """An RGB color space.
 
     Attributes:
         primaries: x and y of red, green, blue and white.
-        to_linear: from 0..1 as coded to 0..1 as light.
-        is_full_range: whether 0 is black and 255 is white; else 16 and 235, as on television.
+        to_linear: from coded values in 0..1 to linear light in 0..1.
+        is_full_range: whether black is 0 and white 255; else 16 and 235, as in video.
     """
 
     primaries: tuple[float, ...]
@@ -92,7 +85,7 @@ class Space:
 
     @property
     def is_srgb(self) -> bool:
-        """Whether it leaves every number as it is."""
+        """Whether no conversion is needed."""
         return (
             np.allclose(self.primaries, BT709, atol=0.002)
             and self.to_linear is _srgb_to_linear
@@ -101,18 +94,18 @@ class Space:
 
 
 def space_of(image: Image.Image, file: BinaryIO, name: str = "") -> Space | bytes | None:
-    """How a picture is marked: a space, an ICC profile, or nothing, which means sRGB.
+    """The color space that a picture is marked with, or its ICC profile; None if unmarked, which means sRGB.
 
     Args:
         image: as Pillow opened it.
-        file: the same picture's bytes; its position is lost.
+        file: the same picture's file; its position is not kept.
         name: for a warning.
 
     Raises:
-        InputError: it is marked as HDR.
+        InputError: it is an HDR picture.
     """
     info = image.info
-    if code := pictures.png_chunk(file, b"cICP"):  # which goes before all else, says the standard
+    if code := pictures.png_chunk(file, b"cICP"):  # by the standard, it takes precedence
         return _from_code_points(code[0], code[1], code[3] != 0, name) if len(code) >= 4 else None
     profile = info.get("icc_profile")
     if isinstance(profile, bytes) and profile:
@@ -120,7 +113,7 @@ def space_of(image: Image.Image, file: BinaryIO, name: str = "") -> Space | byte
             _refuse_hdr(hdr)
         return profile
     if image.format in ("AVIF", "HEIF"):
-        found = pictures.nclx(file)  # the decoder has seen to the range
+        found = pictures.nclx(file)  # the decoder expands the range
         return _from_code_points(found[0], found[1], True, name) if found else None
     if image.format == "PNG":
         return None if "srgb" in info else _from_gamma(info.get("gamma"), info.get("chromaticity"))
@@ -128,18 +121,22 @@ def space_of(image: Image.Image, file: BinaryIO, name: str = "") -> Space | byte
 
 
 def to_srgb(image: Image.Image, space: Space | bytes | None, name: str = "") -> Image.Image:
-    """The picture in sRGB, mode RGB; `image` has no alpha. What cannot be understood is taken for sRGB.
+    """The picture in sRGB, mode RGB; an unusable profile is ignored with a warning.
 
-    `name` is for a warning.
+    Args:
+        image: without alpha.
+        space: as from `space_of`.
+        name: for a warning.
     """
     if isinstance(space, bytes):
         try:
             return _through_profile(image, space)
-        except Exception as error:  # over a damaged profile, anything
+        except Exception as error:  # damaged profiles raise anything
+            reason = first_line(error)[:120]
             logger.warning(
-                "%r: its color profile cannot be used (%s); its colors are taken for sRGB",
+                "%r: its color profile cannot be used (%s); its colors are read as sRGB",
                 name,
-                first_line(error)[:120],
+                reason,
             )
             return image.convert("RGB")
     image = image.convert("RGB")
@@ -148,19 +145,19 @@ def to_srgb(image: Image.Image, space: Space | bytes | None, name: str = "") -> 
 
 def _refuse_hdr(transfer: str) -> None:
     raise InputError(
-        f"an HDR picture ({transfer}), brighter than the white that a model knows; save it as an ordinary JPEG"
+        f"an HDR picture ({transfer}), with highlights that a model cannot represent; save it as an ordinary JPEG"
     )
 
 
 def _from_code_points(
     primaries: int, transfer: int, is_full_range: bool, name: str
 ) -> Space | None:
-    """From the numbers of H.273; HDR is refused, what is not known there is taken for sRGB, with a warning."""
+    """The space of these H.273 code points; HDR is refused, unknown ones are read as sRGB with a warning."""
     if transfer in HDR:
         _refuse_hdr(HDR[transfer])
     if primaries not in PRIMARIES or transfer not in TRANSFERS:
         logger.warning(
-            "%r: its colors are marked %d/%d, which is not known here; they are taken for sRGB",
+            "%r: unknown color code points %d/%d; its colors are read as sRGB",
             name,
             primaries,
             transfer,
@@ -170,7 +167,7 @@ def _from_code_points(
 
 
 def _from_gamma(gamma: Any, chromaticity: Any) -> Space | None:
-    """From PNG's gAMA and cHRM, as Pillow gives them; what makes no sense there is left out."""
+    """The space of PNG's gAMA and cHRM, as Pillow gives them; implausible values are ignored."""
     to_linear: Callable[[np.ndarray], np.ndarray] = _srgb_to_linear
     primaries = BT709
     if isinstance(gamma, float) and 0.2 <= gamma <= 1.5 and abs(gamma - 1 / 2.2) > 0.01:
@@ -178,26 +175,25 @@ def _from_gamma(gamma: Any, chromaticity: Any) -> Space | None:
     if isinstance(chromaticity, tuple) and len(chromaticity) == 8:  # white comes first
         found = (*chromaticity[2:], *chromaticity[:2])
         primaries = found if all(0 < number < 1 for number in found) else BT709
-    space = Space(primaries, to_linear)
     try:
         _matrix(primaries)
-    except np.linalg.LinAlgError:  # three colors on a line
+    except np.linalg.LinAlgError:  # the three primaries lie on one line
         return None
-    return space
+    return Space(primaries, to_linear)
 
 
 def _is_adobe_rgb(image: Image.Image) -> bool:
-    """What cameras write that are set to Adobe RGB: a number of their own, or a name of DCF."""
+    """Whether EXIF data say so, as cameras do: by a color space of 2, or DCF's interoperability index."""
     try:
         exif = image.getexif()
         named = str(exif.get_ifd(EXIF).get(INTEROP) and exif.get_ifd(INTEROP).get(1, ""))
         return exif.get_ifd(EXIF).get(COLOR_SPACE) == 2 or named.startswith("R03")
-    except Exception:  # a damaged tag says nothing
+    except Exception:  # damaged tags
         return False
 
 
 def _transfer_of(profile: bytes) -> int:
-    """The transfer of the code points in an ICC profile of version 4.4; 0 if it has none."""
+    """The transfer code point in an ICC profile of version 4.4; 0 if it has none."""
     count = min(int.from_bytes(profile[128:132], "big"), 200)
     for place in range(132, 132 + 12 * count, 12):
         if profile[place : place + 4] == b"cicp":
@@ -207,7 +203,7 @@ def _transfer_of(profile: bytes) -> int:
 
 
 def _through_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """By the ICC profile, unless it is sRGB's; raises whatever is wrong with it."""
+    """Convert with an ICC profile, unless it is sRGB's. Raises any exception if the profile is unusable."""
     from PIL import ImageCms
 
     if len(profile) > MAX_PROFILE:
@@ -216,24 +212,24 @@ def _through_profile(image: Image.Image, profile: bytes) -> Image.Image:
     space = source.profile.xcolor_space.strip()
     mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}.get(space, "")
     if space == "RGB" and image.mode not in ("CMYK", "LAB"):
-        image = image.convert("RGB")  # grey, too: its greys are those of the space
+        image = image.convert("RGB")  # gray as well: its grays are those of the space
     elif space == "GRAY" and image.mode in ("1", "L"):
         image = image.convert("L")
     if image.mode != mode:
-        raise ValueError(f"it is for {space or 'nothing'}, the picture is {image.mode}")
+        raise ValueError(f"it is for {space or 'nothing'}, but the picture is {image.mode}")
     transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
     if mode in ("RGB", "L"):
         probe = _probe(mode)
         moved = np.asarray(ImageCms.applyTransform(probe, transform)).astype(int)
-        if np.abs(moved - np.asarray(probe.convert("RGB"))).max() <= NEARLY:
+        if np.abs(moved - np.asarray(probe.convert("RGB"))).max() <= TOLERANCE:
             return image.convert("RGB")
     moved_image = ImageCms.applyTransform(image, transform)
-    assert moved_image is not None  # it would be with inPlace alone
+    assert moved_image is not None  # only inPlace=True returns None
     return moved_image
 
 
 def _probe(mode: str) -> Image.Image:
-    """A picture of colors from all over the space."""
+    """A picture of colors that sample the whole space."""
     if mode == "L":
         return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     steps = np.linspace(0, 255, 17).round().astype(np.uint8)
@@ -241,7 +237,7 @@ def _probe(mode: str) -> Image.Image:
 
 
 def _matrix(primaries: tuple[float, ...]) -> np.ndarray:
-    """(3, 3): linear RGB of the space to linear sRGB, white to white (Bradford)."""
+    """(3, 3), from linear RGB of the space to linear sRGB, adapted from white to white (Bradford)."""
     to_xyz, white = _to_xyz(primaries)
     from_xyz, srgb_white = _to_xyz(BT709)
     gain = (BRADFORD @ srgb_white) / (BRADFORD @ white)
@@ -257,7 +253,7 @@ def _to_xyz(primaries: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _converted(image: Image.Image, space: Space) -> Image.Image:
-    """Through tables: 256 coded values to light, 65,536 values of light to sRGB."""
+    """Convert by lookup tables: 256 coded values to light, 65,536 values of light to sRGB."""
     coded = np.arange(256) / 255
     if not space.is_full_range:
         coded = (coded * 255 - 16) / 219
@@ -265,7 +261,7 @@ def _converted(image: Image.Image, space: Space) -> Image.Image:
     encode = (_linear_to_srgb(np.arange(65536) / 65535) * 255).round().astype(np.uint8)
     matrix = _matrix(space.primaries).T.astype(np.float32)
     pixels = np.array(image)  # (height, width, 3)
-    for row in range(0, len(pixels), 64):  # a large photo as floats would take a gigabyte
+    for row in range(0, len(pixels), 64):  # in strips: as floats, a large photo takes a gigabyte
         light = (to_linear[pixels[row : row + 64]] @ matrix).clip(0, 1)
         pixels[row : row + 64] = encode[(light * 65535).round().astype(np.uint16)]
     return Image.fromarray(pixels)

@@ -1,10 +1,10 @@
-"""The files that programs keep learned words in: what each begins with, and where the vectors lie.
+"""The file formats of learned embeddings: how each is recognized, and where its vectors are.
 
     safetensors, torch's `.bin` and `.pt` (zip, and the older stream), `.npy`, PNG with A1111's data
 
-The first bytes decide which it is, never the extension. Nothing here runs code from a file, and
-what a file unpacks to is bounded before it is unpacked. Layouts were checked against diffusers,
-A1111's web UI, kohya's sd-scripts, InvokeAI, ai-toolkit and OneTrainer, autumn 2026.
+A format is recognized by its first bytes, never by the extension. No code from a file is run, and the
+unpacked size is checked before anything is unpacked. Layouts were checked against diffusers, A1111's
+web UI, kohya's sd-scripts, InvokeAI, ai-toolkit and OneTrainer in autumn 2026.
 """
 
 from __future__ import annotations
@@ -24,26 +24,29 @@ import numpy as np
 
 from tiutils.io import pickles
 
-MAX_TEXT = 4 * 2**20  # bytes of JSON or pickle: 75 vectors of SD 1.5 are 1.3 MB as text
+MAX_TEXT = 4 * 2**20  # bytes of JSON or pickle: as text, 75 vectors for SD 1.5 take 1.3 MB
 MAX_UNPACKED = 64 * 2**20
-MAX_PIXELS = 4096**2  # of a picture that carries an embedding
-MAX_ENTRIES = 32  # of a pickle or JSON: each may be MAX_VALUES long, wherever it is stored
-MAX_FACT = 1000  # characters of one thing that an A1111 file says about itself
+MAX_PIXELS = 4096**2  # of a picture that contains an embedding
+MAX_ENTRIES = 32  # of a pickle or JSON, since each may claim MAX_VALUES values
+MAX_FACT = 1000  # characters in one metadata entry of an A1111 file
 VALUE_BYTES = {"Double": 8, "Long": 8, "Half": 2, "BFloat16": 2, "Short": 2,
                "Byte": 1, "Char": 1, "Bool": 1}  # fmt: skip
 A1111_KEY = "sd-ti-embedding"
-A1111_FACTS = {"step": "steps", "sd_checkpoint_name": "base_model"}  # its names and ours
+A1111_FACTS = {"step": "steps", "sd_checkpoint_name": "base_model"}  # A1111's keys and ours
 NAMELESS = ("emb_params", "emp_params")  # kohya, InvokeAI and ai-toolkit; OneTrainer
-# text encoders by the keys under which several programs, first of all for SDXL, keep vectors
+# text encoders by the keys that various programs use, mostly for SDXL
 ENCODERS = {"clip_l": "clip_l", "clip_g": "clip_g", "t5": "t5", "llama": "llama", "gemma": "gemma",
             "text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}  # fmt: skip
 
 
 @dataclass
 class Content:
-    """What a file holds: words, each with its vectors by text encoder, and what is said of them.
+    """What a file contains.
 
-    A word is `None` where the file gives none; the encoder is "" where the file names none.
+    Attributes:
+        layout: the format, in words.
+        words: word (None where the file names none) → text encoder ("" where it names none) → vectors.
+        metadata: as text.
     """
 
     layout: str
@@ -52,22 +55,22 @@ class Content:
 
 
 def parse(data: bytes) -> Content:
-    """Recognize a file by its first bytes and take out the words.
+    """Recognize a file's format and extract its words.
 
     Raises:
-        pickles.UnsafePickle: a pickle of more than data.
-        Exception: of any type, over files that are damaged or hold something else.
+        pickles.UnsafePickle: a pickle that contains more than data.
+        Exception: of any type, for files that are damaged or contain something else.
     """
-    # eight bytes of length, then JSON
+    # safetensors: the header's length in eight bytes, then JSON
     if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8:
         return _safetensors(data)
     for start, reader in READERS.items():
         if data.startswith(start):
             return reader(data)
-    for start, meaning in STRANGERS.items():
+    for start, meaning in OTHER_FILES.items():
         if data.startswith(start):
             raise ValueError(meaning)
-    raise ValueError("it is cut short, or in no format known here" if data else "it is empty")
+    raise ValueError("it is cut short, or in an unknown format" if data else "it is empty")
 
 
 def _safetensors(data: bytes) -> Content:
@@ -102,7 +105,7 @@ def _torch_zip(data: bytes) -> Content:
 
 
 def _torch_stream(data: bytes) -> Content:
-    """Older than torch 1.6: five pickles (magic number, version, machine, content, keys), then values."""
+    """Before torch 1.6: five pickles (magic number, version, machine, content, keys), then the values."""
     stream = io.BytesIO(data)
     if pickles.interpret(stream) != 0x1950A86A20F9469CFC6C:
         raise ValueError("a pickle, but not torch's")
@@ -111,14 +114,14 @@ def _torch_stream(data: bytes) -> Content:
     if not machine["little_endian"]:
         raise ValueError("big-endian values")
     storages = {}
-    for key in map(str.strip, keys):  # which takes text only
+    for key in map(str.strip, keys):  # fails unless they are text
         count = int.from_bytes(stream.read(8), "little")
         storages[key] = stream.read(count * VALUE_BYTES.get(kinds[key], 4))
     return _from_tree(tree, storages.__getitem__)
 
 
 def _npy(data: bytes) -> Content:
-    """NumPy's array of numbers, or of one pickled dict, as the Flax script of 2022 saved it."""
+    """A NumPy array of numbers, or of one pickled dict, as diffusers' Flax script saved it."""
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     read_header = {
@@ -140,7 +143,7 @@ def _npy(data: bytes) -> Content:
 
 
 def _png(data: bytes) -> Content:
-    """A1111's picture with the embedding in a text chunk, or in the margins' low bits."""
+    """A1111's picture with an embedding in a text chunk, or in the low bits of its margins."""
     from PIL import Image
 
     with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
@@ -153,16 +156,16 @@ def _png(data: bytes) -> Content:
         else:
             text = _hidden_text(np.asarray(picture.convert("RGB")))
     if len(text) > MAX_TEXT:
-        raise ValueError("far more text than an embedding has")
+        raise ValueError("far more text than in an embedding")
     return dataclasses.replace(_from_tree(json.loads(text), _no_storage), layout="A1111 picture")
 
 
 def _hidden_text(pixels: np.ndarray) -> bytes:
-    """What A1111 hid in a picture; `pixels` is uint8 of shape (height, width, 3).
+    """What A1111 hid in the uint8 `pixels` (height, width, 3) of a picture.
 
-    One column that is black in its four low bits parts the picture from a block of noise on either
-    side. The left block's low bits are the low halves of the bytes of a zlib stream, the right
-    one's the high halves, both mixed with a fixed sequence of pseudorandom numbers.
+    On either side of the picture is a block of noise, set off by a column whose four low bits are 0.
+    The low bits of the left block are the low halves of the bytes of a zlib stream, those of the right
+    block the high halves, both XORed with a fixed sequence of pseudorandom numbers.
     """
     inside = (pixels > 0).all(axis=2)
     rows, columns = (np.flatnonzero(np.any(inside, axis=axis)) for axis in (1, 0))
@@ -191,7 +194,7 @@ def _no_storage(key: str) -> bytes:
 
 
 def _from_tree(tree: Any, fetch: Callable[[str], bytes]) -> Content:
-    """From unpickled or JSON data, arrays not yet read."""
+    """From unpickled or JSON data, whose arrays are still to be read."""
     if not isinstance(tree, dict):
         return Content("a bare array", {None: {"": _array(tree, fetch)}})
     if len(tree) > MAX_ENTRIES:
@@ -224,15 +227,15 @@ def _array(value: Any, fetch: Callable[[str], bytes]) -> np.ndarray:
 
 
 def _from_entries(entries: dict[Any, np.ndarray], metadata: dict[str, str]) -> Content:
-    """From arrays by name: what the names say decides."""
-    names = sorted(repr(key)[:40] for key in entries)  # safetensors' own order is arbitrary
+    """From named arrays; their names tell the layout."""
+    names = sorted(repr(key)[:40] for key in entries)  # safetensors has no fixed order
     found = f"{len(names)} entries ({', '.join(names[:5])}{', …' if len(names) > 5 else ''})"
     if not entries or not all(isinstance(key, str) for key in entries):
         raise ValueError(f"{found}, expected a word")
     if any(
         key.removesuffix("_out") in (*ENCODERS, *NAMELESS) for key in entries if key[-4:] == "_out"
     ):
-        raise ValueError(f"{found}: vectors for a text encoder's output, which are no token's")
+        raise ValueError(f"{found}: these vectors replace a text encoder's output, not a token")
     if entries.keys() <= ENCODERS.keys():
         by_encoder = {ENCODERS[key]: entries[key] for key in ENCODERS if key in entries}
         return Content(" + ".join(by_encoder), {_name(metadata): by_encoder}, metadata)
@@ -249,7 +252,7 @@ def _from_entries(entries: dict[Any, np.ndarray], metadata: dict[str, str]) -> C
 
 
 def _name(metadata: dict[str, str]) -> str | None:
-    """The word that the metadata name, in ai-toolkit's files as a string of JSON."""
+    """The word that the metadata name; in ai-toolkit's files it is a JSON string."""
     name = metadata.get("name", "")
     return (json.loads(name) if name.startswith('"') else name) or None
 
@@ -260,9 +263,9 @@ READERS: dict[bytes, Callable[[bytes], Content]] = {
     b"\x93NUMPY": _npy,
     b"\x89PNG\r\n\x1a\n": _png,
 }
-STRANGERS = {
+OTHER_FILES = {
     b"<": "a web page: download the file itself, not the page about it",
     b"version https://git-lfs": "a pointer of Git LFS: fetch the file with `git lfs pull`",
-    b"\xff\xd8\xff": "a JPEG picture, in which no embedding survives: ask for the PNG",
+    b"\xff\xd8\xff": "a JPEG picture, which cannot contain an embedding: ask for the PNG",
     b"RIFF": "a WEBP picture: ask for the PNG",
 }

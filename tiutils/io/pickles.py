@@ -1,9 +1,9 @@
-"""Pickles read without being run: numbers, text, containers and arrays, nothing else.
+"""Pickles read without running them: numbers, text, containers and arrays, and nothing else.
 
-A pickle is a program for Python's unpickler, which can be told to call any function there is. Here
-an interpreter of our own walks through its instructions. It calls nothing that a file names: the
-few names it knows stand for lines below, and any other name is refused. Instructions are decoded
-by `pickletools`, which checks every length against what is left of the file.
+A pickle is a program for Python's unpickler, and may call any function. This module interprets the
+instructions itself. It never calls what a file names: a few known names stand for functions defined
+below, and any other name is refused. Instructions are decoded by `pickletools`, which checks every
+length against what is left of the file.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-MAX_INSTRUCTIONS = 100_000  # an embedding needs some hundred
+MAX_INSTRUCTIONS = 100_000  # an embedding needs a few hundred
 MAX_VALUES = 2**20  # floats in one array; 75 vectors of SD 1.5 are 57,600
-# torch's and safetensors' names of float types; NumPy has no bfloat16
+# float types as torch and safetensors name them; NumPy has no bfloat16
 FLOATS = {"Half": "<f2", "Float": "<f4", "Double": "<f8", "BFloat16": "bf16",
           "F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "bf16"}  # fmt: skip
 NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8", "b1"}
@@ -31,12 +31,12 @@ CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()
 
 
 class UnsafePickle(ValueError):
-    """The pickle asks for something that is no data; the message is its name."""
+    """The pickle asks for something other than data; the message names it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """Where a tensor's values lie: a key into the file, and torch's name of their type."""
+    """Where a tensor's values are stored: a key into the file, and torch's name of their type."""
 
     key: str
     kind: str
@@ -44,7 +44,7 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A view on a storage, counted in values: torch's tensor before its values are read."""
+    """A torch tensor whose values are still to be read: a view of a storage, measured in values."""
 
     storage: Storage
     offset: int
@@ -52,15 +52,15 @@ class Tensor:
     stride: tuple[int, ...]
 
     def array(self, fetch: Callable[[str], bytes]) -> np.ndarray:
-        """The values, copied; `fetch` gives a storage's bytes by its key.
+        """A copy of the values; `fetch` returns a storage's bytes by its key.
 
         Raises:
-            ValueError: they are no floats, too many, or lie outside of the storage.
+            ValueError: they are not floats, too many, or outside the storage.
         """
         values = floats(fetch(self.storage.key), self.storage.kind)
         last = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
         is_sound = min(self.offset, *self.stride, 0) == 0 and min(self.shape, default=1) > 0
-        # a few bytes can pose as an endless shape
+        # a few bytes can claim a huge shape
         if not is_sound or math.prod(self.shape) > MAX_VALUES or self.offset + last >= len(values):
             raise ValueError(f"shape {self.shape}, expected (n, hidden)")
         steps = [step * values.itemsize for step in self.stride]
@@ -68,7 +68,7 @@ class Tensor:
 
 
 class Stand:
-    """Stands for an object that the pickle builds in two steps: from arguments, then a state."""
+    """A stand-in for an object that the pickle builds in two steps: from arguments, then a state."""
 
     def __init__(self, kind: str, arguments: tuple[Any, ...] = (), state: Any = None):
         self.kind, self.arguments, self.state = kind, arguments, state
@@ -76,7 +76,7 @@ class Stand:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """A name the interpreter knows, and what calling it makes here."""
+    """A name that the interpreter knows, and the function that a call of it runs."""
 
     name: str
     make: Callable[..., Any] | None = None
@@ -89,26 +89,26 @@ def _rebuild(storage: Storage, offset: int, shape: Any, stride: Any, *_: Any) ->
 
 
 def _empty(*arguments: Any) -> dict[Any, Any]:
-    return {}  # an OrderedDict gets its items later; a set, of hooks, matters to nobody
+    return {}  # an OrderedDict gets its items later; the sets, of hooks, are not needed
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """How protocol 2, which has no bytes, spells them: as the first 256 letters of Unicode."""
+    """How protocol 2, which lacks bytes, writes them: as the first 256 characters of Unicode."""
     if type(text) is not str or encoding != "latin1":
         raise UnsafePickle("_codecs.encode of other than bytes")
     return text.encode("latin1")
 
 
 def _number(dtype: Any, data: Any) -> int | float:
-    """A NumPy number beside the vectors, such as the step, from its bytes."""
+    """A NumPy number, such as the step, from its bytes."""
     kind, order = _kind_and_order(dtype)
     if kind not in NUMBERS or type(data) is not bytes or len(data) != int(kind[1:]):
-        raise ValueError(f"a NumPy number of type {kind}, expected a whole number or a float")
+        raise ValueError(f"a NumPy number of type {kind}, expected an integer or a float")
     return np.frombuffer(data, order + kind)[0].item()
 
 
 def _kind_and_order(dtype: Any) -> tuple[str, str]:
-    """NumPy's type, such as "f4", and the order of its bytes, "<" or ">"."""
+    """A NumPy type, such as "f4", and its byte order, "<" or ">"."""
     if not isinstance(dtype, Stand) or dtype.kind != "dtype":
         raise UnsafePickle("a NumPy value without a type")
     kind, order = str(dtype.arguments[0]), dtype.state[1]
@@ -132,7 +132,7 @@ KNOWN: dict[str, Callable[..., Any]] = {
     "numpy ndarray": lambda *_: Stand("array"),
     "numpy.core.multiarray _reconstruct": lambda *_: Stand("array"),
     "numpy._core.multiarray _reconstruct": lambda *_: Stand("array"),
-    # JAX wraps NumPy's: (function, its arguments, the array's state, JAX's own state)
+    # JAX wraps NumPy's: (function, its arguments, the array's state, JAX's state)
     "jax._src.array _reconstruct_array": lambda f, a, state, _: Stand("array", (), state),
     "jax._src.device_array reconstruct_device_array": lambda f, a, state, _: Stand(
         "array", (), state
@@ -152,9 +152,9 @@ def _global(name: str) -> Known:
 
 
 def _persistent(identity: Any) -> Storage | Known:
-    """From torch's persistent id: ("storage", type, key, device, count[, a view, long unused]).
+    """What torch's persistent id means: ("storage", type, key, device, count[, view, now unused]).
 
-    The older stream has a class of torch's own as ("module", class, its file, its source).
+    In the older stream, a class of torch is ("module", class, its file, its source).
     """
     if identity[0] == "module" and len(identity) == 4:
         if not isinstance(identity[1], Known) or identity[1].name not in KNOWN:
@@ -167,16 +167,18 @@ def _persistent(identity: Any) -> Storage | Known:
 
 
 def interpret(stream: io.BytesIO, kinds: dict[str, str] | None = None) -> Any:
-    """What one pickle describes; the stream is left behind its end.
+    """The content of one pickle; the stream is left at its end.
 
-    `kinds` is filled with the type of each storage, by its key.
+    Args:
+        stream: positioned at the pickle's start.
+        kinds: filled with the type of each storage, by key.
 
     Returns:
         numbers, text, bytes, `None`, lists, tuples, dicts, `Tensor`s and `Stand`s.
 
     Raises:
-        UnsafePickle: it holds an instruction or a name that is not known here.
-        Exception: of any type, over damaged files.
+        UnsafePickle: it contains an unknown instruction or name.
+        Exception: of any type, for damaged files.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -226,7 +228,7 @@ def interpret(stream: io.BytesIO, kinds: dict[str, str] | None = None) -> Any:
         elif name == "GLOBAL":
             stack.append(_global(argument))
         elif name == "STACK_GLOBAL":
-            stack.append(_global(" ".join(pop(2))))  # join takes text only
+            stack.append(_global(" ".join(pop(2))))  # join fails unless they are text
         elif name == "BINPERSID":
             storage = _persistent(stack.pop())
             stack.append(storage)
@@ -246,7 +248,7 @@ def interpret(stream: io.BytesIO, kinds: dict[str, str] | None = None) -> Any:
 
 def _put(target: Any, items: Iterable[tuple[Any, Any]]) -> None:
     for key, value in items:
-        # other keys can be nested so that hashing one takes for ever
+        # other keys can be nested so deeply that hashing one takes forever
         if type(target) is not dict or not isinstance(key, str | int | float | None):
             raise ValueError(f"an entry of a {type(target).__name__} under {type(key).__name__}")
         target[key] = value
@@ -267,19 +269,19 @@ def _make(function: Any, arguments: Any) -> Any:
 def _set_state(target: Any, state: Any) -> None:
     if isinstance(target, Stand):
         target.state = state
-    elif not isinstance(target, dict):  # an OrderedDict's attributes are of no use here
+    elif not isinstance(target, dict):  # an OrderedDict's attributes are not needed
         raise UnsafePickle(f"a state for a {type(target).__name__}")
 
 
 def parameters(stand: Any) -> Any:
-    """The entries of a ParameterDict, which the first Textual Inversion files hold; else as given."""
+    """The entries of a ParameterDict, as in the first Textual Inversion files; anything else unchanged."""
     if isinstance(stand, Stand) and stand.kind == "ParameterDict":
         return stand.state["_parameters"]
     return stand
 
 
 def numpy_values(stand: Any) -> Any:
-    """The floats of a pickled NumPy array; the content of one that holds Python objects."""
+    """The floats of a pickled NumPy array; the content of one that contains Python objects."""
     if not isinstance(stand, Stand) or stand.kind != "array":
         return stand
     _, shape, dtype, is_fortran, data = stand.state
@@ -292,10 +294,10 @@ def numpy_values(stand: Any) -> Any:
 
 
 def floats(data: bytes, kind: str) -> np.ndarray:
-    """Bytes as a flat array of floats; `kind` as torch or safetensors names it.
+    """Bytes as a flat array of floats; `kind` is torch's or safetensors' name of their type.
 
     Raises:
-        ValueError: the kind is none of floats.
+        ValueError: it is not a float type.
     """
     if kind not in FLOATS:
         raise ValueError(f"{kind} values, expected floats")

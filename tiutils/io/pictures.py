@@ -1,7 +1,7 @@
-"""What a picture file is, by its first bytes: a camera's RAW file, HEIC, JPEG XL, or one that Pillow may open.
+"""What kind of picture a file is, judged by its content: RAW, HEIC, JPEG XL, or one for Pillow to open.
 
-A RAW file is a TIFF whose first picture is a thumbnail; Pillow would take it for the photo. HEIC
-comes under other names from phones and messengers. No ending is believed.
+Many RAW files are TIFF files whose first picture is a thumbnail, which Pillow would take for the photo.
+Phones and messengers rename HEIC files, so file extensions are not trusted.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 
 from tiutils.errors import InputError, first_line
 
-RAW = "a camera's RAW file, of which only a thumbnail can be read here; save it as JPEG"
+RAW = "a camera's RAW file, of which only a thumbnail can be read; save it as JPEG"
 PREVIEW = "a TIFF file that begins with a thumbnail of its picture; save it as JPEG"
-JPEG_XL = "a JPEG XL picture, which cannot be read here; save it as JPEG"
-HEIC = "a HEIC photo, which cannot be read here: save it as JPEG, or pip install pillow-heif"
+JPEG_XL = "a JPEG XL picture, which cannot be read; save it as JPEG"
+HEIC = "a HEIC photo, which cannot be read: save it as JPEG, or pip install pillow-heif"
 RAW_SUFFIXES = (
     ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff",
     ".gpr", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf",
@@ -25,43 +25,30 @@ RAW_SUFFIXES = (
 RAW_SIGNATURES = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM",
                   b"II\x1a\0\0\0HEAPCCDR")  # fmt: skip
 JPEG_XL_SIGNATURES = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
-HEIC_BRANDS = {
-    b"heic",
-    b"heix",
-    b"heim",
-    b"heis",
-    b"hevc",
-    b"hevx",
-    b"hevm",
-    b"hevs",
-    b"mif1",
-    b"msf1",
-}
+HEIC_BRANDS = set(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 AVIF_BRANDS = {b"avif", b"avis"}
-HEAD = 4096  # bytes; a file's type stands at its begin
+HEAD = 4096  # bytes, enough to tell a file's type
 
-# TIFF: tags, and how their values are stored
+# TIFF tags, and the struct codes of the types their values may have
 KIND, WIDTH, HEIGHT, PHOTOMETRIC, SUB_IFDS, DNG_VERSION = 254, 256, 257, 262, 330, 50706
 TIFF_TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-SENSOR = {
-    32803,
-    34892,
-}  # PhotometricInterpretation of a mosaic of sensor values, and of linear ones
+SENSOR = {32803, 34892}  # PhotometricInterpretation: color filter array, linear raw
 MAX_DIRECTORIES, MAX_ENTRIES, MAX_VALUES = 64, 1000, 16
+Directory = dict[int, tuple[int, ...]]  # the values of one TIFF directory, by tag
 
 MAX_BOXES = 4096
-MAX_META = 4 * 2**20  # bytes of a HEIC's or AVIF's description of itself
+MAX_META = 4 * 2**20  # bytes of the metadata box of a HEIC or AVIF file
 
 
 def check(file: BinaryIO, suffix: str = "") -> bool:
-    """Refuse what Pillow would misread or not know, by name; returns whether it is HEIC, to be read by `open_heic`.
+    """Refuse what Pillow would misread or not recognize; return whether it is HEIC, for `open_heic`.
 
     Args:
-        file: the picture, at its begin; it is left there.
-        suffix: of its name; it decides only over what has no signature of its own.
+        file: the picture, positioned at its start, where it is left.
+        suffix: of its name; it only tells a RAW file from another TIFF file.
 
     Raises:
-        InputError: a RAW file, a thumbnail in front of its picture, or JPEG XL.
+        InputError: it is a RAW file, a TIFF file that begins with a thumbnail, or JPEG XL.
     """
     head = file.read(HEAD)
     file.seek(0)
@@ -83,10 +70,10 @@ def check(file: BinaryIO, suffix: str = "") -> bool:
 
 
 def open_heic(file: BinaryIO) -> Any:
-    """The picture in a HEIC file, a PIL image, where pillow-heif is installed.
+    """The picture in a HEIC file, as a PIL image.
 
     Raises:
-        InputError: it is not, or the file is damaged.
+        InputError: pillow-heif is not installed, or the file is damaged.
     """
     if importlib.util.find_spec("pillow_heif") is None:
         raise InputError(HEIC)
@@ -95,12 +82,12 @@ def open_heic(file: BinaryIO) -> Any:
     try:
         return HeifImageFile(file)
     except Exception as error:
-        said = first_line(error)[:80]
-        raise InputError(f"a damaged HEIC photo ({said}); save it as JPEG") from error
+        reason = first_line(error)[:80]
+        raise InputError(f"a damaged HEIC photo ({reason}); save it as JPEG") from error
 
 
 def _brands(head: bytes) -> set[bytes]:
-    """Those of an ISO media file: what it is, and what else it can be read as."""
+    """The brands of an ISO media file: what it is, and what else it can be read as."""
     if head[4:8] != b"ftyp":
         return set()
     box = head[8 : max(12, min(int.from_bytes(head[:4], "big"), HEAD))]
@@ -108,53 +95,49 @@ def _brands(head: bytes) -> set[bytes]:
 
 
 def _thumbnail(file: BinaryIO) -> str | None:
-    """Why the first picture of a TIFF file is not the picture that the file is of; None if it is."""
+    """Why the first picture of a TIFF file is not its main picture; None if it is."""
     chain, inner = _directories(file)
     first, everything = (chain or [{}])[0], [*chain, *inner]
     if any(DNG_VERSION in each or set(each.get(PHOTOMETRIC, ())) & SENSOR for each in everything):
         return RAW
     is_reduced = bool(first.get(KIND, (0,))[0] & 1)
     is_smaller = any(_area(each) > _area(first) for each in inner)
-    unknown = len(first.get(SUB_IFDS, ())) > 0 and not inner  # it says so, but leads nowhere
+    unknown = len(first.get(SUB_IFDS, ())) > 0 and not inner  # its pointers lead nowhere
     if SUB_IFDS in first and (is_reduced or is_smaller or unknown):
         return RAW
     return PREVIEW if is_reduced else None
 
 
-def _area(directory: dict[int, tuple[int, ...]]) -> int:
+def _area(directory: Directory) -> int:
     return directory.get(WIDTH, (0,))[0] * directory.get(HEIGHT, (0,))[0]
 
 
-def _directories(
-    file: BinaryIO,
-) -> tuple[list[dict[int, tuple[int, ...]]], list[dict[int, tuple[int, ...]]]]:
-    """The wanted whole numbers of each picture in a TIFF file: of the chain, and of those inside of others."""
+def _directories(file: BinaryIO) -> tuple[list[Directory], list[Directory]]:
+    """The directories of a TIFF file: those of its main chain, and those nested in others."""
     file.seek(0)
-    head = file.read(16).ljust(16, b"\0")  # cut short, it leads nowhere
+    head = file.read(16).ljust(16, b"\0")
     order, is_big = "<" if head[:2] == b"II" else ">", b"+" in head[2:4]
     first = struct.unpack(order + ("Q" if is_big else "I"), head[8:16] if is_big else head[4:8])[0]
-    chain: list[dict[int, tuple[int, ...]]] = []
-    inner: list[dict[int, tuple[int, ...]]] = []
+    chain: list[Directory] = []
+    inner: list[Directory] = []
     queue, seen = [(first, chain)], set[int]()
     while queue and len(seen) < MAX_DIRECTORIES:
         offset, home = queue.pop(0)
         if not offset or offset in seen:
             continue
         seen.add(offset)
-        found = _directory(file, offset, order, is_big)
-        if found is None:
-            continue
-        entries, following = found
-        home.append(entries)
-        queue += [(place, inner) for place in entries.get(SUB_IFDS, ())]
-        queue.append((following, home))
+        if found := _directory(file, offset, order, is_big):
+            entries, following = found
+            home.append(entries)
+            queue += [(place, inner) for place in entries.get(SUB_IFDS, ())]
+            queue.append((following, home))
     return chain, inner
 
 
 def _directory(
     file: BinaryIO, offset: int, order: str, is_big: bool
-) -> tuple[dict[int, tuple[int, ...]], int] | None:
-    """The wanted tags of one directory, and where the next one is; None if it is cut short."""
+) -> tuple[Directory, int] | None:
+    """The relevant tags of a directory, and the offset of the next one; None if it is damaged."""
     number, pointer = ("Q", "Q") if is_big else ("H", "I")
     entry_size, inline = (20, 8) if is_big else (12, 4)
     try:
@@ -185,7 +168,7 @@ def _directory(
 
 
 def png_chunk(file: BinaryIO, name: bytes) -> bytes | None:
-    """The content of a chunk that stands before a PNG's pixels; None if there is none, or no PNG."""
+    """The content of a chunk that precedes the pixels of a PNG file; None if there is none."""
     file.seek(0)
     if file.read(8) != b"\x89PNG\r\n\x1a\n":
         return None
@@ -196,16 +179,16 @@ def png_chunk(file: BinaryIO, name: bytes) -> bytes | None:
             return None
         if found == name:
             return file.read(min(length, HEAD))
-        file.seek(length + 4, os.SEEK_CUR)  # four bytes more: its checksum
+        file.seek(length + 4, os.SEEK_CUR)  # and its checksum
     return None
 
 
 def nclx(file: BinaryIO) -> tuple[int, int, bool] | None:
-    """How the main picture of an AVIF or HEIC file is coded: primaries, transfer, whether in full range."""
+    """The color code points of the main picture in an AVIF or HEIC file: primaries, transfer, full range."""
     meta = _meta(file)
     if meta is None:
         return None
-    inside = dict(_boxes(meta[4:]))  # a version and flags come first
+    inside = dict(_boxes(meta[4:]))  # after version and flags
     properties = dict(_boxes(inside.get(b"iprp", b"")))
     main = int.from_bytes(inside.get(b"pitm", b"")[4:], "big")
     listed = list(_boxes(properties.get(b"ipco", b"")))
@@ -218,26 +201,24 @@ def nclx(file: BinaryIO) -> tuple[int, int, bool] | None:
 
 
 def _meta(file: BinaryIO) -> bytes | None:
-    """The box that describes the pictures of an ISO media file."""
+    """The content of an ISO media file's metadata box; None if there is none."""
     file.seek(0)
     for _ in range(MAX_BOXES):
         header = file.read(8)
         size, name = int.from_bytes(header[:4], "big"), header[4:]
         if len(header) < 8:
             return None
-        size -= 8
-        if size == 1 - 8:
-            size = int.from_bytes(file.read(8), "big") - 16
+        size = int.from_bytes(file.read(8), "big") - 16 if size == 1 else size - 8
         if name == b"meta":
             return file.read(max(0, min(size, MAX_META)))
-        if size < 0:  # to the end of the file, or damaged
+        if size < 0:  # up to the end of the file, or damaged
             return None
         file.seek(size, os.SEEK_CUR)
     return None
 
 
 def _boxes(data: bytes) -> list[tuple[bytes, bytes]]:
-    """The boxes one after the other in `data`: name and content."""
+    """The names and contents of consecutive boxes."""
     found: list[tuple[bytes, bytes]] = []
     place = 0
     while place + 8 <= len(data) and len(found) < MAX_BOXES:
@@ -250,17 +231,15 @@ def _boxes(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _associations(data: bytes) -> dict[int, list[int]]:
-    """Item → numbers of its properties, as far as `data`, an ipma box, is whole."""
+    """Item → indices of its properties, as far as `data`, the content of an ipma box, is intact."""
     found: dict[int, list[int]] = {}
     id_size, index_size = (4 if data[:1] > b"\0" else 2), (2 if data[3:4] > b"\0" else 1)
     place = 8
     while place + id_size < len(data) and len(found) < MAX_BOXES:
         item = int.from_bytes(data[place : place + id_size], "big")
         count, place = data[place + id_size], place + id_size + 1
-        numbers = [
-            data[place + n * index_size : place + (n + 1) * index_size] for n in range(count)
-        ]
-        mask = 2 ** (8 * index_size - 1) - 1  # the highest bit says that a reader must know it
-        found[item] = [int.from_bytes(number, "big") & mask for number in numbers]
+        mask = 2 ** (8 * index_size - 1) - 1  # the highest bit marks a property as essential
+        ends = range(place + index_size, place + index_size * (count + 1), index_size)
+        found[item] = [int.from_bytes(data[end - index_size : end], "big") & mask for end in ends]
         place += count * index_size
     return found

@@ -1,4 +1,4 @@
-"""How far work is, on stderr: a bar that stays one line in a terminal, and lines now and then in a log file."""
+"""Progress on stderr: a bar that stays on one line in a terminal, an occasional line in a log file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def silence(silent: bool = True) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """One line on stderr before what may take long and cannot be counted; nothing when silent."""
+    """Print a line on stderr before something slow whose progress cannot be counted; nothing when silent."""
     if not _silent.get() and sys.stderr is not None:
         tqdm.write(f"{line} ...", file=sys.stderr)
         sys.stderr.flush()
@@ -34,12 +34,12 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def over_network(line: str) -> Iterator[None]:
-    """Say what goes over the network; the Hub client's own bars stay where they do not fill a log file."""
+    """Announce a download; hide the Hub client's own bars where they would fill a log file."""
     from huggingface_hub import constants, utils
 
     if not constants.HF_HUB_OFFLINE:
         say(line)
-    is_log = not (_in_notebook() or (sys.stderr and sys.stderr.isatty()))
+    is_log = not (_in_notebook() or _in_terminal())
     hides = (is_log or _silent.get()) and not utils.are_progress_bars_disabled()
     if hides:
         utils.disable_progress_bars()
@@ -51,24 +51,28 @@ def over_network(line: str) -> Iterator[None]:
 
 
 def bar(total: int, what: str, unit: str, *, initial: int = 0, hidden: bool = False) -> Any:
-    """A progress bar, to be used in a `with` and moved on by its `update`.
+    """A tqdm progress bar.
 
     Args:
-        total: how many there are.
+        total: the number of units.
         what: what is being done, such as "learning".
-        unit: one of them, such as "step".
-        initial: how many were done before.
-        hidden: show nothing, as of several processes all but one.
+        unit: such as "step".
+        initial: the number of units done before.
+        hidden: show nothing, as in all but one of several processes.
     """
     options: dict[str, Any] = {"total": total, "desc": what, "unit": unit, "initial": initial}
     options["disable"] = hidden or _silent.get() or sys.stderr is None
-    if issubclass(tqdm, std.tqdm) and not _in_notebook():
-        if not sys.stderr or not sys.stderr.isatty():
-            wait = SECONDS_BETWEEN_LINES
-            options |= {"file": _Lines(sys.stderr), "mininterval": wait, "maxinterval": wait}
-            return std.tqdm(**options, miniters=1, ncols=100)
+    if _in_notebook():
+        return tqdm(**options)
+    if _in_terminal():
         return std.tqdm(**options, dynamic_ncols=True)
-    return tqdm(**options)
+    wait = SECONDS_BETWEEN_LINES
+    options |= {"file": _Lines(sys.stderr), "mininterval": wait, "maxinterval": wait}
+    return std.tqdm(**options, miniters=1, ncols=100)
+
+
+def _in_terminal() -> bool:
+    return bool(sys.stderr and sys.stderr.isatty())
 
 
 def _in_notebook() -> bool:
@@ -77,19 +81,19 @@ def _in_notebook() -> bool:
 
 
 class _Lines:
-    """A stream on which each state of a bar becomes a line of its own."""
+    """A stream on which each new state of a bar becomes a line of its own."""
 
     def __init__(self, stream: Any):
         self.stream, self.last = stream, ""
         self.encoding = getattr(stream, "encoding", "ascii")
 
     def write(self, text: str) -> None:
-        """Write a state, unless it was the last one."""
+        """Write a state, unless it is the same as the last one."""
         text = text.strip()
         if text and text != self.last:
             self.stream.write(f"{text}\n")
             self.last = text
 
     def flush(self) -> None:
-        """Flush the stream below."""
+        """Flush the underlying stream."""
         self.stream.flush()

@@ -1,4 +1,4 @@
-"""The signals that ask a program to end: Ctrl-C, a cluster's or a service's, a terminal that is closed."""
+"""Signals that ask a program to end: Ctrl-C, a cluster's or a service manager's, a closed terminal."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from types import FrameType
 from typing import Any
 
 Handler = Callable[[int, FrameType | None], Any]
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")  # each where the system has it
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")  # not every system has all of them
 
 
 @contextlib.contextmanager
 def handled(handler: Handler) -> Iterator[dict[int, Any]]:
-    """Give all of them one handler; yields the handlers of before, and puts them back at the end.
+    """Install one handler for all of them; yield the previous handlers and restore them at the end.
 
-    `nohup` has a terminal's end ignored, and that stays so.
+    Signals that are ignored stay ignored, such as SIGHUP under `nohup`.
     """
     before: dict[int, Any] = {}
-    # only the main thread of a program may say what its signals do
-    if threading.current_thread() is threading.main_thread():
+    if threading.current_thread() is threading.main_thread():  # others may not set handlers
         for number in [getattr(signal, name) for name in NAMES if hasattr(signal, name)]:
             found = signal.getsignal(number)
             if found is signal.SIG_IGN and number != signal.SIGINT:
