@@ -153,12 +153,12 @@ def test_two_ways_to_start_are_refused_before_anything_is_read(tmp_path, flags):
 
 def test_a_model_without_a_word_encoder(small_model, photos, tmp_path):
     message = refused(config_of(small_model, photos, tmp_path / "run"))
-    assert "none came with" in message and "give --initializer_token" in message
+    assert "needs a word encoder, but" in message and "give --initializer_token" in message
     assert word_encoder.load(small_model) is None
     parts = models.load(small_model)
     for folder in (small_model, None):
         parts.folder = folder
-        with pytest.raises(InputError, match="none came with"):
+        with pytest.raises(InputError, match="needs a word encoder, but"):
             word_encoder.row_from_photos(parts, concept.load(photos))
 
 

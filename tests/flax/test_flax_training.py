@@ -269,7 +269,9 @@ def test_a_run_begun_in_jax_goes_on_in_pytorch(small_model, photos, both):
 def test_a_state_of_another_run_is_refused(fresh, both):
     _, (_, states, _) = both
     other = dataclasses.replace(fresh, placeholder=OTHER)
-    with pytest.raises(InputError, match="has placeholder_token '<my-toy>', this run '<other>'"):
+    with pytest.raises(
+        InputError, match="has placeholder_token '<my-toy>', but this run has '<other>'"
+    ):
         flax_training.restore(other, states[7])
     fewer = {**states[7].tensors, "rows": states[7].tensors["rows"][:1]}
     with pytest.raises(InputError, match="rows of shape"):
@@ -277,7 +279,7 @@ def test_a_state_of_another_run_is_refused(fresh, both):
     eight_bit = dataclasses.replace(
         states[7], scalars=states[7].scalars | {"optimizer": "AdamW8bit"}
     )
-    with pytest.raises(InputError, match="optimizer 'AdamW8bit', this run 'AdamW'"):
+    with pytest.raises(InputError, match="optimizer 'AdamW8bit', but this run has 'AdamW'"):
         flax_training.restore(fresh, eight_bit)
 
 

@@ -43,7 +43,7 @@ def test_a_run_starts_from_copies_of_the_row(parts, monkeypatch):
 def test_a_model_without_one(parts, small_model):
     assert flax_word_encoder.load(small_model) is None
     parts.folder, folder = small_model, parts.folder
-    with pytest.raises(InputError, match="none came with"):
+    with pytest.raises(InputError, match="needs a word encoder, but"):
         flax_word_encoder.row_from_photos(parts, None)
     parts.folder = folder
 

@@ -268,7 +268,7 @@ def test_another_format_version_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "FORMAT_VERSION", "2")
         path = checkpoints.save(tmp_path, state_at(1))
-    with pytest.raises(CheckpointError, match="has checkpoint format 2, this tiutils reads 1"):
+    with pytest.raises(CheckpointError, match="has checkpoint format 2, but this tiutils reads 1"):
         checkpoints.load(path)
 
 
@@ -336,7 +336,7 @@ def test_a_full_disk_at_any_stage_leaves_the_one_before_whole(tmp_path, monkeypa
         assert f"could not save checkpoint-{new.step} in '{folder}'" in message
         assert "No space left on device" in message
         latest = checkpoints.load_latest(folder)
-        assert f"newest whole checkpoint: checkpoint-{latest.step}." in message
+        assert f"newest complete checkpoint: checkpoint-{latest.step}." in message
         # the state file's own name first, then the move that puts the new one in place
         moves = [name for name in begun[:-1] if name in ("replace", "rename")]
         assert_same(latest, new if len(moves) == 2 else state_at(2))
@@ -349,7 +349,7 @@ def test_a_full_disk_at_any_stage_leaves_the_one_before_whole(tmp_path, monkeypa
 def test_with_no_checkpoint_yet_a_full_disk_says_so(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         fill_disk(patch, 4)
-        with pytest.raises(CheckpointError, match="newest whole checkpoint: none"):
+        with pytest.raises(CheckpointError, match="newest complete checkpoint: none"):
             checkpoints.save(tmp_path / "run", state_at(1))
 
 

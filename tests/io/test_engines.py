@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save
 from tiutils.cli.main import main
 from tiutils.errors import InputError
 from tiutils.io import engines
-from tiutils.io.embeddings import LearnedEmbedding, read, write, write_emb_params
+from tiutils.io.embeddings import LearnedEmbedding, read, write
 from tiutils.io.engines import ENGINES
 
 PAGE = Path(__file__).parents[2] / "docs" / "engines.md"
@@ -52,7 +52,7 @@ def test_each_program_gets_its_form_its_name_and_its_prompt(word, tmp_path, caps
     assert found.token == "<wood-toy>" and found.metadata["steps"] == "300"
     np.testing.assert_array_equal(found.vectors, made.vectors(4, 768))
     assert main(["convert", str(word), "--for", name, "--output_dir", str(folder)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_the_file_goes_here_unless_told(word, tmp_path, monkeypatch):
@@ -87,7 +87,7 @@ def test_a_name_inside_of_common_words_is_warned_of_where_it_is_found_there(tmp_
         assert ("'cathedral'" in said) == (name in ("diffusers", "sd.cpp")), (name, said)
     for harmless in ("<cat>", "cat-7", "my_cat", "quizzical"):
         assert engines.warning(ENGINES["sd.cpp"], harmless) is None
-    assert "inside of other words" in engines.warning(ENGINES["sd.cpp"], "Xq")
+    assert "inside other words" in engines.warning(ENGINES["sd.cpp"], "Xq")
 
 
 def test_a_pair_is_written_as_the_programs_read_it(tmp_path):
@@ -124,16 +124,15 @@ def test_any_word_has_a_file_of_its_own_folder_and_comes_back(token, name):
 
 def test_the_name_in_the_metadata_is_no_json_by_accident(tmp_path):
     for token in ('"half', '"whole"', '{"a": 1}'):
-        path = write_emb_params(tmp_path / "x", LearnedEmbedding(token, made.vectors()))
+        path = write(tmp_path / "x", LearnedEmbedding(token, made.vectors()), form="emb_params")
         assert read(path).token == token
 
 
 def test_stock_diffusers_reads_it_when_told_the_word(small_model, tmp_path):
     from diffusers import StableDiffusionPipeline
 
-    path = write_emb_params(
-        tmp_path / "x.safetensors", LearnedEmbedding("<toy>", made.vectors(2, 32))
-    )
+    learned = LearnedEmbedding("<toy>", made.vectors(2, 32))
+    path = write(tmp_path / "x.safetensors", learned, form="emb_params")
     pipeline = StableDiffusionPipeline.from_pretrained(small_model, safety_checker=None)
     pipeline.load_textual_inversion(path, token="<toy>")
     ids = pipeline.tokenizer.convert_tokens_to_ids(["<toy>", "<toy>_1"])

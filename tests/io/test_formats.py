@@ -133,7 +133,7 @@ def test_one_of_several_words_is_chosen_by_its_name(tmp_path):
         (made.png(np.zeros((8, 8, 3), np.uint8)), "without an embedding"),
         (made.png(made.picture(), b"not JSON"), "damaged"),
         (made.numpy_bytes(np.arange(8)), "int64 values"),
-        (made.numpy_bytes(np.ones((512, 64), np.float32)), "512 vectors: that is no word"),
+        (made.numpy_bytes(np.ones((512, 64), np.float32)), "512 vectors, too many for a word"),
         (made.numpy_bytes({"<toy>": np.arange(8)}), "expected floats"),
         (made.numpy_bytes({"<toy>": print}), "was not loaded.*builtins.print"),
     ],

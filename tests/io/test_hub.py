@@ -151,7 +151,7 @@ def test_a_runs_folder_means_its_word(tmp_path):
     )
     assert read(tmp_path / "run").token == "<new>"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"holds none of learned_embeds.safetensors"):
+    with pytest.raises(InputError, match=r"has none of learned_embeds.safetensors"):
         read(tmp_path / "empty")
 
 

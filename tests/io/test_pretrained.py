@@ -181,7 +181,7 @@ def test_a_tokenizer_without_files_is_refused(copy):
     """transformers 5 would make an empty one."""
     for path in (copy / "tokenizer").iterdir():
         path.unlink()
-    assert "it holds no words" in refused(pretrained.load_tokenizer, copy)
+    assert "it is empty" in refused(pretrained.load_tokenizer, copy)
 
 
 @pytest.mark.parametrize("part", ["vae", "unet", "scheduler"])
@@ -230,11 +230,14 @@ OTHER_KINDS = {
     "depth": ([("unet", {"in_channels": 5})], "a depth model"),
     "upscaler": ([("unet", {"in_channels": 7, "num_class_embeds": 1000})], "an upscaling model"),
     "odd channels": ([("unet", {"in_channels": "9"})], "another model"),
-    "unclip": ([("unet", {"class_embed_type": "projection"})], "wants more than a text"),
+    "unclip": ([("unet", {"class_embed_type": "projection"})], "needs more than text"),
     "IF": ([("text_encoder", {"model_type": "t5"})], "text encoder is 't5'"),
     "video": ([("unet", {"_class_name": "UNet3DConditionModel"})], "UNet3DConditionModel"),
     "latent diffusion": ([("vae", {"_class_name": "VQModel"})], "VQModel"),
-    "cascade": ([("", {"prior": ["diffusers", "X"], "_class_name": "P"})], r"another build \(P\)"),
+    "cascade": (
+        [("", {"prior": ["diffusers", "X"], "_class_name": "P"})],
+        r"another architecture \(P\)",
+    ),
     "parts of two": ([("unet", {"cross_attention_dim": 768})], "768 wide.*gives 32"),
 }
 
@@ -331,8 +334,8 @@ def test_any_configuration_is_a_kind_or_one_clear_line(texts):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("sd15.ckpt", "may hold code: take the model as .safetensors"),
-        ("SD15.PT", "may hold code"),
+        ("sd15.ckpt", "may contain code: get the model as .safetensors"),
+        ("SD15.PT", "may contain code"),
         ("sd15.gguf", "single file"),
     ],
 )
@@ -363,5 +366,5 @@ def test_a_web_address_is_told_what_to_give(address, expected):
 def test_a_folder_that_holds_a_single_file_says_to_name_the_file(tmp_path):
     (tmp_path / "sd15.safetensors").touch()
     assert re.search(
-        r"name the file itself, .*sd15.safetensors", refused(pretrained.locate, tmp_path)
+        r"give the file itself, .*sd15.safetensors", refused(pretrained.locate, tmp_path)
     )

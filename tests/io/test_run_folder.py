@@ -7,9 +7,13 @@ import json
 import multiprocessing
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tiutils.errors import InputError
 from tiutils.io import run_folder
@@ -61,7 +65,7 @@ def test_a_killed_run_holds_nothing(tmp_path):
 )
 def test_latest_does_not_replace_a_word_by_a_new_start(tmp_path, name):
     word(tmp_path, name)
-    with pytest.raises(InputError, match="no whole checkpoint to go on from"):
+    with pytest.raises(InputError, match="no complete checkpoint to resume from"):
         run_folder.find_checkpoint("latest", tmp_path)
 
 
@@ -125,3 +129,36 @@ def test_the_model_is_the_one_that_was_trained(tmp_path):
     }  # fmt: skip
     with pytest.raises(InputError, match="give --pretrained_model_name_or_path"):
         run_folder.model_of(tmp_path / "nowhere")
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=9,
+)
+NAMES = ["status", "steps", "model", "commit", "flags", "placeholder_token", "tokenizer_name"]
+records = st.dictionaries(
+    st.sampled_from(NAMES), values | st.dictionaries(st.sampled_from(NAMES), values)
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=60) | records.map(json.dumps).map(str.encode), st.binary(max_size=60))
+def test_any_run_json_and_any_word_are_read_or_one_clear_line(record, learned):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "run"
+        folder.mkdir()
+        (folder / run_folder.RECORD).write_bytes(record)
+        (folder / "learned_embeds.safetensors").write_bytes(learned)
+        assert isinstance(run_folder.read_record(folder), dict)
+        calls = [
+            lambda: run_folder.model_of(folder),
+            lambda: run_folder.find_checkpoint("latest", folder),
+            lambda: run_folder.keep_earlier(folder, 3),
+            lambda: run_folder.check_output_dir(folder, "photos", "logs", "<toy>", resumed=True),
+        ]
+        for call in calls:
+            try:
+                call()
+            except InputError as error:
+                assert "\n" not in str(error)

@@ -102,10 +102,10 @@ SD = {FIRST: (8, 4, 3, 3), TEXT: (8, 768), V: (1,), T: (1,)}
         ({"double_blocks.0.x": (1,)}, "is Flux"),
         ({"lora_unet_x": (1,)}, "is a LoRA"),
         ({"emb_params": (1, 768)}, "is a learned word"),
-        ({"weight": (1,)}, "holds none of a Stable Diffusion's parts"),
+        ({"weight": (1,)}, "has none of the parts of Stable Diffusion"),
         ({FIRST: SD[FIRST], TEXT: SD[TEXT]}, "lacks the VAE and the text encoder"),
-        ({**SD, FIRST: (8, 9, 3, 3)}, "has a U-Net of 9 input channels"),
-        ({**SD, TEXT: (8, 640)}, "takes texts 640 wide"),
+        ({**SD, FIRST: (8, 9, 3, 3)}, "has a U-Net with 9 input channels"),
+        ({**SD, TEXT: (8, 640)}, "takes text embeddings 640 wide"),
     ],
 )
 def test_other_files_are_refused_by_what_they_are(tmp_path, capsys, shapes, said):

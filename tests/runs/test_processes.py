@@ -207,7 +207,7 @@ def test_what_is_wrong_ends_all_before_anything_is_written(tmp_path, start):
     (tmp_path / "run" / "run.json").write_text("{}")
     assert start(tmp_path / "run", 2).wait(120) != 0
     said = (tmp_path / "run.log").read_text()
-    assert said.count("already holds a run") == 1, "the others do not look"
+    assert said.count("already contains a run") == 1, "the others do not look"
     assert os.listdir(tmp_path / "run") == ["run.json"]
 
 

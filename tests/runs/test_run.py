@@ -350,7 +350,7 @@ def test_a_word_in_mixed_case_is_warned_about_once(learn, tmp_path):
     done = learn("--placeholder_token", "<Mixed-Case>", "--save_steps", 1, "--num_vectors", 2)
     assert done.status == 0
     (line,) = done.said
-    assert "stock diffusers folds case" in line and "<mixed-case>" in line
+    assert "stock diffusers ignores case" in line and "<mixed-case>" in line
     assert embeddings.read(tmp_path / "out/learned_embeds.safetensors").token == "<Mixed-Case>"
 
 
@@ -408,7 +408,7 @@ def test_disk_full_while_saving_a_checkpoint(learn, finished, tmp_path, monkeypa
     done = learn("--checkpointing_steps", 1, "--checkpoints_total_limit", 1)
     assert done.status == 0
     assert "could not save checkpoint-3" in done.said[0] and "No space left" in done.said[0]
-    assert "newest whole checkpoint: checkpoint-2" in done.said[0]
+    assert "newest complete checkpoint: checkpoint-2" in done.said[0]
     assert steps_of_checkpoints(tmp_path / "out") == [2]
     assert checkpoints.load_latest(tmp_path / "out").step == 2
     assert (rows_in(tmp_path / "out") == rows_in(finished)).all(), "the run went on"
@@ -525,7 +525,11 @@ def test_latest_without_a_checkpoint_starts_anew(learn, finished, tmp_path, left
         (folder / "checkpoint-2").mkdir()
     done = learn("--resume_from_checkpoint", "latest", "--save_steps", 2)
     assert done.status == 0
-    said = [line for line in done.said if "no whole checkpoint" in line and "starting anew" in line]
+    said = [
+        line
+        for line in done.said
+        if "no complete checkpoint" in line and "from the beginning" in line
+    ]
     assert len(said) == leftovers, "a new folder needs no remark"
     assert (rows_in(folder) == rows_in(finished)).all()
     name = "learned_embeds-steps-2.safetensors"
@@ -564,8 +568,8 @@ def test_equal_runs_leave_equal_bytes(learn, tmp_path):
     "flags, expected",
     [
         (["--placeholder_token", "<other>"], "'<my-toy>', this one is of '<other>'"),
-        (["--num_vectors", "2"], "rows of shape (1, 32), this run (2, 32)"),
-        (["--use_8bit_adam"], "optimizer 'AdamW', this run 'AdamW8bit'"),
+        (["--num_vectors", "2"], "rows of shape (1, 32), but this run has (2, 32)"),
+        (["--use_8bit_adam"], "optimizer 'AdamW', but this run has 'AdamW8bit'"),
     ],
 )
 def test_another_runs_checkpoint_is_refused(refused, stopped, flags, expected):
@@ -579,7 +583,7 @@ def test_another_words_checkpoint_is_refused_from_anywhere(refused, finished):
         "--resume_from_checkpoint",
         finished / "checkpoint-2",
     ]
-    assert "placeholder_token '<my-toy>', this run '<other>'" in refused(*flags)
+    assert "placeholder_token '<my-toy>', but this run has '<other>'" in refused(*flags)
 
 
 @pytest.mark.parametrize("name", ["checkpoint-7", "nowhere/checkpoint-2", "run.json"])
@@ -619,7 +623,7 @@ def test_a_named_checkpoint_that_is_damaged_is_an_error(refused, stopped):
         "--checkpointing_steps 0": "--checkpointing_steps is 0",
         "--checkpoints_total_limit 0": "--checkpoints_total_limit is 0",
         "--seed -1": "--seed is -1",
-        "--resolution 30": "--resolution is 30, but this model takes multiples of 4: 28 or 32",
+        "--resolution 30": "--resolution is 30, but this model needs a multiple of 4: give 28 or 32",
         "--resolution 3": "multiples of 4: 4",
         "--resolution 0": "--resolution is 0",
         "--mixed_precision fp16": "--mixed_precision fp16 needs a GPU",
@@ -674,12 +678,12 @@ def test_another_runs_folder_is_left_alone(refused, tmp_path, name):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text("somebody's")
     line = refused()
-    assert f"already holds a run ({name})" in line and "--resume_from_checkpoint latest" in line
+    assert f"already contains a run ({name})" in line and "--resume_from_checkpoint latest" in line
 
 
 def test_a_folder_with_a_checkpoint_is_left_alone(refused, finished, tmp_path):
     shutil.copytree(finished / "checkpoint-2", tmp_path / "out" / "checkpoint-2")
-    assert "already holds a run (checkpoint-2)" in refused()
+    assert "already contains a run (checkpoint-2)" in refused()
 
 
 def test_a_folder_with_other_things_is_used(learn, tmp_path):

@@ -63,7 +63,7 @@ def _has_gpu() -> bool:
 
 
 def _facts(learned: LearnedEmbedding) -> list[str]:
-    halves = {learned.text_encoder: learned.vectors, **learned.others}
+    halves = learned.by_encoder
     shapes = (f"{len(v)} × {v.shape[1]} {name}".rstrip() for name, v in halves.items())
     width = learned.vectors.shape[1]
     fits = "SDXL" if halves.keys() == {"clip_l", "clip_g"} else FITS.get(width, "")

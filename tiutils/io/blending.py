@@ -1,4 +1,4 @@
-"""Words between words: the vectors of several learned words, weighed and made one."""
+"""Blending: one word between several learned ones, as a weighted mean of their vectors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tiutils.io.embeddings import LearnedEmbedding
 
 
 def slerp(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """From one vector to another along the arc between their directions (Shoemake 1985), length along the line.
+    """Spherical interpolation (Shoemake 1985) of the directions of vectors, linear interpolation of their lengths.
 
-    A plain mean of two vectors that point apart is shorter than either; this one is not.
+    Unlike a plain mean, the result is not shorter than both vectors when they point apart.
 
     Args:
         first: float `(..., hidden)`.
@@ -22,8 +22,7 @@ def slerp(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
         share: 0 gives `first`, 1 gives `second`.
 
     Returns:
-        float32 of the same shape. Vectors that point exactly against each other have no arc between them, and one
-        of no length has no direction: these are mixed along the line.
+        float32 of the same shape; linearly interpolated where vectors are opposite or zero.
     """
     ends = [np.asarray(end, dtype=np.float64) for end in (first, second)]
     lengths = [np.linalg.norm(end, axis=-1, keepdims=True) for end in ends]
@@ -41,23 +40,23 @@ def slerp(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
 def blend(
     words: Sequence[LearnedEmbedding], weights: Sequence[float], token: str = "<blend>"
 ) -> LearnedEmbedding:
-    """One word between several: `slerp` between the first two, from there to the third, and so on.
+    """One word between several: `slerp` between the first two, then between that and the third, and so on.
 
     Args:
-        words: two or more, of as many vectors each, learned for the same text encoders.
-        weights: one a word, not negative; only their ratios count.
+        words: two or more, with the same number of vectors for the same text encoders.
+        weights: one per word, not negative; only their ratios count.
         token: the new word.
 
     Raises:
-        InputError: fewer than two words, words that do not fit together, or weights that are no shares.
+        InputError: there are fewer than two words, they do not fit together, or the weights are invalid.
     """
     _check_weights(words, weights)
-    halves = [{word.text_encoder: word.vectors, **word.others} for word in words]
+    halves = [word.by_encoder for word in words]
     for word, half in zip(words[1:], halves[1:], strict=True):
         if {n: v.shape for n, v in half.items()} != {n: v.shape for n, v in halves[0].items()}:
             raise InputError(
-                f"{words[0].token!r} has {_shape(words[0])}, {word.token!r} has {_shape(word)}: only words of as "
-                f"many vectors, of the same width, can be blended"
+                f"{words[0].token!r} has {_shape(words[0])}, {word.token!r} has {_shape(word)}: only words with as "
+                f"many vectors of the same width can be blended"
             )
     mixed, total = dict(halves[0]), weights[0]
     for half, weight in zip(halves[1:], weights[1:], strict=True):
@@ -77,18 +76,17 @@ def blend(
 def _check_weights(words: Sequence[LearnedEmbedding], weights: Sequence[float]) -> None:
     if len(words) < 2 or len(weights) != len(words):
         raise InputError(
-            f"{len(words)} words and {len(weights)} weights were given; a blend takes two words or more, each with "
-            f"its weight"
+            f"{len(words)} words and {len(weights)} weights were given; a blend needs two words or more, each with "
+            f"a weight"
         )
     for word, weight in zip(words, weights, strict=True):
         if not (math.isfinite(weight) and 0 <= weight <= 1e6):
             raise InputError(
-                f"the weight of {word.token!r} is {weight}; it must be a number from 0 to 1000000"
+                f"the weight of {word.token!r} is {weight}; it must be a number from 0 to 1,000,000"
             )
     if not sum(weights):
-        raise InputError("all weights are 0; one of them must be more")
+        raise InputError("all weights are 0; at least one must be positive")
 
 
 def _shape(word: LearnedEmbedding) -> str:
-    halves = {word.text_encoder: word.vectors, **word.others}
-    return " and ".join(f"{len(v)} × {v.shape[1]}" for v in halves.values())
+    return " and ".join(f"{len(v)} × {v.shape[1]}" for v in word.by_encoder.values())

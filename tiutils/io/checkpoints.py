@@ -1,8 +1,8 @@
-"""Save and restore a run: kilobytes, atomic, no pickle, no torch.
+"""Save and restore a run in a few kilobytes: atomically, without pickle or torch.
 
-A checkpoint is a folder `checkpoint-<step>` with one file, `state.safetensors`: the tensors, and in
-its metadata the step, the scalars as JSON and a sha256 over all of it. The folder is written under
-a hidden name and renamed once it is whole: a kill at any moment leaves nothing half done in sight.
+A checkpoint is a folder `checkpoint-<step>` with one file, `state.safetensors`: the tensors, and in its
+metadata the step, the scalars as JSON and a sha256 of everything. The folder is written under a hidden name
+and renamed once complete, so that a kill never leaves a partial checkpoint.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,13 @@ class CheckpointError(InputError):
 
 @dataclass(frozen=True, eq=False)
 class RunState:
-    """All that the next step depends on, besides the configuration and the frozen model.
+    """Everything that the next step depends on, apart from the configuration and the frozen model.
 
     Attributes:
-        step: optimizer steps done so far.
+        step: the number of optimizer steps done.
         tensors: arrays by name, of any NumPy dtype and shape; "rows" and "best_rows" are float32
-            (n, hidden), the optimizer's state stands under "optimizer.<name>".
-        scalars: what JSON can hold; floats come back exactly, tuples come back as lists.
+            (n, hidden), the optimizer's state has names of the form "optimizer.<name>".
+        scalars: anything JSON can represent; floats are restored exactly, tuples as lists.
     """
 
     step: int
@@ -53,14 +53,16 @@ class RunState:
 def save(output_dir: str | Path, state: RunState, *, limit: int | None = None) -> Path:
     """Write `output_dir/checkpoint-<step>` and return its path.
 
-    With `limit`, that many are kept, this one among them; the oldest go only once this one stands.
+    With a `limit`, the oldest checkpoints beyond it are removed, once this one is complete.
 
     Raises:
-        CheckpointError: the disk is full or not writable. The checkpoints of before are as they
-            were, no temporary file is left, and the message names the newest whole one.
+        CheckpointError: the disk is full or not writable. Earlier checkpoints are unchanged, no
+            temporary file is left, and the message names the newest complete checkpoint.
     """
     if limit is not None and limit < 1:
-        raise InputError(f"a limit of {limit} checkpoints: expected at least 1, or none")
+        raise InputError(
+            f"the limit of {limit} checkpoints must be at least 1, or None for no limit"
+        )
     output_dir = Path(output_dir)
     final = output_dir / f"checkpoint-{state.step}"
     data = _to_bytes(state)
@@ -71,7 +73,7 @@ def save(output_dir: str | Path, state: RunState, *, limit: int | None = None) -
     except OSError as error:
         raise CheckpointError(
             f"could not save {final.name} in {str(output_dir)!r} ({error.strerror or error}); "
-            f"newest whole checkpoint: {_newest_whole_name(output_dir)}. "
+            f"newest complete checkpoint: {_newest_complete(output_dir)}. "
             "Free some space or choose another folder, then resume"
         ) from error
     if limit is not None:
@@ -97,40 +99,36 @@ def load(path: str | Path) -> RunState:
             if version == FORMAT_VERSION:
                 arrays = {name: content.get_tensor(name) for name in list(content.keys())}
                 if metadata["sha256"] != _digest(metadata["step"], metadata["scalars"], arrays):
-                    raise ValueError("its checksum differs")
+                    raise ValueError("its checksum does not match")
                 return RunState(int(metadata["step"]), arrays, json.loads(metadata["scalars"]))
-    except Exception as error:  # damage shows as whatever the parser trips over first
+    except Exception as error:  # damaged files raise anything
         raise CheckpointError(
             f"{str(path)!r} is damaged or cut short ({error}): resume from another checkpoint"
         ) from None
     raise CheckpointError(
-        f"{str(path)!r} has checkpoint format {version}, this tiutils reads {FORMAT_VERSION}: "
-        "use the version that wrote it, or start anew"
+        f"{str(path)!r} has checkpoint format {version}, but this tiutils reads {FORMAT_VERSION}: "
+        "use the version that wrote it, or start over"
     )
 
 
 def check_state(state: RunState, token: str, shape: tuple[int, int], optimizer: str) -> None:
-    """Refuse a run state that this run cannot go on from; needs no weights.
+    """Refuse a run state that this run cannot continue from; needs no weights.
 
     Raises:
         InputError: it belongs to another word, another width or another optimizer.
     """
-    expected = {
-        "placeholder_token": token,
-        "optimizer": optimizer,
-        "rows of shape": shape,
-    }
+    expected = {"placeholder_token": token, "optimizer": optimizer, "rows of shape": shape}
     found = {**state.scalars, "rows of shape": tuple(state.tensors["rows"].shape)}
     for name, value in expected.items():
         if found.get(name) != value:
             raise InputError(
-                f"the checkpoint of step {state.step} has {name} {found.get(name)!r}, this run {value!r}; "
-                f"use the flags the run was begun with, or another --output_dir"
+                f"the checkpoint of step {state.step} has {name} {found.get(name)!r}, but this run has {value!r}; "
+                f"use the flags that the run was started with, or another --output_dir"
             )
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
-    """The folders named `checkpoint-<step>`, newest (highest step) first, whole or damaged."""
+    """The folders named `checkpoint-<step>`, complete or damaged, newest (highest step) first."""
     output_dir = Path(output_dir)
     try:
         names = os.listdir(output_dir)
@@ -145,25 +143,21 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def load_latest(output_dir: str | Path) -> RunState | None:
-    """The newest whole checkpoint, or None; each damaged one on the way is warned about by name."""
-    for _, found in _newest_first(output_dir):
-        if isinstance(found, RunState):
-            return found
-        logger.warning("passed over a checkpoint: %s", found)
+    """The newest complete checkpoint, or None; warns of each damaged one that is skipped."""
+    for path in list_checkpoints(output_dir):
+        try:
+            return load(path)
+        except CheckpointError as error:
+            logger.warning("skipped a checkpoint: %s", error)
     return None
 
 
-def _newest_first(output_dir: str | Path) -> Iterator[tuple[Path, RunState | CheckpointError]]:
+def _newest_complete(output_dir: Path) -> str:
     for path in list_checkpoints(output_dir):
-        try:
-            yield path, load(path)
-        except CheckpointError as error:
-            yield path, error
-
-
-def _newest_whole_name(output_dir: Path) -> str:
-    whole = (path for path, found in _newest_first(output_dir) if isinstance(found, RunState))
-    return getattr(next(whole, None), "name", "none")
+        with suppress(CheckpointError):
+            load(path)
+            return path.name
+    return "none"
 
 
 def _to_bytes(state: RunState) -> bytes:
@@ -176,7 +170,7 @@ def _to_bytes(state: RunState) -> bytes:
 
 
 def _digest(step: str, scalars: str, tensors: dict[str, np.ndarray]) -> str:
-    """The sha256 over everything that `load` returns: names, dtypes and shapes as well as bytes."""
+    """The sha256 of everything that `load` returns: names, dtypes and shapes as well as bytes."""
     digest = hashlib.sha256(json.dumps([step, scalars]).encode())
     for name, value in sorted(tensors.items()):
         digest.update(json.dumps([name, str(value.dtype), value.shape]).encode())
@@ -185,32 +179,32 @@ def _digest(step: str, scalars: str, tensors: dict[str, np.ndarray]) -> str:
 
 
 def _write(final: Path, data: bytes) -> None:
-    """Put a checkpoint in place in one move. Raises OSError, and then leaves nothing behind."""
+    """Write a checkpoint atomically. Raises OSError, and then leaves nothing behind."""
     temporary = _temporary(final)
     try:
         temporary.mkdir()
         files.replace_file(temporary / STATE_FILE, data)
         if final.is_dir():
-            # A folder cannot be renamed over a full one, and moving the old aside first would leave
-            # a moment with neither. A file can be renamed over a file.
+            # A folder cannot replace one that is not empty, and moving the old one away first would
+            # leave a moment with neither. A file can replace a file.
             os.replace(temporary / STATE_FILE, final / STATE_FILE)
             files.sync_folder(final)
         else:
             os.rename(temporary, final)
         files.sync_folder(final.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # after a success it is empty or gone
+        shutil.rmtree(temporary, ignore_errors=True)  # on success it is empty or gone
 
 
 def _prune(output_dir: Path, newest: Path, limit: int) -> None:
-    """Remove the oldest beyond `limit`, never `newest`, though others may have higher steps.
+    """Remove the oldest beyond `limit`, but never `newest`.
 
-    (They have, when a run was resumed from an earlier checkpoint than its last.)
+    Others may have higher steps, if the run was resumed from an earlier checkpoint than its last.
     """
     others = [path for path in list_checkpoints(output_dir) if path != newest]
     for path in others[limit - 1 :]:
         try:
-            os.rename(path, _temporary(path))  # a kill half-way leaves a leftover, no damaged one
+            os.rename(path, _temporary(path))  # so a kill leaves no damaged one
             shutil.rmtree(_temporary(path))
         except OSError as error:
             logger.warning("could not remove the old %s (%s)", path, error.strerror or error)
@@ -221,13 +215,13 @@ def _temporary(path: Path) -> Path:
 
 
 def _remove_leftovers(output_dir: Path) -> None:
-    """Remove what a killed run had not finished writing, or removing."""
+    """Remove what a killed run did not finish writing or removing."""
     for path in output_dir.glob(".checkpoint-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str | Path) -> RunState | None:
-    """The state to go on from. `latest` with no whole checkpoint starts anew; a named one must exist.
+    """The state to resume from; None to start from the beginning, as `latest` does without a checkpoint.
 
     Raises:
         InputError: the named checkpoint is missing or damaged.
@@ -238,11 +232,11 @@ def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str | Path) 
         state = load_latest(output_dir)
         folder = Path(output_dir)
         left = [path for path in folder.glob("*") if not path.name.startswith(".run.")]
-        if state is None and left:  # a new folder surprises nobody
-            logger.warning("no whole checkpoint in %s: starting anew", output_dir)
+        if state is None and left:  # in a new folder this is no surprise
+            logger.warning("no complete checkpoint in %s: starting from the beginning", output_dir)
         return state
     path = files.given(resume_from_checkpoint, "--resume_from_checkpoint")
-    is_bare_name = path.name == str(path)  # as the diffusers script takes it
+    is_bare_name = path.name == str(path)  # as in diffusers' script
     if is_bare_name and not path.exists():
         path = Path(output_dir) / path.name
     return load(path)

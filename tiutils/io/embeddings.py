@@ -1,7 +1,7 @@
-"""Learned embeddings on disk and on the Hub: read from every format people have, written in two.
+"""Learned embeddings on disk and on the Hub: read from every common format, written for other programs.
 
-Files come from strangers: reading one never runs code from it, takes no more memory than an
-embedding may need, and raises nothing but `InputError`. What is written, diffusers or A1111 reads.
+Files may come from strangers: reading one never runs code from it, uses no more memory than an embedding
+needs, and raises nothing but `InputError`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,10 @@ from tiutils.io import files, formats, hub, pickles
 
 logger = logging.getLogger("tiutils")
 
-FILE_NAMES = (
-    "learned_embeds.safetensors",
-    "learned_embeds.bin",
-)  # in a run's folder, and on the Hub
+FILE_NAMES = ("learned_embeds.safetensors", "learned_embeds.bin")  # in a run's folder and on the Hub
 SUFFIXES = (".safetensors", ".bin", ".pt", ".npy", ".png")
 MAX_WORD = 200  # characters
-MAX_VECTORS = 256  # a prompt holds 75 tokens
+MAX_VECTORS = 256  # a prompt has room for 75 tokens
 ENCODER_OF_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g", 4096: "t5"}
 
 
@@ -41,10 +38,11 @@ class LearnedEmbedding:
     Attributes:
         token: the word, such as `<toy>`.
         vectors: float32 of shape (n, hidden).
-        metadata: text under any keys: base_model, steps, seed, license, initializer_token …
-        text_encoder: whose token table the vectors extend: "clip_l" …; by their width unless given.
-        others: the same word for further text encoders, by name: SDXL's "clip_g".
-        layout: how the file was laid out, in words.
+        metadata: text under any keys, such as base_model, steps, seed, license, initializer_token.
+        text_encoder: the one whose token table the vectors extend, such as "clip_l"; guessed from their width
+            unless given.
+        others: the word's vectors for further text encoders, by name, such as SDXL's "clip_g".
+        layout: the format of the file that it came from, in words.
     """
 
     token: str
@@ -61,18 +59,23 @@ class LearnedEmbedding:
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """The tokens that the vectors belong to, as in diffusers: `<toy>`, `<toy>_1`, and so on."""
+        """The tokens that the vectors belong to, named as in diffusers: `<toy>`, `<toy>_1`, and so on."""
         return (self.token, *(f"{self.token}_{n}" for n in range(1, len(self.vectors))))
 
+    @property
+    def by_encoder(self) -> dict[str, np.ndarray]:
+        """The vectors for each text encoder, by its name."""
+        return {self.text_encoder: self.vectors, **self.others}
+
     def refuse_pair(self) -> None:
-        """Stable Diffusion 1.x has one text encoder; a pair's first half alone is no word for it.
+        """Stable Diffusion 1.x has one text encoder, for which half of an SDXL pair is not enough.
 
         Raises:
-            InputError: there are vectors for several text encoders; names the widths.
+            InputError: there are vectors for several text encoders; names their widths.
         """
         if self.others:
-            halves = {self.text_encoder: self.vectors, **self.others}
-            found = " and ".join(f"{name} {half.shape[1]} wide" for name, half in halves.items())
+            halves = self.by_encoder.items()
+            found = " and ".join(f"{name} {half.shape[1]} wide" for name, half in halves)
             raise InputError(
                 f"{self.token!r} was learned for several text encoders, as SDXL has ({found}); "
                 "expected one, as Stable Diffusion 1.x has (768 wide)"
@@ -80,56 +83,43 @@ class LearnedEmbedding:
 
 
 def write(
-    path: str | Path, embedding: LearnedEmbedding, *, safe_serialization: bool = True
+    path: str | Path,
+    embedding: LearnedEmbedding,
+    *,
+    safe_serialization: bool = True,
+    form: str = "diffusers",
 ) -> Path:
-    """Write `{token: vectors}` as safetensors, or else as torch's `.bin`, which keeps no metadata.
+    """Write a word as safetensors, or as torch's `.bin`, which has no metadata; return the path.
 
-    A pair for SDXL becomes `{clip_l: vectors, clip_g: vectors}`, its word goes to the metadata. A
-    kill at any moment leaves the old file or the new one, whole. Returns the path.
+    Args:
+        path: written atomically.
+        embedding: the word; a pair for SDXL becomes `{clip_l: vectors, clip_g: vectors}` in either form.
+        safe_serialization: as safetensors.
+        form: "diffusers": `{token: vectors}`; or "emb_params", which most other programs read:
+            `{emb_params: vectors}`, with the word in the metadata.
 
     Raises:
         InputError: `read` would refuse the embedding, or the file cannot be written.
     """
     token, metadata = embedding.token, dict(embedding.metadata)
-    tensors = {token: _check(path, token, embedding.vectors)}
-    if embedding.others:
-        halves = {embedding.text_encoder: embedding.vectors, **embedding.others}
-        tensors = {name: _check(path, token, half) for name, half in halves.items()}
-        metadata["name"] = _named(token)
+    named = {token: embedding.vectors}
+    if embedding.others or form != "diffusers":
+        named = embedding.by_encoder if embedding.others else {form: embedding.vectors}
+        metadata["name"] = json.dumps(token) if token.startswith('"') else token
+    named = {name: _check(path, token, vectors) for name, vectors in named.items()}
     warn_of_case(token)
     if not safe_serialization:
-        return _write(path, _torch_bytes(tensors))
-    from tiutils.io import tensors as safe  # here: whoever only reads .pt needs no safetensors
+        return _write(path, _torch_bytes(named))
+    from tiutils.io import tensors  # here: reading a .pt needs no safetensors
 
-    return _write(path, safe.to_bytes(tensors, metadata))
-
-
-def write_emb_params(path: str | Path, embedding: LearnedEmbedding) -> Path:
-    """Write `{emb_params: vectors}`, the word in the metadata: the form that most programs take, other than diffusers.
-
-    Raises:
-        InputError: as `write`; or a pair, which these programs read as `write` writes it.
-    """
-    embedding.refuse_pair()
-    from safetensors.numpy import save
-
-    tensors = {formats.NAMELESS[0]: _check(path, embedding.token, embedding.vectors)}
-    warn_of_case(embedding.token)
-    return _write(
-        path, save(tensors, metadata=embedding.metadata | {"name": _named(embedding.token)})
-    )
-
-
-def _named(token: str) -> str:
-    """A word as the metadata hold it: as JSON where it would be taken for JSON."""
-    return json.dumps(token) if token.startswith('"') else token
+    return _write(path, tensors.to_bytes(named, metadata))
 
 
 def write_a1111(path: str | Path, embedding: LearnedEmbedding) -> Path:
-    """Write as A1111's web UI does when it trains: a `.pt`. There, the file's name is the word.
+    """Write a `.pt` as A1111's web UI does after training; there, the file's name becomes the word.
 
     Raises:
-        InputError: as `write`; or a pair, which A1111 reads as `write` writes it.
+        InputError: as `write`; or it is a pair, which A1111 reads as `write` writes it.
     """
     embedding.refuse_pair()
     steps = embedding.metadata.get("steps", "")
@@ -146,8 +136,8 @@ def write_a1111(path: str | Path, embedding: LearnedEmbedding) -> Path:
 
 
 def _torch_bytes(content: dict[str, Any]) -> bytes:
-    """`content` as torch saves it, its arrays, also those one level down, as tensors."""
-    import torch  # here only: reading needs no torch
+    """`content` as torch saves it, with arrays as tensors, including those one level down."""
+    import torch  # here: reading needs no torch
 
     def tensors(value: Any) -> Any:
         if isinstance(value, dict):
@@ -165,13 +155,13 @@ def _write(path: str | Path, data: bytes) -> Path:
     return path
 
 
-@functools.cache  # once for each word: a run writes its embedding many times
+@functools.cache  # once per word, which a run writes many times
 def warn_of_case(token: str) -> None:
-    """Warn of a word that works here, but that other programs would mistake for another."""
+    """Warn of a word that works here, but that other programs would mistake for another one."""
     if token != token.lower():
         logger.warning(
-            "stock diffusers folds case: it reads %r as %r, and of several vectors uses only the "
-            "first; a word in lower case works everywhere",
+            "stock diffusers ignores case: it reads %r as %r, and uses only the first of several "
+            "vectors; a lower-case word works everywhere",
             token,
             token.lower(),
         )
@@ -181,13 +171,13 @@ def read(source: str | Path, word: str | None = None) -> LearnedEmbedding:
     """Read one learned word.
 
     Args:
-        source: a file; a folder or a Hub repository ("sd-concepts-library/cat-toy") that holds
+        source: a file; a folder or Hub repository ("sd-concepts-library/cat-toy") with a
             `learned_embeds.safetensors` or `.bin`; or a file in a repository ("owner/name/x.pt").
-        word: which one, of a file with several.
+        word: which one, if the file has several.
 
     Raises:
-        InputError: no such file, not an embedding, several words and none chosen, a wrong shape,
-            NaN or infinite values, or a pickle that holds more than data (it is not run).
+        InputError: there is no such file, it is not an embedding, it has several words and none was chosen,
+            a wrong shape, NaN or infinite values, or it is a pickle that contains more than data.
     """
     return choose(source, read_all(source), word)
 
@@ -195,10 +185,10 @@ def read(source: str | Path, word: str | None = None) -> LearnedEmbedding:
 def choose(
     source: str | Path, found: Sequence[LearnedEmbedding], word: str | None
 ) -> LearnedEmbedding:
-    """The one of a file's words that is meant.
+    """The chosen one of a file's words.
 
     Raises:
-        InputError: there are several and none is chosen, or none is called so; says how to choose.
+        InputError: there are several and none was chosen, or none has that name; says how to choose.
     """
     chosen = [embedding for embedding in found if word in (None, embedding.token)]
     if len(chosen) != 1:
@@ -207,7 +197,7 @@ def choose(
         wanted = "choose one of them" if word is None else f"{word!r} is not among them"
         one = found[0].token
         raise InputError(
-            f"{str(source)!r} holds {len(found)} words ({names}): {wanted}, such as token={one!r} "
+            f"{str(source)!r} has {len(found)} words ({names}): {wanted}, such as token={one!r} "
             f"in Python, --embedding 'FILE={one}' or `tiutils convert FILE OUT --word '{one}'`"
         )
     return chosen[0]
@@ -219,16 +209,16 @@ def read_all(source: str | Path) -> tuple[LearnedEmbedding, ...]:
     data = files.read_bytes(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on old formats and large pictures
+            warnings.simplefilter("ignore")  # about old formats and large pictures
             content = formats.parse(data)
     except pickles.UnsafePickle as error:
         raise InputError(
-            f"{str(path)!r} was not loaded: it is a pickle with {_short(error)!r}, which is no "
+            f"{str(path)!r} was not loaded: it is a pickle that asks for {_short(error)!r}, which is not "
             "data and could run code; ask for a .safetensors file"
         ) from None
-    except Exception as error:  # over damaged files, the readers raise anything
+    except Exception as error:  # for damaged files, the readers raise anything
         raise InputError(
-            f"{str(path)!r} is no embedding, or a damaged one ({_short(error)})"
+            f"{str(path)!r} is not an embedding, or is damaged ({_short(error)})"
         ) from None
     return tuple(
         _embedding(source, path, word, halves, content) for word, halves in content.words.items()
@@ -241,7 +231,9 @@ def _embedding(
     token = Path(source).stem if word is None else word
     checked = {name: _check(path, token, values) for name, values in halves.items()}
     if len({len(vectors) for vectors in checked.values()}) > 1:
-        raise InputError(f"{str(path)!r}: {token!r} has more vectors for one encoder than another")
+        raise InputError(
+            f"{str(path)!r}: {token!r} has more vectors for one encoder than for another"
+        )
     first = next(iter(checked))
     vectors = checked.pop(first)
     facts = {k: v for k, v in content.metadata.items() if _is_text(k) and _is_text(v)}
@@ -249,21 +241,21 @@ def _embedding(
 
 
 def _is_text(text: str) -> bool:
-    """Whether it can be written: pickles and JSON can hold halves of letters."""
+    """Whether it can be encoded in UTF-8: pickles and JSON may contain lone surrogates."""
     return encodable(text) == text
 
 
 def check_word(word: str) -> None:
-    """Refuse a word that no file could hold.
+    """Refuse a word that cannot be stored in a file.
 
     Raises:
-        InputError: it is empty, reserved, too long, or not UTF-8.
+        InputError: it is blank, reserved, too long, or cannot be encoded in UTF-8.
     """
     shown = repr(word) if len(word) <= MAX_WORD else f"{word[:40]!r}… of {len(word)} characters"
     if not word.strip() or word == "__metadata__" or not _is_text(word) or len(word) > MAX_WORD:
         raise InputError(
-            f"{shown} cannot be a placeholder token: a file of learned words takes up to {MAX_WORD} "
-            "characters of UTF-8, and keeps __metadata__ for itself; choose one such as '<my-toy>'"
+            f"{shown} cannot be a placeholder token: a file of learned words allows up to {MAX_WORD} "
+            "characters of UTF-8, and reserves __metadata__; choose one such as '<my-toy>'"
         )
 
 
@@ -272,7 +264,7 @@ def _short(error: Exception) -> str:
 
 
 def _check(path: str | Path, token: str, vectors: np.ndarray) -> np.ndarray:
-    """The vectors as float32 (n, hidden), or an InputError; old files hold one as (hidden,)."""
+    """The vectors as float32 (n, hidden), or an InputError; in old files, a single one is (hidden,)."""
     try:
         check_word(token)
     except InputError as error:
@@ -283,25 +275,27 @@ def _check(path: str | Path, token: str, vectors: np.ndarray) -> np.ndarray:
             f"{str(path)!r}: {token!r} has shape {vectors.shape}, expected (n, hidden)"
         )
     if len(vectors) > MAX_VECTORS:
-        raise InputError(f"{str(path)!r}: {token!r} has {len(vectors)} vectors: that is no word")
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, refused below
-        vectors = np.array(vectors, dtype=np.float32, order="C")  # a copy, so writable
+        raise InputError(
+            f"{str(path)!r}: {token!r} has {len(vectors)} vectors, too many for a word"
+        )
+    with np.errstate(over="ignore"):  # what overflows float32 becomes inf, refused below
+        vectors = np.array(vectors, dtype=np.float32, order="C")  # a writable copy
     if not np.isfinite(vectors).all():
-        raise InputError(f"{str(path)!r}: {token!r} holds NaN or infinite values: train it again")
+        raise InputError(f"{str(path)!r}: {token!r} has NaN or infinite values: train it again")
     return vectors
 
 
 def find(source: str | Path) -> Path:
-    """The file that `source` means; one on the Hub is fetched into the Hub client's cache.
+    """The file that `source` stands for; from the Hub it is downloaded into the client's cache.
 
     Raises:
-        InputError: a folder without a learned word, or neither a file nor on the Hub.
+        InputError: it is a folder without a learned word, or neither a file nor on the Hub.
     """
     path, name = files.given(source, "the learned word's file"), str(source)
     if os.path.isdir(path):
         inside = [path / name for name in FILE_NAMES if (path / name).is_file()]
         if not inside:
-            raise InputError(f"the folder {name!r} holds none of {', '.join(FILE_NAMES)}")
+            raise InputError(f"the folder {name!r} has none of {', '.join(FILE_NAMES)}")
         return inside[0]
     match = hub.REPOSITORY.fullmatch(name)
     if os.path.lexists(path) or not match or os.path.isdir(path.parts[0]):

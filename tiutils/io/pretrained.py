@@ -1,6 +1,7 @@
-"""A model's folder: where it is, fetched from the Hub if it must be; its configurations and its tokenizer.
+"""A model's files: locating or downloading them, checking the kind of model, reading configurations and tokenizer.
 
-A model is a folder in diffusers' layout or the id of one on the Hub. Nothing here needs PyTorch or diffusers.
+A model is a folder in diffusers' layout, the id of one on the Hub, or a single file (see `single_file`). Nothing
+here needs PyTorch or diffusers.
 """
 
 from __future__ import annotations
@@ -16,41 +17,41 @@ from transformers import CLIPTokenizer
 from tiutils.errors import InputError, first_line, printable
 from tiutils.io import files, hub, single_file
 
-# The original "runwayml/stable-diffusion-v1-5" was deleted from the Hub; this is its mirror.
+# a mirror: the original, "runwayml/stable-diffusion-v1-5", was deleted from the Hub
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 WEIGHTS = ("text_encoder", "vae", "unet")  # the parts that have weights
 PARTS = ("tokenizer", *WEIGHTS)
-WORD_ENCODER = "word_encoder"  # a part that few models have
+WORD_ENCODER = "word_encoder"  # an optional part
 WORD_ENCODER_WEIGHTS = f"{WORD_ENCODER}/model.safetensors"
 BUNDLED_MODEL = Path(__file__).resolve().parents[2] / "data" / "tiny-sd"
-# Endings of whole models in one file, as people download them.
+# suffixes of whole models in one file
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 KINDS_BY_CHANNELS = {5: "a depth", 7: "an upscaling", 8: "an image-editing", 9: "an inpainting"}
 EXPECTED_MODEL = (
-    "only Stable Diffusion 1.x and 2.x, which draw from text alone, can be used: give one of them, "
+    "only text-to-image models of Stable Diffusion 1.x and 2.x can be used: give one of them, "
     f"such as {DEFAULT_MODEL}, or the bundled model"
 )
-PREDICTION_TYPES = ("epsilon", "v_prediction")  # what a U-Net may predict, if it is to be taught
+PREDICTION_TYPES = ("epsilon", "v_prediction")  # supported in training
 
 
 def vae_factor(vae_config: Any) -> int:
-    """Pixels along one side of a latent: the VAE halves the picture between its blocks."""
+    """The width in pixels of one latent: the VAE halves the image after all but its last block."""
     return 2 ** (len(vae_config["block_out_channels"]) - 1)
 
 
 def guidance_scale(resolution: int) -> float:
-    """How strongly to follow prompts unless told: Stable Diffusion's 7.5, which over-saturates a small model."""
+    """The default guidance scale: Stable Diffusion's 7.5, or less for small models, which it oversaturates."""
     return 7.5 if resolution >= 256 else 2.5
 
 
 def default_model(*, accelerated: bool) -> str:
-    """What the variable TIUTILS_MODEL says, a folder or an id on the Hub; without it the device decides.
+    """The model to use by default: the environment variable TIUTILS_MODEL, if set, a folder or Hub id.
 
-    Stable Diffusion 1.5 if there is an accelerator and the Hub (or its cache), else the bundled model's folder.
+    Otherwise Stable Diffusion 1.5 if there is an accelerator and the Hub or its cache has it, else the bundled model.
     """
     if chosen := os.environ.get("TIUTILS_MODEL"):
         return chosen
-    if accelerated and (hub.has_model(DEFAULT_MODEL)):
+    if accelerated and hub.has_model(DEFAULT_MODEL):
         return DEFAULT_MODEL
     return str(BUNDLED_MODEL)
 
@@ -62,28 +63,31 @@ def locate(
     variant: str | None = None,
     weights: bool = True,
 ) -> Path:
-    """The local folder of a model; fetched from the Hub into its cache if it is not a folder here.
+    """The local folder of a model, downloaded into the Hub client's cache if necessary.
 
-    Of a model in one file it is a folder with configuration and tokenizer alone: see `single_file`.
+    For a model in a single file, it is a folder with configuration and tokenizer only.
 
-    With `weights=False` only tokenizer and configuration files are fetched (about 2 MB), so that mistakes in words and
-    sizes, and models of another kind, are found before gigabytes travel.
+    Args:
+        name: a folder, a Hub id or a `.safetensors` file.
+        revision: branch, tag or commit on the Hub.
+        variant: of the weights, such as "fp16".
+        weights: whether to download the weights. Without them (about 2 MB) a wrong word, size or kind of model is
+            found before gigabytes are downloaded.
 
     Raises:
-        InputError: there is no such folder and the Hub has none or cannot be reached; or it is a file of another
-            kind, or a model of another kind than Stable Diffusion 1.x and 2.x.
+        InputError: it is found neither here nor on the Hub, is incomplete, or is not Stable Diffusion 1.x or 2.x.
     """
     folder = files.given(name, "the model's name")
     if single_file.is_one(folder):
         return single_file.small_files(folder)
-    if os.path.isdir(folder):  # false, too, for a name that is too long
+    if os.path.isdir(folder):  # also False for a name that is too long
         check_kind(folder, name)
         missing = [part for part in (*PARTS, "scheduler") if not (folder / part).is_dir()]
         if missing:
             whole = sorted(path for path in folder.iterdir() if _is_single_file(path.name))
             single = f"; {_what_of(whole[0])}" if whole else ""
             raise InputError(
-                f"the model folder {folder} lacks {', '.join(missing)}; it must be in diffusers' layout, "
+                f"the model folder {folder} lacks {', '.join(missing)}; expected diffusers' layout, "
                 f"with the folders {', '.join(PARTS)} and scheduler{single}"
             )
         return folder
@@ -91,7 +95,7 @@ def locate(
     _refuse_single_file(name)
     if not hub.has_model(name, revision):
         raise InputError(
-            f"there is no model {name!r}: no folder of that name here, and the Hub cannot be reached or has none; "
+            f"there is no model {name!r}: no such folder here, and the Hub has none or cannot be reached; "
             f"check the spelling and the network, or use the bundled model, {BUNDLED_MODEL}"
         )
     try:
@@ -102,24 +106,24 @@ def locate(
         return folder
     except InputError:
         raise
-    except Exception as error:  # the Hub client's own errors, and its HTTP library's
+    except Exception as error:  # of the Hub client or its HTTP library
         raise InputError(f"the Hub did not give the model {name!r}: {first_line(error)}") from error
 
 
 def check_kind(folder: Path, name: str | Path) -> None:
-    """Refuse a model that is no Stable Diffusion 1.x or 2.x, by what its configurations say.
+    """Refuse a model whose configurations show that it is not Stable Diffusion 1.x or 2.x.
 
-    What is missing or damaged is left to those who read it.
+    Missing or damaged configurations are ignored here; whoever reads them later reports them.
 
     Raises:
-        InputError: says what it is.
+        InputError: says what kind of model it is.
     """
     if kind := _other_kind(folder):
         raise InputError(f"the model {str(name)!r} is {printable(kind[:200])}; {EXPECTED_MODEL}")
 
 
 def _other_kind(folder: Path) -> str | None:
-    """What a model is, in words, if it is no Stable Diffusion 1.x or 2.x."""
+    """What kind of model it is, in words; None for Stable Diffusion 1.x and 2.x."""
     index, unet, vae, text_encoder = (
         _config_or_nothing(path)
         for path in (
@@ -141,22 +145,18 @@ def _other_kind(folder: Path) -> str | None:
         return f"built on a transformer ({pipeline or 'it has no U-Net'})"
     for part in ("prior", "image_encoder_2", "movq", "vqvae", "super_res_first", "decoder"):
         if has(part):
-            return f"of another build ({pipeline or f'it has a {part}'})"
+            return f"of another architecture ({pipeline or f'it has a {part}'})"
     for config, expected in ((unet, "UNet2DConditionModel"), (vae, "AutoencoderKL")):
         found = str(config.get("_class_name", expected))
         if found.removeprefix("Flax") != expected:
             return f"built on a {found} where {expected} was expected"
     encoder = str(text_encoder.get("model_type", "clip_text_model"))
     if not encoder.startswith("clip"):
-        return f"one whose text encoder is {encoder!r} where CLIP's was expected"
+        return f"a model whose text encoder is {encoder!r} where CLIP's was expected"
     takes, gives = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if unet and vae and takes != gives:
-        kind = (
-            f"{KINDS_BY_CHANNELS.get(takes, 'another')} model"
-            if type(takes) is int
-            else "another model"
-        )
-        return f"{kind} (its U-Net takes {takes} channels, its VAE gives {gives})"
+        kind = KINDS_BY_CHANNELS.get(takes if type(takes) is int else 0, "another")
+        return f"{kind} model (its U-Net takes {takes} channels, its VAE gives {gives})"
     for option in (
         "addition_embed_type",
         "class_embed_type",
@@ -164,11 +164,11 @@ def _other_kind(folder: Path) -> str | None:
         "encoder_hid_dim",
     ):
         if unet.get(option) is not None:
-            return f"one that wants more than a text (its U-Net's {option} is {unet[option]!r})"
+            return f"a model that needs more than text (its U-Net's {option} is {unet[option]!r})"
     width, hidden = unet.get("cross_attention_dim"), text_encoder.get("hidden_size")
     if type(width) is int and type(hidden) is int and width != hidden:
         return (
-            f"put together of parts that do not fit (its U-Net takes texts {width} wide, its text "
+            f"a combination of parts that do not fit (its U-Net takes text embeddings {width} wide, its text "
             f"encoder gives {hidden})"
         )
     return None
@@ -187,24 +187,23 @@ def _is_single_file(name: str) -> bool:
 
 
 def _what_of(file: Path) -> str:
-    """What to do with a whole model in one file that was not named itself, or cannot be used."""
+    """What to do with a single file that was found in a folder, or is of an unsupported format."""
     if single_file.is_one(file):
-        return f"{file.name} may be a whole model in one file: name the file itself, {str(file)!r}"
+        return f"{file.name} may be a whole model: give the file itself, {str(file)!r}"
     return (
-        f"{file.name} is a single file, and of a form that may hold code: take the model as .safetensors, or as a "
-        f"folder in diffusers' layout, such as the Hub's {DEFAULT_MODEL}"
+        f"{file.name} is a single file of a format that may contain code: get the model as .safetensors, or as a "
+        f"folder in diffusers' layout, such as {DEFAULT_MODEL} on the Hub"
     )
 
 
 def _refuse_single_file(name: str) -> None:
-    """Refuse what is no folder and can be no Hub id: a file, or a web address.
+    """Refuse a file or web address, which cannot be a Hub id.
 
     Raises:
         InputError: says what it is and what to give instead.
     """
-    if match := re.match(
-        r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)", name
-    ):
+    on_hub = r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)"
+    if match := re.match(on_hub, name):
         raise InputError(f"the model {name!r} is a web address; give the Hub id alone: {match[1]}")
     if re.match(r"[A-Za-z][\w+.-]*://", name):
         raise InputError(
@@ -215,14 +214,14 @@ def _refuse_single_file(name: str) -> None:
     file = Path(name)
     if not os.path.lexists(file):
         raise InputError(
-            f"there is no model {name!r}: no file of that name is here; give a folder in diffusers' layout, a "
+            f"there is no model {name!r}: no file of that name exists; give a folder in diffusers' layout, a "
             f".safetensors file or a Hub id (owner/name), or use the bundled model, {BUNDLED_MODEL}"
         )
-    raise InputError(f"the model {name!r} is no folder: {_what_of(file)}")
+    raise InputError(f"the model {name!r} cannot be used: {_what_of(file)}")
 
 
 def refuse_code(folder: str | Path) -> None:
-    """Refuse a text encoder that names code on the Hub: transformers before 5.3 fetched and ran it (CVE-2026-4372).
+    """Refuse a text encoder that names code on the Hub, which transformers before 5.3 ran (CVE-2026-4372).
 
     Raises:
         InputError: names the entry.
@@ -230,35 +229,35 @@ def refuse_code(folder: str | Path) -> None:
     for key, value in read_config(folder, "text_encoder").items():
         if "attn_implementation" in key and "/" in str(value):
             raise InputError(
-                f"{folder}: the text encoder's {key} is {value!r}, code to be fetched from the Hub and run; "
+                f"{folder}: the text encoder's {key} is {value!r}, code to be downloaded from the Hub and run; "
                 f"no Stable Diffusion needs that: do not use this model"
             )
 
 
 def load_tokenizer(folder: str | Path, *, tokenizer_name: str | None = None) -> CLIPTokenizer:
-    """The tokenizer of a model's folder, or another one by its name.
+    """The tokenizer of a model's folder, or another one by name.
 
     Raises:
-        InputError: there is none.
+        InputError: it is missing or damaged.
     """
     source = tokenizer_name or str(Path(folder) / "tokenizer")
     source = str(files.given(source, "--tokenizer_name"))
     try:
         tokenizer = CLIPTokenizer.from_pretrained(source)
-    except Exception as error:  # `tokenizers` itself raises no less general a type
+    except Exception as error:  # `tokenizers` raises plain Exception
         raise InputError(f"cannot read the tokenizer {source}: {first_line(error)}") from error
-    if len(tokenizer) < 100:  # transformers 5 makes an empty tokenizer where it finds no file
+    if len(tokenizer) < 100:  # without files, transformers 5 creates an empty tokenizer
         raise InputError(
-            f"cannot read the tokenizer {source}: it holds no words; vocab.json and merges.txt are missing"
+            f"cannot read the tokenizer {source}: it is empty; vocab.json and merges.txt are missing"
         )
     return tokenizer
 
 
 def read_config(folder: str | Path, part: str) -> dict[str, Any]:
-    """The configuration of one part of a model's folder.
+    """The configuration of one part of a model.
 
     Raises:
-        InputError: there is none, or it is not JSON.
+        InputError: it is missing or not JSON.
     """
     path = Path(folder) / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     try:
@@ -268,17 +267,17 @@ def read_config(folder: str | Path, part: str) -> dict[str, Any]:
 
 
 def resolution(model_folder: Path) -> int:
-    """Side in pixels of the pictures the model was made for, from its small files."""
+    """The side in pixels of the images that the model was trained on."""
     return read_config(model_folder, "unet")["sample_size"] * vae_factor(
         read_config(model_folder, "vae")
     )
 
 
 def check_resolution(resolution: int | None, model_folder: Path) -> None:
-    """A picture must come out of the VAE and the U-Net with whole pixels.
+    """Refuse a resolution that the VAE and the U-Net cannot halve as often as they do.
 
     Raises:
-        InputError: names the next sizes that fit.
+        InputError: names the nearest sizes that fit.
     """
     if resolution is None:
         return
@@ -288,39 +287,39 @@ def check_resolution(resolution: int | None, model_folder: Path) -> None:
         below = resolution // factor * factor
         near = " or ".join(str(size) for size in (below, below + factor) if size)
         raise InputError(
-            f"--resolution is {resolution}, but this model takes multiples of {factor}: {near}"
+            f"--resolution is {resolution}, but this model needs a multiple of {factor}: give {near}"
         )
 
 
 def check_prediction_type(model_folder: Path) -> None:
-    """The loss is known for models that predict the noise or the velocity.
+    """Refuse a model that predicts neither the noise nor the velocity.
 
     Raises:
-        InputError: the model predicts something else.
+        InputError: says what it predicts.
     """
     predicts = read_config(model_folder, "scheduler").get("prediction_type", "epsilon")
     if predicts not in PREDICTION_TYPES:
         raise InputError(
             f"{model_folder} predicts {predicts!r}; only models that predict "
-            f"{' or '.join(PREDICTION_TYPES)} can be taught"
+            f"{' or '.join(PREDICTION_TYPES)} can learn a word"
         )
 
 
 def has_word_encoder(folder: str | Path) -> bool:
-    """Whether a model's folder names the sizes of a word encoder; its weights may still be on the Hub."""
+    """Whether a model has a word encoder's configuration; its weights may still be on the Hub."""
     return (Path(folder) / WORD_ENCODER / "config.json").is_file()
 
 
 def no_word_encoder(name: str) -> str:
-    """What to say of a model without one."""
+    """The error message for a model without a word encoder."""
     return (
-        f"--initializer_from_photos asks a word encoder, and none came with {name} (a folder {WORD_ENCODER} beside the "
-        f"others): give --initializer_token instead"
+        f"--initializer_from_photos needs a word encoder, but {name} has none (a folder {WORD_ENCODER}): "
+        f"give --initializer_token instead"
     )
 
 
 def check_word_encoder(model_folder: Path, name: str) -> None:
-    """A word encoder must be there, and made for this model.
+    """Check that the model has a word encoder, and one that fits.
 
     Raises:
         InputError: there is none, or its sizes are not the model's.
@@ -335,6 +334,6 @@ def check_word_encoder(model_folder: Path, name: str) -> None:
     for size, value in expected.items():
         if (found := sizes.get(size) if isinstance(sizes, dict) else None) != value:
             raise InputError(
-                f"the word encoder of {name} is of another model: its {size} is {found!r}, where {value} is needed; "
+                f"the word encoder of {name} is for another model: its {size} is {found!r}, expected {value}; "
                 f"give --initializer_token instead of --initializer_from_photos"
             )

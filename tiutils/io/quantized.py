@@ -1,8 +1,8 @@
-"""Frozen linear layers whose weights lie in 8 or 4 bits, packed by bitsandbytes.
+"""Frozen linear layers whose weights are stored in 8 or 4 bits, packed by bitsandbytes.
 
-Only what is kept is small: each pass unpacks one layer's weights, uses them and forgets them, the backward pass too,
-which needs them alone and no input, because nothing here is trained. (bitsandbytes' own 8-bit layer rounds its inputs
-as well, and keeps them for the backward pass; that costs more memory here than its weights save.)
+Each pass, forward or backward, unpacks one layer's weights, uses them and discards them. As nothing here is trained,
+the backward pass needs no inputs. (bitsandbytes' own 8-bit layer also rounds its inputs and keeps them for the
+backward pass, which takes more memory here than its weights save.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BLOCK = 64  # values that share one scale in 4 bits
+BLOCK = 64  # values that share one scale, in 4 bits
 
 
 class FrozenLinear(nn.Module):
@@ -21,8 +21,8 @@ class FrozenLinear(nn.Module):
 
     Attributes:
         packed: int8 `(out, in)`, or uint8 with two values in each byte.
-        scales: float32; one for each output in 8 bits, one for each 64 weights in 4 bits.
-        bias: as it was, or None.
+        scales: float32; in 8 bits one for each output, in 4 bits one for each 64 weights.
+        bias: unchanged, or None.
     """
 
     packed: Tensor
@@ -35,7 +35,7 @@ class FrozenLinear(nn.Module):
 
         weight = linear.weight.detach()
         self.shape, self.dtype = weight.shape, weight.dtype
-        if bits == "8bit":  # rounded from float16, the only format that bitsandbytes takes here
+        if bits == "8bit":  # bitsandbytes takes only float16 here
             packed, scales, _ = functional.int8_vectorwise_quant(weight.half())
         else:
             packed, state = functional.quantize_4bit(weight, blocksize=BLOCK, quant_type="nf4")
@@ -45,7 +45,7 @@ class FrozenLinear(nn.Module):
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def weight(self) -> Tensor:
-        """The weights unpacked, `(out, in)`, in the format that they had."""
+        """The unpacked weights, `(out, in)`, in their original dtype."""
         if self.packed.dtype == torch.int8:
             return self.packed.to(self.dtype) * (self.scales / 127)[:, None].to(self.dtype)
         unpack = torch.ops.bitsandbytes.dequantize_4bit.default
@@ -57,7 +57,7 @@ class FrozenLinear(nn.Module):
 
 
 class _Linear(torch.autograd.Function):
-    """Plain autograd would keep the unpacked weights from the forward to the backward pass."""
+    """`F.linear` without keeping the unpacked weights for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
@@ -71,7 +71,7 @@ class _Linear(torch.autograd.Function):
 
 
 def quantize(module: nn.Module, bits: str) -> None:
-    """Put a `FrozenLinear` of "8bit" or "4bit" in the place of each linear layer; convolutions stay."""
+    """Replace each linear layer by a `FrozenLinear` of "8bit" or "4bit"; convolutions are left unchanged."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, FrozenLinear(child, bits))

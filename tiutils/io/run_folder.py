@@ -1,4 +1,4 @@
-"""A run's folder: the names of its files, run.json, and that nothing the user made is overwritten."""
+"""A run's folder: the names of its files, run.json, and checks that nothing of the user's is overwritten."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tiutils.io import checkpoints, embeddings, files, hub, pretrained
 T = TypeVar("T")
 
 RECORD = "run.json"
-LOCK = ".run.lock"  # there while a run writes into the folder
-EMBEDDING = "learned_embeds"  # the learned rows; before -steps-N and the suffix
-SHEETS = "validation-steps-"  # pictures of the run, never of the photos; before N.png
-PIPELINE = "model_index.json"  # of the whole model, with --save_as_full_pipeline
+LOCK = ".run.lock"  # exists while a run writes into the folder
+EMBEDDING = "learned_embeds"  # the learned rows; followed by -steps-N and a suffix
+SHEETS = "validation-steps-"  # generated images; followed by N.png
+PIPELINE = "model_index.json"  # the whole model, with --save_as_full_pipeline
 
 
 def read_record(output_dir: str | Path) -> dict[str, Any]:
-    """run.json of a folder; empty if there is none or it is damaged."""
+    """The content of a folder's run.json; empty if there is none or it is damaged."""
     try:
         record = json.loads(files.read_text(Path(output_dir) / RECORD))
     except (OSError, ValueError, RecursionError):
@@ -33,7 +33,7 @@ def read_record(output_dir: str | Path) -> dict[str, Any]:
 
 
 def entry(record: dict[str, Any], name: str, kind: type[T]) -> T:
-    """An entry of run.json, which may come from anybody: an empty one of its kind where it lacks it or has another."""
+    """An entry of run.json, whose content is not trusted: empty if it is missing or not of this kind."""
     value = record.get(name)
     return value if isinstance(value, kind) else kind()
 
@@ -48,32 +48,29 @@ def update_record(output_dir: str | Path, entries: dict[str, Any]) -> None:
 
 
 def absolute(name: str | None) -> str | None:
-    """The name of a folder or file as it is found from everywhere; the id of something on the Hub stays as it is."""
+    """The absolute path of a folder or file; a Hub id is left unchanged."""
     return os.path.abspath(name) if name and os.path.exists(name) else name
 
 
 def find_again(run_dir: Path, name: str) -> str:
-    """A folder or file that run.json names: as it stands there, else below a folder above the run's own.
+    """A folder or file that run.json names: under that name, or relative to a parent of the run's folder.
 
-    So a run is found complete that was begun elsewhere with a relative path, or was moved with all its project.
+    So it is found if the run was started elsewhere with a relative path, or was moved along with its project.
     """
-    if os.path.exists(name) or (hub.REPOSITORY.fullmatch(name) and not _is_above(run_dir, name)):
-        return name
-    if Path(name).name == pretrained.BUNDLED_MODEL.name:  # that of another copy of this project
-        return str(pretrained.BUNDLED_MODEL)
-    return str(_is_above(run_dir, name) or name)
-
-
-def _is_above(run_dir: Path, name: str) -> Path | None:
     places = (folder / name for folder in run_dir.resolve().parents)
-    return next((place for place in places if place.exists()), None)
+    moved = next((place for place in places if place.exists()), None)
+    if os.path.exists(name) or (hub.REPOSITORY.fullmatch(name) and not moved):
+        return name
+    if Path(name).name == pretrained.BUNDLED_MODEL.name:  # from another copy of this project
+        return str(pretrained.BUNDLED_MODEL)
+    return str(moved or name)
 
 
 def model_of(run_dir: str | Path) -> dict[str, str | None]:
-    """Which model a run was trained on, as arguments of a framework's `models.load`.
+    """The model that a run used, as arguments for either framework's `models.load`.
 
     Raises:
-        InputError: run.json does not say.
+        InputError: run.json does not say which.
     """
     run_dir = Path(run_dir)
     record = read_record(run_dir)
@@ -86,7 +83,7 @@ def model_of(run_dir: str | Path) -> dict[str, str | None]:
     tokenizer = entry(flags, "tokenizer_name", str)
     return {
         "name": find_again(run_dir, name),
-        # the very commit, for a branch may have moved on
+        # the exact commit, since a branch may have moved on
         "revision": entry(record, "commit", str) or entry(flags, "revision", str) or None,
         "variant": entry(flags, "variant", str) or None,
         "tokenizer_name": find_again(run_dir, tokenizer) if tokenizer else None,
@@ -95,10 +92,10 @@ def model_of(run_dir: str | Path) -> dict[str, str | None]:
 
 @contextlib.contextmanager
 def reserved(output_dir: str | Path) -> Iterator[None]:
-    """Hold a run's folder, so that no other run writes into it; the system lets go of it when the process ends.
+    """Lock a run's folder against other runs; the system releases the lock when the process ends.
 
     Raises:
-        InputError: another run holds it, or it cannot be written to; the folder is as it was.
+        InputError: another run has locked it, or it cannot be written to; the folder is unchanged.
     """
     folder = files.given(output_dir, "--output_dir")
     files.check_writable(folder, "--output_dir")
@@ -108,8 +105,8 @@ def reserved(output_dir: str | Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows removes no open file
-            path.unlink()  # while it is held: another process may be waiting to take it
+        with contextlib.suppress(OSError):  # Windows cannot remove an open file
+            path.unlink()  # while still locked: another process may be waiting for it
         os.close(lock)
         with contextlib.suppress(OSError):
             if sys.platform == "win32":
@@ -118,25 +115,24 @@ def reserved(output_dir: str | Path) -> Iterator[None]:
 
 
 def _open_locked(path: Path) -> int:
-    """An open file that this process alone holds. Raises InputError where another one does."""
+    """Open and lock a file. Raises InputError if another process has locked it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(handle)
-            # the one who held it may have removed the file since: then another one may hold its name
+            # its previous owner may have removed it, and another process created a new one
             if os.path.exists(path) and os.path.samestat(os.fstat(handle), os.stat(path)):
                 return handle
         except BlockingIOError:
             os.close(handle)
             raise InputError(
-                f"--output_dir {path.parent} is in use by another run that has not ended; wait for it, or give "
-                f"another folder"
+                f"--output_dir {path.parent} is in use by another run; wait until it ends, or give another folder"
             ) from None
         os.close(handle)
 
 
 def _lock(handle: int) -> None:
-    """Lock an open file or raise BlockingIOError; file systems that know no locks are let be."""
+    """Lock an open file or raise BlockingIOError; does nothing on file systems without locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -161,11 +157,11 @@ def check_output_dir(
     *,
     resumed: bool,
 ) -> None:
-    """Nothing the user made is overwritten: a folder with a run in it is left alone.
+    """Make sure that a run overwrites nothing that the user made.
 
     Raises:
-        InputError: the folder holds a run, and this one is not its continuation; or it holds the
-            photos, among which the run's pictures would be; or it cannot be written to.
+        InputError: the folder contains another run, or the photos; a link leads out of it; or it cannot be
+            written to.
     """
     folder = files.given(output_dir, "--output_dir")
     files.check_writable(folder, "--output_dir")
@@ -174,7 +170,7 @@ def check_output_dir(
     for path in written_in_place(folder, logging_dir):
         if not Path(os.path.realpath(path)).is_relative_to(folder.resolve()):
             raise InputError(
-                f"--output_dir {folder}: {path} is a link that leads out of it; remove the link, or give another folder"
+                f"--output_dir {folder}: {path} is a link to another place; remove it, or give another folder"
             )
     held = [folder / RECORD, folder / PIPELINE, *folder.glob(f"{EMBEDDING}*")]
     held += folder.glob(f"{SHEETS}*.png")
@@ -183,20 +179,20 @@ def check_output_dir(
         return
     if not resumed:
         raise InputError(
-            f"--output_dir {folder} already holds a run ({held[0].name}); give another folder, or "
-            f"--resume_from_checkpoint latest to go on with that run"
+            f"--output_dir {folder} already contains a run ({held[0].name}); give another folder, or "
+            f"--resume_from_checkpoint latest to continue that run"
         )
     flags = entry(read_record(folder), "flags", dict)
     word = entry(flags, "placeholder_token", str) or placeholder_token
     if word != placeholder_token:
         raise InputError(
-            f"--output_dir {folder} holds a run of {word!r}, this one is of "
-            f"{placeholder_token!r}; give another folder"
+            f"--output_dir {folder} contains a run for {word!r}, but this one is for {placeholder_token!r}; "
+            f"give another folder"
         )
 
 
 def written_in_place(folder: Path, logging_dir: str) -> Iterator[Path]:
-    """What other libraries write into a run's folder: through links, unlike `files.replace_file`."""
+    """What other libraries write into a run's folder; unlike `files.replace_file`, they follow links."""
     yield from (folder / logging_dir, folder / PIPELINE)
     for part in (*pretrained.PARTS, "scheduler"):
         yield from (folder / part, *(folder / part).glob("*"))
@@ -205,11 +201,11 @@ def written_in_place(folder: Path, logging_dir: str) -> Iterator[Path]:
 def find_checkpoint(
     resume_from_checkpoint: str | None, output_dir: str | Path
 ) -> checkpoints.RunState | None:
-    """The state to go on from, see `checkpoints.find_checkpoint`; `latest` never goes back behind a learned word.
+    """The state to resume from, as in `checkpoints.find_checkpoint`; but `latest` never undoes a learned word.
 
     Raises:
-        InputError: the named checkpoint is missing or damaged; or the newest whole one, or none, is from before a
-            word that the folder holds.
+        InputError: the named checkpoint is missing or damaged; or the folder contains a word that was learned
+            after the newest complete checkpoint, or without any.
     """
     state = checkpoints.find_checkpoint(resume_from_checkpoint, output_dir)
     if resume_from_checkpoint != "latest":
@@ -218,21 +214,21 @@ def find_checkpoint(
     word, steps = _finished_word(folder)
     if word is None or (state is not None and step >= steps):
         return state
-    found = f"no whole checkpoint later than checkpoint-{step}" if state else "no whole checkpoint"
+    later = f" later than checkpoint-{step}" if state else ""
     advice = f", or --resume_from_checkpoint checkpoint-{step} to go back to it" if state else ""
     raise InputError(
-        f"--output_dir {folder} holds a learned word ({word}) and {found} to go on from: a new start would replace "
-        f"it; give another --output_dir{advice}"
+        f"--output_dir {folder} contains a learned word ({word}) but no complete checkpoint{later} to resume from, "
+        f"and starting over would replace the word; give another --output_dir{advice}"
     )
 
 
 def _finished_word(folder: Path) -> tuple[str | None, int]:
-    """The file of a word that a run left here and its steps; of words on the way there only whole files count."""
+    """The file of the word that a run left here, and its steps; an intermediate word must be readable to count."""
     record = read_record(folder)
     for path in (folder / name for name in embeddings.FILE_NAMES):
         if path.exists():
             status = record.get("status")
-            if status in (None, "running"):  # of a session before the one that was cut off
+            if status in (None, "running"):  # from a session before the interrupted one
                 return path.name, _steps_of(path)
             return path.name, entry(record, "steps", int) if status == "finished" else 0
     if record.get("status") == "finished":
@@ -245,7 +241,7 @@ def _finished_word(folder: Path) -> tuple[str | None, int]:
 
 
 def _steps_of(path: Path) -> int:
-    """How many steps a word's file says it was learned for; 0 where it does not."""
+    """The number of steps that a word's file states; 0 if it states none."""
     try:
         steps = embeddings.read(path).metadata.get("steps", "")
     except InputError:
@@ -254,7 +250,7 @@ def _steps_of(path: Path) -> int:
 
 
 def keep_earlier(folder: str | Path, steps: int) -> None:
-    """Before the word of `steps` steps is written: one of fewer or more keeps its file under its number of steps.
+    """Before writing a word of `steps` steps, copy one of another number of steps to `…-steps-N`.
 
     Raises:
         InputError: it cannot be copied.
