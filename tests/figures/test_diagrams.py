@@ -38,7 +38,7 @@ def test_bars_stand_for_words_the_nearest_on_top():
     expected = "near. Nearest words: toy 1.00, doll 0.50, far -0.20. Luck alone gives 0.25."
     assert output.alt_text(figure).startswith(expected)
     assert len(diagrams.neighbor_bars(near).axes) == 1
-    with pytest.raises(InputError, match="no word to draw"):
+    with pytest.raises(InputError, match="no word to show"):
         diagrams.neighbor_bars([])
 
 
@@ -50,5 +50,5 @@ def test_a_table_of_likeness_names_the_most_alike():
         figure
     )
     for shape in ((2, 2), (3, 2), (3,)):
-        with pytest.raises(InputError, match="expected one row and column a word"):
+        with pytest.raises(InputError, match="expected one row and column per word"):
             diagrams.similarity_table(["red", "orange", "snow"], np.zeros(shape))

@@ -34,7 +34,7 @@ def test_gallery_with_a_photo_for_one_of_two_words():
 
 
 def test_gallery_refuses_what_makes_no_grid():
-    with pytest.raises(InputError, match="'<b>' has 1 pictures for 2 prompts"):
+    with pytest.raises(InputError, match="'<b>' has 1 images for 2 prompts"):
         grids.class_gallery({"<a>": squares(2), "<b>": squares(1)}, ["a {}", "two {}"])
     with pytest.raises(InputError):
         grids.class_gallery({}, ["a {}"])
@@ -57,7 +57,7 @@ def test_wipe_leaves_its_pictures_alone_and_refuses_two_sizes():
     before, after = Image.new("RGB", (8, 8), "blue"), Image.new("RGB", (8, 8), "red")
     grids.wipe(before, after, 100)
     assert before.getcolors() == [(64, (0, 0, 255))]
-    with pytest.raises(InputError, match="one size"):
+    with pytest.raises(InputError, match="the same size"):
         grids.wipe(before, after.resize((4, 4)), 50)
 
 
@@ -101,7 +101,7 @@ def test_a_long_title_is_wrapped_and_gets_the_height_it_needs():
 
 
 def test_image_grid_without_pictures_is_refused():
-    with pytest.raises(InputError, match="no picture"):
+    with pytest.raises(InputError, match="no image to show"):
         grids.image_grid([[], []])
 
 

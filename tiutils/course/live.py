@@ -153,9 +153,7 @@ class LiveView:
         last = self.samples[max(self.samples)] if self.samples else ()
         pictures = [*([self.photo] if self.photo is not None else []), *last]
         self.losses = [float(loss) for loss in self.losses]
-        return curves.loss_and_pictures(
-            self.losses, pictures, evaluation=self.fixed_losses, last_step=self.step
-        )
+        return curves.loss_and_pictures(self.losses, pictures, self.step, self.fixed_losses)
 
     def _show(self) -> None:
         """Draw the figure anew. Without a finite loss there is none, and the loop itself says why."""

@@ -1,1 +1,1 @@
-"""What is shown: grids of pictures, curves, diagrams, each with a text for those who cannot see it."""
+"""Grids of images, curves and diagrams, all with alt text."""

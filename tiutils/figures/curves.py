@@ -1,4 +1,4 @@
-"""The losses of a run as curves, and the sentence that says what they show."""
+"""Loss curves, and the alt text that says what they show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tiutils.errors import InputError
-from tiutils.figures.output import BLUE, DPI, GRAY, GREEN, VERMILION, Images, draw_picture
+from tiutils.figures.output import BLUE, DPI, GRAY, GREEN, VERMILION, Images, plot_image
 
 
 def loss_curve(
@@ -18,64 +18,58 @@ def loss_curve(
     evaluation: Mapping[int, float] | None = None,
     kept_step: int | None = None,
 ) -> Figure:
-    """Training loss of each step with its running mean, and the fixed evaluation loss if given.
+    """Plot the training loss with its running mean, and the fixed evaluation loss if given.
 
     Args:
-        losses: of step 1, 2, …; None or NaN where it is not known.
+        losses: of steps 1, 2, …; None or NaN if unknown.
         evaluation: step → loss on the fixed evaluation batch.
-        kept_step: marked with a line: the step whose rows were kept.
+        kept_step: the step whose rows were kept, to mark with a line.
 
     Raises:
-        InputError: no losses.
+        InputError: there is no known loss.
     """
     figure = Figure(figsize=(6.4, 2.8), dpi=DPI, layout="constrained")
-    figure.set_label(draw_losses(figure.subplots(), losses, 1, evaluation, kept_step))
+    figure.set_label(_plot_losses(figure.subplots(), losses, 1, evaluation, kept_step))
     return figure
 
 
 def loss_and_pictures(
     losses: Sequence[float | None],
     pictures: Images,
-    *,
+    last_step: int,
     evaluation: Mapping[int, float] | None = None,
-    last_step: int | None = None,
 ) -> Figure:
-    """The loss curve beside pictures: how a run stands after `last_step`, the step of the last loss.
+    """Plot the losses of the steps up to `last_step` beside images.
 
     Raises:
-        InputError: no losses.
+        InputError: there is no known loss.
     """
-    first = 1 if last_step is None else last_step - len(losses) + 1
     width = 3.6 + 1.3 * len(pictures)
     figure = Figure(figsize=(width, 2.0), dpi=DPI, layout="constrained")
     curve, *places = figure.subplots(
         1, 1 + len(pictures), squeeze=False, width_ratios=[3.6, *[1.3] * len(pictures)]
     )[0]
-    text = draw_losses(curve, losses, first, evaluation, None)
-    curve.set_ylabel("loss")  # there is no room for more
+    text = _plot_losses(curve, losses, last_step - len(losses) + 1, evaluation, None)
+    curve.set_ylabel("loss")  # the full label does not fit
     for place, picture in zip(places, pictures, strict=True):
         place.set_axis_off()
-        draw_picture(place, picture, int(1.3 * DPI))
+        plot_image(place, picture, int(1.3 * DPI))
     figure.set_label(f"{text} Beside it: pictures, {len(pictures)}." if pictures else text)
     return figure
 
 
-def draw_losses(
+def _plot_losses(
     axis: Any,
     losses: Sequence[float | None],
     first: int,
     evaluation: Mapping[int, float] | None,
     kept_step: int | None,
 ) -> str:
-    """Draw the curves, the first loss at step `first`; returns the text that says what they show.
-
-    Raises:
-        InputError: no loss.
-    """
+    """Plot the curves, beginning at step `first`; return the alt text."""
     values = np.array(losses, dtype=float)
     known = np.flatnonzero(np.isfinite(values))
     if not len(known):
-        raise InputError("there is no loss to draw; give one value a step")
+        raise InputError("there is no loss to plot; give one value per step")
     steps, mean = known + first, running_mean(values[known])
     axis.plot(steps, values[known], color=GRAY, linewidth=0.6, alpha=0.6, label="training loss")
     axis.plot(steps, mean, color=BLUE, linewidth=1.8, label="its running mean")
@@ -93,22 +87,20 @@ def draw_losses(
 def _describe(
     steps: np.ndarray, mean: np.ndarray, evaluation: Mapping[int, float] | None, kept: int | None
 ) -> str:
-    """Where the curves start and end: what a sighted reader takes from them."""
+    """Where the curves start and end, which is what a sighted reader notices."""
     text = (
         f"Training loss of steps {steps[0]} to {steps[-1]}: noisy; its running mean goes from "
         f"{mean[0]:.3f} to {mean[-1]:.3f}."
     )
     if evaluation:
         (first, before), *_, (last, after) = 2 * list(evaluation.items())
-        text += (
-            f" The fixed evaluation loss goes from {before:.4f} at step {first} "
-            f"to {after:.4f} at step {last}."
-        )
+        text += f" The fixed evaluation loss goes from {before:.4f} at step {first} "
+        text += f"to {after:.4f} at step {last}."
     return text + (f" The rows of step {kept} were kept." if kept is not None else "")
 
 
 def running_mean(values: np.ndarray, window: int = 25) -> np.ndarray:
-    """Mean of each value and up to `window - 1` before it, (n,) → (n,)."""
+    """The mean of each value and up to `window - 1` before it, (n,) → (n,)."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - window)

@@ -1,4 +1,4 @@
-"""Figures about words: the way of a word through the model, and words beside each other."""
+"""Figures about words: the path of a word through the model, and comparisons of words."""
 
 from __future__ import annotations
 
@@ -11,33 +11,25 @@ from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
 from tiutils.errors import InputError
-from tiutils.figures import output
-from tiutils.figures.output import BLUE, DPI, GRAY, VERMILION
+from tiutils.figures.output import BLUE, DPI, GRAY, VERMILION, sentence
 
-FROZEN, LEARNED = "#E4E4E4", "#F9D9C6"  # VERMILION, pale enough for text on it
+FROZEN, LEARNED = "#E4E4E4", "#F9D9C6"  # a pale VERMILION, for text on it
 
 
 def word_path(word: str = "<wood-toy>", number: int = 49408) -> Figure:
-    """A word's way: text, ids, rows, text encoder, U-Net, loss; and the gradient's way back to one row.
+    """The path of a word through text, ids, rows, text encoder, U-Net and loss, and of the gradient back to one row.
 
     Args:
         word: the new word.
-        number: its id, the first after the vocabulary.
+        number: its id, the first one after the vocabulary.
     """
     figure = Figure(figsize=(8.2, 3.3), dpi=DPI, layout="constrained")
     axis = figure.subplots()
     axis.set(xlim=(-0.1, 16.4), ylim=(-0.15, 6.5))
     axis.set_axis_off()
 
-    def box(
-        x: float,
-        y: float,
-        text: str,
-        *,
-        height: float = 1.35,
-        face: str = "white",
-        edge: str = GRAY,
-    ) -> None:
+    def box(x: float, y: float, text: str, *, height: float = 1.35, face: str = "white",
+            edge: str = GRAY) -> None:  # fmt: skip
         shape = FancyBboxPatch((x, y), 2.3, height, boxstyle="round,pad=0,rounding_size=0.15",
                                facecolor=face, edgecolor=edge)  # fmt: skip
         axis.add_patch(shape)
@@ -50,7 +42,7 @@ def word_path(word: str = "<wood-toy>", number: int = 49408) -> Figure:
     box(0, 5.0, f"“a photo of\na {word}”", edge="white")
     box(3.2, 5.0, "tokenizer", face=FROZEN)
     box(6.4, 5.0, f"ids\n… 320, {number} …", edge="white")
-    # the table: many frozen rows, and the one that is learned
+    # the table: many frozen rows and a learned one
     for k in range(4):
         box(9.6, 5.95 - 0.33 * k, "", height=0.28, face=FROZEN)
     box(9.6, 4.55, f"row {number}", height=0.34, face=LEARNED, edge=VERMILION)
@@ -94,28 +86,25 @@ def neighbor_bars(
     chance: float | None = None,
     picture: Image.Image | None = None,
 ) -> Figure:
-    """Nearest words as bars, the nearest on top; with a picture beside them if given.
+    """The nearest words as bars, the nearest at the top.
 
     Args:
-        neighbors: words with their cosine similarity, the nearest first, as `token_embedding.neighbors` gives them.
+        neighbors: words with their cosine similarity, nearest first, as from `token_embedding.neighbors`.
         title: above everything.
-        chance: a dashed line: what luck alone would give.
-        picture: what the model draws for the vector.
+        chance: the similarity that chance alone gives, marked by a dashed line.
+        picture: generated for the vector, shown beside the bars.
 
     Raises:
-        InputError: no words.
+        InputError: there are no words.
     """
     if not neighbors:
-        raise InputError("there is no word to draw; give at least one")
+        raise InputError("there is no word to show; give at least one")
     names, values = zip(*neighbors, strict=True)
     figure = Figure(figsize=(6.4, 0.6 + 0.25 * len(names)), dpi=DPI, layout="constrained")
     columns = 2 if picture is not None else 1
     axis, *rest = figure.subplots(1, columns, squeeze=False, width_ratios=[2, 1][:columns])[0]
-    axis.barh(names, values, color=BLUE, height=0.7)
-    axis.invert_yaxis()
+    _bars(axis, names, values, BLUE)
     axis.set(xlabel="cosine similarity", xlim=(min(0, *values), max(1, *values)))
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=8)
     if chance is not None:
         axis.axvline(chance, color=VERMILION, linestyle="--", linewidth=1)
         axis.text(chance, -0.65, "luck", color=VERMILION, size=8, ha="center", va="bottom")
@@ -126,25 +115,25 @@ def neighbor_bars(
     listed = ", ".join(f"{name} {value:.2f}" for name, value in neighbors)
     luck = f" Luck alone gives {chance:.2f}." if chance is not None else ""
     drawn = " Beside them, what the model draws for it." if rest else ""
-    figure.set_label(f"{_sentence(title)}Nearest words: {listed}.{luck}{drawn}")
+    figure.set_label(f"{sentence(title)}Nearest words: {listed}.{luck}{drawn}")
     return figure
 
 
 def similarity_table(words: Sequence[str], likeness: np.ndarray, *, title: str = "") -> Figure:
-    """How alike words are: a square of colors with the numbers in it.
+    """The similarity of words as a table of numbers on colors.
 
     Args:
         words: their names.
-        likeness: `(words, words)`, cosine similarity of each with each.
+        likeness: `(words, words)`, the cosine similarity of each pair.
         title: above everything.
 
     Raises:
-        InputError: not one row and one column a word.
+        InputError: the shape does not match the number of words.
     """
     count = len(words)
     if np.shape(likeness) != (count, count) or not count:
         raise InputError(
-            f"{count} words and a table of shape {np.shape(likeness)}: expected one row and column a word"
+            f"{count} words and a table of shape {np.shape(likeness)}: expected one row and column per word"
         )
     side = 1.2 + 0.38 * count
     figure = Figure(figsize=(side + 0.4, side), dpi=DPI, layout="constrained")
@@ -163,37 +152,36 @@ def similarity_table(words: Sequence[str], likeness: np.ndarray, *, title: str =
         for word, row in zip(words, apart, strict=True)
     )
     figure.set_label(
-        f"{_sentence(title)}Cosine similarity of {count} words with each other. "
+        f"{sentence(title)}Cosine similarity of {count} words with each other. "
         f"Each word and the most like it: {pairs if count > 1 else 'none'}."
     )
     return figure
 
 
-def _sentence(title: str) -> str:
-    """The title, ready to be followed by a sentence."""
-    return title and f"{title}{'' if title.endswith(('?', '!', '.')) else '.'} "
-
-
 def word_bars(losses: Mapping[str, float]) -> Figure:
-    """How much lower than their mean the words' losses are, in percent; the best on top.
+    """How far below their mean the words' losses are, in percent; the best word at the top.
 
     Raises:
-        InputError: no words.
+        InputError: there are no words.
     """
     if not losses:
         raise InputError("there is no word to compare; give some nouns")
     ranked = sorted(losses, key=losses.__getitem__)
     mean = sum(losses.values()) / len(losses)
     gains = [round(100 * (mean - losses[word]) / mean, 2) + 0.0 for word in ranked]  # no "-0.0"
-    figure = Figure(figsize=(5.2, 0.7 + 0.22 * len(ranked)), dpi=output.DPI, layout="constrained")
+    figure = Figure(figsize=(5.2, 0.7 + 0.22 * len(ranked)), dpi=DPI, layout="constrained")
     axis = figure.subplots()
-    colors = [output.BLUE, *[output.GRAY] * (len(ranked) - 1)]
-    axis.barh(ranked, gains, color=colors, height=0.7)
-    axis.invert_yaxis()
+    _bars(axis, ranked, gains, [BLUE, *[GRAY] * (len(ranked) - 1)])
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlabel("loss below the words' mean, in percent (more is better)", fontsize=8)
-    axis.tick_params(labelsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
     listed = ", ".join(f"{word} {gain:+.2f}" for word, gain in zip(ranked, gains, strict=True))
     figure.set_label(f"Words by how well they describe the photos, loss below the mean: {listed}.")
     return figure
+
+
+def _bars(axis: Any, names: Sequence[str], values: Sequence[float], color: Any) -> None:
+    """Horizontal bars, the first at the top."""
+    axis.barh(names, values, color=color, height=0.7)
+    axis.invert_yaxis()
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)

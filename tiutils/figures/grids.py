@@ -1,4 +1,4 @@
-"""Pictures to look at together, in rows and columns: words side by side, before and after, step by step."""
+"""Images in rows and columns: words side by side, before and after, step by step."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from tiutils.errors import InputError
-from tiutils.figures.output import DPI, Images, draw_picture
+from tiutils.figures.output import DPI, Images, plot_image, sentence
 
 
 def image_grid(
@@ -23,57 +22,44 @@ def image_grid(
     cell: float = 1.15,
     gaps: Sequence[int] = (),
 ) -> Figure:
-    """Pictures in rows and columns, with a label left of each row and above each column.
+    """Images in rows and columns, with labels to the left of rows and above columns.
 
     Args:
-        rows: pictures row by row; None, or the missing end of a short row, leaves a cell empty.
-        row_labels: one a row, wrapped.
-        column_labels: one a column, wrapped.
+        rows: images row by row; None, or the missing end of a short row, leaves a cell empty.
+        row_labels: one per row, wrapped.
+        column_labels: one per column, wrapped.
         title: above everything, wrapped.
-        alt: see the module.
-        cell: side of a picture in inches (100 pixels each).
-        gaps: columns after which a gap sets groups apart.
+        alt: the alt text; made from title and labels by default.
+        cell: the side of an image in inches (100 pixels each).
+        gaps: columns to be followed by a gap.
 
     Raises:
-        InputError: no picture at all.
+        InputError: there is no image.
     """
     columns = max((len(row) for row in rows), default=0)
     if not columns:
-        raise InputError("there is no picture to draw; give at least one")
-    places: list[int] = []
-    widths: list[float] = []  # of each column among the subplots, gaps included
+        raise InputError("there is no image to show; give at least one")
+    places: list[int] = []  # of each column among the subplots, which include gaps
+    widths: list[float] = []  # of each subplot
     for column in range(columns):
         places.append(len(widths))
         widths += [1.0, 0.12] if column in gaps else [1.0]
     width = cell * sum(widths) + (1.3 if any(row_labels) else 0.1)
-    heading = textwrap.wrap(title, int(12 * width))  # letters of 10 points: 12 an inch
+    heading = textwrap.wrap(title, int(12 * width))  # 12 letters of 10 points per inch
     above = 0.55 + 0.17 * (len(heading) - 1) if heading else 0.3
-    figure = Figure(
-        figsize=(width, cell * len(rows) + above),
-        dpi=DPI,
-        layout=ConstrainedLayoutEngine(
-            compress=True, w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0
-        ),
-    )
+    figure = Figure(figsize=(width, cell * len(rows) + above), dpi=DPI)
+    figure.set_layout_engine("compressed", w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
     axes = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
     for axis in axes.flat:
         axis.set_axis_off()
     for row, pictures in enumerate(rows):
         for column, picture in enumerate(pictures):
             if picture is not None:
-                draw_picture(axes[row, places[column]], picture, int(cell * DPI))
+                plot_image(axes[row, places[column]], picture, int(cell * DPI))
     for row, label in enumerate(row_labels):
         axis, text = axes[row, 0], textwrap.fill(label, 18)
-        axis.text(
-            -0.06,
-            0.5,
-            text,
-            ha="right",
-            va="center",
-            size=8,
-            transform=axis.transAxes,
-            parse_math=False,
-        )
+        axis.text(-0.06, 0.5, text, ha="right", va="center", size=8, transform=axis.transAxes,
+                  parse_math=False)  # fmt: skip
     for column, label in enumerate(column_labels):
         text = textwrap.fill(label, int(13 * cell))
         axes[0, places[column]].set_title(text, fontsize=8, pad=3, parse_math=False)
@@ -85,22 +71,22 @@ def image_grid(
 def before_after(
     photos: Images, before: Images, after: Images, prompts: Sequence[str], *, title: str = ""
 ) -> Figure:
-    """One row a prompt: a photo, then the pictures before training, then those after, same noise.
+    """A row per prompt: a photo, images generated before training, images generated after it from the same noise.
 
     Args:
-        photos: of the thing; one a row, starting again when there are more prompts.
-        before: `len(prompts) * n` pictures, those of the first prompt first, as `generate` gives.
-        after: as many, drawn from the same noise.
-        prompts: as they were written, with the new word.
+        photos: of the thing; one per row, repeated if there are more prompts.
+        before: `len(prompts) * n` images, ordered by prompt, as `generate` returns them.
+        after: as many, from the same noise.
+        prompts: with the new word.
         title: above everything.
 
     Raises:
-        InputError: the numbers of pictures and prompts do not go together.
+        InputError: the numbers of images and prompts do not match.
     """
     if not prompts or not photos or len(before) != len(after) or len(before) % len(prompts):
         raise InputError(
-            f"{len(photos)} photos, {len(prompts)} prompts, {len(before)} pictures before and "
-            f"{len(after)} after do not make rows; give as many before as after, n for each prompt"
+            f"{len(photos)} photos, {len(prompts)} prompts, {len(before)} images before and {len(after)} "
+            f"after do not make rows; give as many before as after, the same number for each prompt"
         )
     n = len(before) // len(prompts)
     rows = [
@@ -108,7 +94,7 @@ def before_after(
         for i in range(len(prompts))
     ]
     alt = (
-        f"{title + '. ' if title else ''}Each row: a photo, {n} drawn before training and {n} "
+        f"{sentence(title)}Each row: a photo, {n} drawn before training and {n} "
         f"after, from the same noise. Prompts: {'; '.join(prompts)}."
     )
     labels = ["photo", "before", *[""] * (n - 1), "after"]
@@ -120,26 +106,23 @@ def before_after(
 def step_strip(
     samples: Mapping[int, Images], *, prompt: str = "", photo: Image.Image | None = None
 ) -> Figure:
-    """The same prompt as training goes on; picture k of every step was drawn from the same noise.
+    """The same prompt after various numbers of training steps; image k of each step is from the same noise.
 
     Args:
-        samples: step → pictures.
+        samples: step → images.
         prompt: the title.
-        photo: shown in front, to compare with.
+        photo: shown first, for comparison.
 
     Raises:
-        InputError: no samples.
+        InputError: there are no samples.
     """
     steps = sorted(samples)
     count = max((len(pictures) for pictures in samples.values()), default=0)
-    rows: list[list[Image.Image | None]] = [
-        [samples[step][k] if k < len(samples[step]) else None for step in steps]
-        for k in range(count)
-    ]
+    columns = [list(samples[step]) for step in steps]
     labels = [f"step {step}" for step in steps]
-    if photo is not None and rows:
-        rows = [[photo if k == 0 else None, *row] for k, row in enumerate(rows)]
-        labels = ["a photo", *labels]
+    if photo is not None:
+        columns, labels = [[photo], *columns], ["a photo", *labels]
+    rows = [[images[k] if k < len(images) else None for images in columns] for k in range(count)]
     alt = f"“{prompt}” drawn from the same noise after {', '.join(map(str, steps))} training steps."
     gaps = (0,) if photo is not None else ()
     return image_grid(rows, column_labels=labels, title=prompt, alt=alt, gaps=gaps)
@@ -152,51 +135,45 @@ def class_gallery(
     photos: Mapping[str, Image.Image] | None = None,
     title: str = "",
 ) -> Figure:
-    """A row for each word, a column for each prompt; who looks down a column compares words.
+    """A row for each word, a column for each prompt.
 
     Args:
-        pictures: word → one picture of each prompt.
-        prompts: with `{}` where the word stands.
-        photos: word → a photo of the thing, shown in front where there is one.
+        pictures: word → one image for each prompt.
+        prompts: with `{}` in place of the word.
+        photos: word → a photo of the thing, shown first.
         title: above everything.
 
     Raises:
-        InputError: no words, or a word that has not one picture for each prompt.
+        InputError: there are no words, or a word has more or fewer images than there are prompts.
     """
     for word, drawn in pictures.items():
         if len(drawn) != len(prompts):
             raise InputError(
-                f"{word!r} has {len(drawn)} pictures for {len(prompts)} prompts; give one of each"
+                f"{word!r} has {len(drawn)} images for {len(prompts)} prompts; give one for each"
             )
     photos = photos or {}
     front = [[photos.get(word)] if photos else [] for word in pictures]
     rows = [[*first, *drawn] for first, drawn in zip(front, pictures.values(), strict=True)]
     columns = [prompt.replace("{}", "…") for prompt in prompts]
     alt = (
-        f"{title + '. ' if title else ''}A row for each word: {', '.join(pictures)}. "
+        f"{sentence(title)}A row for each word: {', '.join(pictures)}. "
         f"A column for each prompt: {'; '.join(columns)}."
     )
-    labels = ["a photo", *columns] if photos else columns
-    gaps = (0,) if photos else ()
-    return image_grid(
-        rows,
-        row_labels=list(pictures),
-        column_labels=labels,
-        title=title,
-        alt=alt,
-        gaps=gaps,
-        cell=0.9,
-    )
+    labels, gaps = (["a photo", *columns], (0,)) if photos else (columns, ())
+    return image_grid(rows, row_labels=list(pictures), column_labels=labels, title=title, alt=alt,
+                      gaps=gaps, cell=0.9)  # fmt: skip
 
 
 def wipe(before: Image.Image, after: Image.Image, percent: int) -> Figure:
-    """One picture laid over another: the left `percent` of its width is `after`.
+    """One image over another: the left `percent` of the width is from `after`.
 
     Raises:
-        InputError: the two have different sizes.
+        InputError: their sizes differ.
     """
     if before.size != after.size:
-        raise InputError(f"pictures of {before.size} and {after.size} pixels; give two of one size")
+        raise InputError(
+            f"images of {before.size} and {after.size} pixels; give two of the same size"
+        )
     seam = round(before.width * percent / 100)
     both = before.convert("RGB")
     both.paste(after.convert("RGB").crop((0, 0, seam, after.height)))
@@ -211,7 +188,7 @@ def _describe_grid(
     column_labels: Sequence[str],
     title: str,
 ) -> str:
-    """Title, size and labels in a sentence or two."""
+    """The default alt text: title, number of images, labels."""
     count = sum(picture is not None for row in rows for picture in row)
     text = [title, f"{count} {'picture' if count == 1 else 'pictures'}"]
     for name, labels in (("rows", row_labels), ("columns", column_labels)):

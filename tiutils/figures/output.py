@@ -1,9 +1,8 @@
-"""What a figure leaves: a PNG, a page of a notebook, each with a text for those who cannot see it.
+"""Figures as PNG files and in notebooks, with alt text.
 
-Every function of `figures` returns a matplotlib `Figure` that belongs to no backend and no global state: it
-works without a display and leaves the reader's own plots alone. The text (`alt`, made from titles
-and labels where none is given) travels with the figure as its label: `alt_text` reads it, `save`
-writes it into the PNG's Description, `show` hands it to the notebook.
+The functions of `figures` return matplotlib `Figure`s without a backend or global state: they need no display
+and do not affect the reader's own plots. A figure's label is its alt text: `alt_text` reads it, `save` writes
+it into the PNG's Description, `show` passes it to the notebook.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 from tiutils.errors import InputError, encodable
 from tiutils.io import files
 
-# Okabe and Ito's colors stay apart for color-blind readers; dashes and markers say it again.
+# Okabe and Ito's colors, which color-blind readers can tell apart; dashes and markers help as well
 BLUE, GREEN, VERMILION, GRAY = "#0072B2", "#009E73", "#D55E00", "#7F7F7F"
 
 DPI = 100
@@ -32,13 +31,13 @@ Images = Sequence[Image.Image]
 
 
 def contact_sheet(images: Images, columns: int = 4, *, gap: int = 2) -> Image.Image:
-    """Pictures side by side at their own size, as one RGB image; for validation grids on disk.
+    """Images side by side at their own size, as one RGB image.
 
     Raises:
-        InputError: no pictures, or not a single column.
+        InputError: there are no images or no columns.
     """
     if not images or columns < 1:
-        raise InputError(f"{len(images)} pictures in {columns} columns: give at least one of each")
+        raise InputError(f"{len(images)} images in {columns} columns: give at least one of each")
     columns = min(columns, len(images))
     width, height = (max(image.size[side] for image in images) + gap for side in (0, 1))
     size = (columns * width - gap, -(-len(images) // columns) * height - gap)
@@ -48,48 +47,51 @@ def contact_sheet(images: Images, columns: int = 4, *, gap: int = 2) -> Image.Im
     return sheet
 
 
+def sentence(title: str) -> str:
+    """A title as a sentence of alt text, followed by a space; "" if there is none."""
+    return title and f"{title}{'' if title.endswith(('?', '!', '.')) else '.'} "
+
+
 def alt_text(figure: Figure) -> str:
-    """The text that says what the figure shows."""
+    """The alt text of a figure."""
     return str(figure.get_label())
 
 
 def save(picture: Figure | Image.Image, path: str | Path, *, alt: str | None = None) -> Path:
-    """Write a PNG whose Description says what it shows, whole or not at all; make its folder.
+    """Write a PNG with alt text atomically, creating its folder; return its path.
 
-    A picture keeps its colors to the last bit; a figure is written with 256, a third of the size.
-    An image needs its `alt`, a figure brings its own.
+    An image keeps its exact colors; a figure is reduced to 256, for a third of the size.
 
     Raises:
-        InputError: an image without `alt`, or a file that cannot be written.
+        InputError: the image has no `alt`, or the file cannot be written.
     """
-    is_picture = isinstance(picture, Image.Image)
-    data, path = to_png(picture, alt=alt, full_color=is_picture), files.given(path)
-    files.write(path, data)
+    path = files.given(path)
+    files.write(path, to_png(picture, alt=alt, full_color=isinstance(picture, Image.Image)))
     return path
 
 
 def save_new(
     picture: Figure | Image.Image, folder: Path, names: Iterator[str], *, alt: str | None = None
 ) -> Path:
-    """Write a PNG as `save` does, into `folder` under the first of `names` that nothing has; returns its path."""
+    """Write a PNG as `save` does, into `folder` under the first name that is free; return its path."""
     data = to_png(picture, alt=alt, full_color=isinstance(picture, Image.Image))
     return files.write_new((folder / name for name in names), data)
 
 
 def numbered(folder: Path) -> Iterator[str]:
-    """Names for new pictures, 000.png and on, after all that are there."""
+    """Names for new images, 000.png and so on, after those that exist."""
     there = (path.stem for path in folder.glob("*.png"))
     first = max((int(stem) + 1 for stem in there if re.fullmatch("[0-9]{1,9}", stem)), default=0)
     return (f"{number:03d}.png" for number in itertools.count(first))
 
 
 def show(picture: Figure | Image.Image, *, alt: str | None = None) -> Shown:
-    """What a notebook displays, alt text where notebooks look for it; arguments as in `save`."""
+    """An object that a notebook displays as an image with alt text; arguments as in `save`."""
     return Shown(to_png(picture, alt=alt), _alt_of(picture, alt))
 
 
 class Shown:
-    """A PNG and its text; Jupyter and Colab draw it, a reader of plain text sees the text."""
+    """A PNG with alt text, as Jupyter and Colab display it; as plain text, the alt text alone."""
 
     def __init__(self, png: bytes, alt: str):
         self.png, self.alt = png, alt
@@ -102,7 +104,7 @@ class Shown:
 def to_png(
     picture: Figure | Image.Image, *, alt: str | None = None, full_color: bool = False
 ) -> bytes:
-    """The bytes of a PNG whose Description is the alt text; with 256 colors a third of the size."""
+    """A PNG whose Description is the alt text; unless `full_color`, with 256 colors."""
     info = PngInfo()
     info.add_itxt("Description", encodable(_alt_of(picture, alt)))
     if isinstance(picture, Figure):
@@ -116,8 +118,8 @@ def to_png(
     return buffer.getvalue()
 
 
-def draw_picture(axis: Any, picture: Image.Image, side: int) -> None:
-    """Draw a picture into its cell; shrunk first, as matplotlib's own filters alias."""
+def plot_image(axis: Any, picture: Image.Image, side: int) -> None:
+    """Plot an image; shrink it to `side` pixels first, because matplotlib's own filters cause aliasing."""
     picture = picture.convert("RGB")
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     axis.imshow(np.asarray(picture), interpolation="bicubic")
@@ -126,5 +128,5 @@ def draw_picture(axis: Any, picture: Image.Image, side: int) -> None:
 def _alt_of(picture: Figure | Image.Image, alt: str | None) -> str:
     alt = alt or (alt_text(picture) if isinstance(picture, Figure) else "")
     if not alt:
-        raise InputError("a picture needs alt text: one sentence that says what it shows")
+        raise InputError("an image needs alt text: give a sentence that says what it shows")
     return alt
