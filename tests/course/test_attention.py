@@ -122,7 +122,7 @@ def test_a_word_that_is_not_there_is_named(parts, prompt, word):
 
 
 def test_nothing_recorded_says_what_to_do():
-    with pytest.raises(InputError, match="draw a picture"):
+    with pytest.raises(InputError, match="generate an image"):
         attention.Shares().maps(8, 8)
 
 
@@ -144,7 +144,7 @@ def test_attention_figure_names_words_and_places():
 
 
 def test_attention_figure_wants_maps_for_each_picture():
-    with pytest.raises(InputError, match="2 pictures and 1 maps"):
+    with pytest.raises(InputError, match="2 images and 1 maps"):
         attention.attention_figure(squares(2), [{}])
 
 

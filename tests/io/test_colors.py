@@ -132,7 +132,7 @@ def test_televisions_range_and_unknown_code_points(tmp_path, caplog):
     assert np.asarray(concept._open_photo(path)[0])[0, 0].tolist() == [255, 0, 0]
     path = marked(tmp_path, draw_photo(1), b"cICP", bytes((99, 99, 0, 1)))
     np.testing.assert_array_equal(concept._open_photo(path)[0], draw_photo(1))
-    assert "marked 99/99" in caplog.text
+    assert "unknown color code points 99/99" in caplog.text
 
 
 def test_pngs_older_marks(tmp_path):

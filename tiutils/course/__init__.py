@@ -1,1 +1,1 @@
-"""What only a notebook needs: widgets, pictures to explore, exercises with their checks."""
+"""What only the notebooks need: controls, live views, figures to explore, checks for exercises."""

@@ -1,10 +1,10 @@
-"""Where in a picture a word acts: the U-Net's cross-attention, averaged over steps, heads and layers.
+"""Where in an image a word acts: the U-Net's cross-attention, averaged over steps, heads and layers.
 
-At each place of each cross-attention layer the U-Net shares its attention out among the tokens of
-the prompt, softmax(QKᵀ/√d) (Rombach et al. 2022, arXiv 2112.10752, section 3.3); the share of a
-word, laid out as a picture, is its map (DAAM: Tang et al. 2022, arXiv 2210.04885). Fused kernels
-never write these shares down. So a hook computes them a second time, beside whatever attention the
-U-Net uses (PyTorch's, xFormers', sliced), which goes on undisturbed: pictures stay bit for bit.
+At each place, a cross-attention layer divides its attention among the tokens of the prompt, softmax(QKᵀ/√d)
+(Rombach et al. 2022, arXiv 2112.10752, section 3.3). The shares of a word, laid out as an image, are its map
+(DAAM: Tang et al. 2022, arXiv 2210.04885). As fused kernels never store these shares, a hook computes them
+separately. The attention that the U-Net uses (PyTorch's, xFormers', sliced) is unaffected, and so are the images,
+bit for bit.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from torch import Tensor
 from tiutils import inference
 from tiutils.errors import InputError
 from tiutils.figures.grids import image_grid
-from tiutils.figures.output import Images
+from tiutils.figures.output import Images, sentence
 from tiutils.models import Models
 from tiutils.tokenizer import expand_prompt, token_ids
 
 
 @dataclass
 class Shares:
-    """What `record` has seen: for each layer the sum over calls of the attention shares.
+    """The attention shares that `record` has collected, summed over the calls of each layer.
 
     Attributes:
-        sums: layer name → float32 `(places, tokens)`, mean over heads, of the batch's last sample.
-        calls: layer name → how often the layer was called.
+        sums: layer name → float32 `(places, tokens)`, the mean over heads for the batch's last sample.
+        calls: layer name → the number of calls.
     """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -45,17 +45,17 @@ class Shares:
     def maps(self, width: int, height: int) -> Tensor:
         """The mean over calls and layers, float32 `(tokens, h, w)` on the CPU; tokens sum to 1.
 
-        Smaller layers are enlarged to the largest, bilinearly.
+        Smaller layers are enlarged bilinearly to the size of the largest.
 
         Args:
-            width: of the picture in pixels; with `height` it says how places lie in rows.
-            height: of the picture in pixels.
+            width: of the image, in pixels.
+            height: of the image, in pixels.
 
         Raises:
             InputError: no cross-attention layer was called.
         """
         if not self.sums:
-            raise InputError("no attention was recorded; draw a picture inside `record`")
+            raise InputError("no attention was recorded; generate an image inside `record`")
         layers = []
         for name, total in self.sums.items():
             rows = round((len(total) * height / width) ** 0.5)
@@ -67,9 +67,9 @@ class Shares:
 
 @contextlib.contextmanager
 def record(unet: UNet2DConditionModel) -> Iterator[Shares]:
-    """Within, each call of the U-Net adds the shares of its batch's last sample to what it yields.
+    """Inside this context, each call of the U-Net adds the shares of its batch's last sample to the yielded object.
 
-    Under classifier-free guidance that sample is the one that was given the prompt.
+    Under classifier-free guidance, that sample is the one with the prompt.
     """
     shares = Shares()
     with contextlib.ExitStack() as stack:
@@ -81,11 +81,11 @@ def record(unet: UNet2DConditionModel) -> Iterator[Shares]:
 
 
 def attention_shares(layer: Any, hidden_states: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-    """softmax(QKᵀ/√d) of one of diffusers' cross-attention layers, before it meets the values.
+    """softmax(QKᵀ/√d) of one of diffusers' cross-attention layers, before it is multiplied by the values.
 
     Args:
         layer: an `Attention` module.
-        hidden_states: `(batch, places, channels)`, of the picture.
+        hidden_states: `(batch, places, channels)`, of the image.
         encoder_hidden_states: `(batch, tokens, hidden)`, of the prompt.
 
     Returns:
@@ -111,10 +111,10 @@ def _adder(shares: Shares, name: str) -> Any:
 
 
 def positions(models: Models, prompt: str, word: str) -> list[int]:
-    """Where the tokens of `word` stand in the prompt's row of tokens; each time it occurs.
+    """The positions of a word's tokens among the prompt's tokens, for all its occurrences.
 
     Raises:
-        InputError: it does not occur, or only behind the end of what the model reads.
+        InputError: it does not occur, or only beyond what the model reads.
     """
     wanted = models.tokenizer.encode(
         expand_prompt(models.tokenizer, word), add_special_tokens=False
@@ -124,7 +124,7 @@ def positions(models: Models, prompt: str, word: str) -> list[int]:
     if not starts:
         raise InputError(
             f"{word!r} does not occur among the {len(ids)} tokens of {prompt!r}; "
-            f"give a word of the prompt as it stands there"
+            f"give a word as it is written in the prompt"
         )
     return [start + k for start in starts for k in range(len(wanted))]
 
@@ -132,17 +132,17 @@ def positions(models: Models, prompt: str, word: str) -> list[int]:
 def draw_with_maps(
     models: Models, prompt: str, words: Sequence[str], **drawing: Any
 ) -> tuple[Image.Image, dict[str, Tensor]]:
-    """Draw one picture, and say for each word what share of the attention each place gave it.
+    """Generate an image, and the share of attention that each place gave to each word.
 
     Args:
-        models: the loaded parts.
+        models: the frozen parts.
         prompt: as for `inference.generate`.
-        words: of the prompt, learned or plain; a word of several tokens gets the sum of their shares.
+        words: of the prompt, learned or plain; the shares of a word's tokens are summed.
         drawing: further arguments of `inference.generate`, such as `seed`.
 
     Returns:
-        the picture that `generate` draws, and word → float32 `(h, w)` in [0, 1], as large as the
-        U-Net's largest cross-attention layer.
+        the image that `generate` returns, and word → float32 `(h, w)` in [0, 1], of the size of the U-Net's
+        largest cross-attention layer.
 
     Raises:
         InputError: a word is not in the prompt; or as `generate`.
@@ -157,25 +157,25 @@ def draw_with_maps(
 def attention_figure(
     pictures: Images, maps: Sequence[Mapping[str, Tensor]], *, title: str = ""
 ) -> Figure:
-    """Each picture, then where each of its words acts: bright where the share is largest.
+    """A row per image: the image, then where each word acts, bright where its share is largest.
 
     Args:
-        pictures: as `attention.draw_with_maps` gives them.
-        maps: for each picture word → share of the attention, `(h, w)`.
+        pictures: from `draw_with_maps`.
+        maps: for each image, word → share of the attention, `(h, w)`.
         title: above everything.
 
     Raises:
-        InputError: not as many maps as pictures, or none.
+        InputError: there are no images, or not as many maps.
     """
     if not pictures or len(pictures) != len(maps):
         raise InputError(
-            f"{len(pictures)} pictures and {len(maps)} maps: give one of each, or more"
+            f"{len(pictures)} images and {len(maps)} maps: give as many of each, at least one"
         )
     rows = [
         [picture, *(heat_overlay(picture, heat) for heat in words.values())]
         for picture, words in zip(pictures, maps, strict=True)
     ]
-    alt = f"{title + '. ' if title else ''}Pictures, and where each word acts. " + " ".join(
+    alt = f"{sentence(title)}Pictures, and where each word acts. " + " ".join(
         f"{word}: most at the {_whereabouts(heat)}."
         for words in maps
         for word, heat in words.items()
@@ -186,10 +186,10 @@ def attention_figure(
 
 
 def heat_overlay(picture: Image.Image, heat: Tensor, *, strength: float = 0.6) -> Image.Image:
-    """The picture in gray under its map in color, dark blue (least) to yellow (most); RGB.
+    """The image in gray under its map in color, from dark blue (least) to yellow (most); RGB.
 
-    The map `(h, w)` is stretched to its own range: colors compare places in a map, not maps. The
-    color map is cividis, made for color-blind readers.
+    The map `(h, w)` is scaled to its own range, so colors compare places within a map, not different maps. The
+    colors (cividis) are suitable for color-blind readers.
     """
     values = heat.float()[None, None]
     enlarged = F.interpolate(values, picture.size[::-1], mode="bicubic", align_corners=False)[0, 0]
@@ -200,7 +200,7 @@ def heat_overlay(picture: Image.Image, heat: Tensor, *, strength: float = 0.6) -
 
 
 def _whereabouts(heat: Tensor) -> str:
-    """The ninth of the map with its largest value, in words."""
+    """In words, which ninth of the map contains the largest value."""
     row, column = divmod(int(heat.argmax()), heat.shape[1])
     vertical = ("top", "middle", "bottom")[3 * row // heat.shape[0]]
     horizontal = ("left", "center", "right")[3 * column // heat.shape[1]]

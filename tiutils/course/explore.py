@@ -1,4 +1,4 @@
-"""What the first notebooks' widgets draw: plain functions from the choices made to a figure."""
+"""The figures behind the notebooks' controls: plain functions of the values chosen."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from tiutils.models import Models
 from tiutils.tokenizer import check_initializer
 
 CROPS = ("start", "center", "end")
-CROP_SHARE = 0.015  # width of the frame, of a photo's short side
+FRAME_WIDTH = 0.015  # of the square's side
 
 
 def crop_preview(
     concept: Concept, chosen: Sequence[int], crop: str, mirrored: bool, resolution: int
 ) -> Figure:
-    """The chosen photos with the square that is cut out, and below what the model is shown.
+    """The chosen photos with the square that is cut out, and what the model sees below.
 
     Args:
         concept: the photos.
         chosen: indices of photos.
-        crop: "start", "center" or "end" of the long side; a square photo has only the whole.
-        mirrored: left and right exchanged.
-        resolution: side of what the model is shown, in pixels.
+        crop: "start", "center" or "end" of the long side; a square photo is used whole.
+        mirrored: whether left and right are swapped.
+        resolution: the side in pixels of what the model sees.
 
     Raises:
-        InputError: no photo chosen.
+        InputError: no photo is chosen.
     """
     if not chosen:
         raise InputError("no photo is chosen; choose 3 to 5")
@@ -57,28 +57,28 @@ def crop_preview(
 
 
 def _framed(photo: Image.Image, view: View) -> Image.Image:
-    """The photo, pale outside the view's square."""
-    pale = ImageEnhance.Brightness(photo).enhance(0.35)
-    pale.paste(photo.crop(view.box), view.box[:2])
+    """The photo, dark outside the view's square."""
+    dimmed = ImageEnhance.Brightness(photo).enhance(0.35)
+    dimmed.paste(photo.crop(view.box), view.box[:2])
     left, upper, right, lower = view.box
-    width = max(1, round(CROP_SHARE * (right - left)))
+    width = max(1, round(FRAME_WIDTH * (right - left)))
     frame = (left, upper, right - 1, lower - 1)
-    ImageDraw.Draw(pale).rectangle(frame, outline=output.VERMILION, width=width)
-    return pale
+    ImageDraw.Draw(dimmed).rectangle(frame, outline=output.VERMILION, width=width)
+    return dimmed
 
 
 @torch.no_grad()
 def noise_preview(
     models: Models, concept: Concept, photo: int, prompt: str, timestep: int, *, seed: int = 0
 ) -> Figure:
-    """A photo, its latents with the noise of a timestep, and what the U-Net takes the photo for.
+    """A photo, its latents with the noise of a timestep, and the photo as the U-Net guesses it.
 
     Args:
         models: the frozen parts.
         concept: the photos.
-        photo: index of one; its center is taken.
-        prompt: what the U-Net is told.
-        timestep: noise level, from 0 to the model's last, 999.
+        photo: the index of one, whose center crop is used.
+        prompt: for the U-Net.
+        timestep: the noise level, from 0 to the model's last, usually 999.
         seed: of the noise, which is the same for all timesteps.
     """
     scheduler, dtype = models.noise_scheduler, models.dtype
@@ -89,7 +89,7 @@ def noise_preview(
     noisy = scheduler.add_noise(latents, noise, time)
     states = inference.encode_prompts(models, [prompt])
     output = models.unet(noisy.to(dtype), time, states.to(dtype)).sample.float()
-    # from the predicted noise, or velocity, to the latents that it would leave
+    # from the predicted noise or velocity to the latents without it
     guess = scheduler.step(output, timestep, noisy).pred_original_sample
     pictures = diffusion.decode(models, torch.cat([latents, noisy, guess]))
     kept = float(scheduler.alphas_cumprod[timestep])
@@ -107,11 +107,11 @@ def word_losses(
 ) -> dict[str, float]:
     """How well each word describes the photos: word → loss on the same fixed samples, lowest first.
 
-    A diffusion model is a classifier: of several prompts, that of the lowest loss fits the picture
+    A diffusion model can classify: of several prompts, the one with the lowest loss fits the image best
     (Li et al. 2023, arXiv 2303.16203).
 
     Raises:
-        InputError: a word is several tokens, so that no row could start as its copy.
+        InputError: a word has several tokens, so that no row could start as its copy.
     """
     words = list(words)
     for word in words:
@@ -123,10 +123,10 @@ def word_losses(
 
 
 def blend_preview(models: Models, first: str, second: str, amount: float) -> Figure:
-    """The vector `(1 - amount) · first + amount · second`: its neighbors, and what is drawn for it.
+    """The vector `(1 - amount) · first + amount · second`: its neighbors, and an image generated for it.
 
     Raises:
-        InputError: a word is several tokens.
+        InputError: a word has several tokens.
     """
     start, end = (token_embedding.vector_of(models, word.strip()) for word in (first, second))
     vector = start.lerp(end, amount)
@@ -144,7 +144,7 @@ def blend_preview(models: Models, first: str, second: str, amount: float) -> Fig
 def play(
     models: Models, prompt: str, negative_prompt: str, seed: int, guidance_scale: float
 ) -> Figure:
-    """Draw one picture of what a playground's controls say; raises as `inference.generate`."""
+    """Generate the image of a playground; raises as `inference.generate`."""
     picture = inference.generate(
         models, prompt, negative_prompt=negative_prompt, seed=seed, guidance_scale=guidance_scale
     )[0]

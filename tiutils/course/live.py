@@ -1,8 +1,8 @@
-"""A run to watch while it goes on: loss, pictures, time and memory left; pause, and stop and keep.
+"""Watch a run as it goes on: loss, images, time and memory left; pause it, or stop it and keep the result.
 
-A notebook hears a press on a button while a cell waits, not while it computes; so the run computes in
-a thread of its own, and the cell waits for it. Where the kernel is older than ipykernel 7 (Colab's is)
-presses wait for the end of the cell; there the notebook's own stop button does what *stop and keep* does.
+A notebook reacts to buttons while a cell waits, not while it computes; so the run computes in a thread of its
+own, for which the cell waits. With kernels older than ipykernel 7, such as Colab's, buttons only react after
+the cell; there, use the notebook's own stop button in place of *stop and keep*.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Draw = Callable[[Any, int], Sequence[Image.Image]]
 
 
 class LiveView:
-    """A callback for `train`, and a box to watch it in; used as a context, it shows the box.
+    """A callback for `train` with a box to watch it; as a context manager, it displays the box.
 
         with LiveView(draw) as view:
-            result = await view.train(config)  # or train(config, callbacks=[view]), and no buttons
+            result = await view.train(config)  # or, without buttons, train(config, callbacks=[view])
 
     Attributes:
-        box: an `ipywidgets.VBox`: the buttons, a line of figures, the picture.
-        samples: step → what `draw` gave.
+        box: an `ipywidgets.VBox`: buttons, a status line, a figure.
+        samples: step → the images that `draw` returned.
         losses: of each step seen.
     """
 
@@ -49,13 +49,13 @@ class LiveView:
         photo: Image.Image | None = None,
         fixed_losses: Mapping[int, float] | None = None,
     ):
-        """Make the box.
+        """Create the box.
 
         Args:
-            draw: called as `draw(models, step)` every so many steps; its pictures are shown.
-            every: how many.
-            photo: shown beside the pictures, to compare with.
-            fixed_losses: step → loss on fixed questions, filled by whoever takes it; drawn as well.
+            draw: called as `draw(models, step)` for images to show.
+            every: the number of steps between these calls.
+            photo: shown beside the images, for comparison.
+            fixed_losses: step → loss on a fixed batch, filled in by the caller; plotted as well.
         """
         import ipywidgets
 
@@ -72,27 +72,27 @@ class LiveView:
         self._stop = ipywidgets.Button(description="stop and keep", icon="stop")
         self._pause.on_click(lambda _: self.pause() if self.running.is_set() else self.go_on())
         self._stop.on_click(lambda _: self.stop())
-        self._line, self._page = ipywidgets.HTML("not begun yet"), ipywidgets.HTML()
+        self._line, self._page = ipywidgets.HTML("not started yet"), ipywidgets.HTML()
         buttons = ipywidgets.HBox([self._pause, self._stop])
         self.box = ipywidgets.VBox([buttons, self._line, self._page])
 
     def __enter__(self) -> LiveView:
-        """Show the box."""
+        """Display the box."""
         from IPython.display import display
 
         display(self.box)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Say where the run ended, whoever ended it; there is nothing to press any more."""
+        """Show where the run ended, and disable the buttons."""
         self._line.value = f"ended after step {self.step}; what was learned is kept"
         self._show()
         self._pause.disabled = self._stop.disabled = True
 
     async def train(self, config: TrainingConfig) -> TrainingResult:
-        """Do `tiutils.train` in a thread, with this view as its callback.
+        """Run `tiutils.train` in a thread, with this view as its callback.
 
-        To interrupt the cell, once, is to stop and keep: the call still returns what was learned.
+        Interrupting the cell once means *stop and keep*: the call still returns what was learned.
 
         Raises:
             InputError: as `run.train`.
@@ -107,7 +107,7 @@ class LiveView:
             return await work
 
     def pause(self) -> None:
-        """Wait after the step under way; the run's result does not depend on it."""
+        """Wait after the current step; this does not affect the result."""
         self.running.clear()
         self._pause.description, self._pause.icon = "go on", "play"
 
@@ -117,15 +117,15 @@ class LiveView:
         self._pause.description, self._pause.icon = "pause", "pause"
 
     def stop(self) -> None:
-        """End the run after the step under way; what was learned is kept and written."""
+        """End the run after the current step; what was learned is kept and saved."""
         self.stopped.set()
         self.go_on()
 
     def __call__(self, progress: Progress) -> bool:
-        """Look at the run after a step; true stops it."""
+        """Update the view after a step; return whether to stop the run."""
         self._begun = self._begun or time.perf_counter()
         self.step, total = progress.step, progress.training.total_steps
-        self.losses.append(progress.loss)  # a number on the device; reading it now would wait
+        self.losses.append(progress.loss)  # on the device; reading it now would wait for the step
         due = self.step % self.every == 0
         if due and self.draw is not None:
             self.samples[self.step] = self.draw(progress.training.models, self.step)
@@ -138,30 +138,29 @@ class LiveView:
         return self.stopped.is_set()
 
     def line(self, total: int) -> str:
-        """Where the run is, and what is left of time and memory."""
-        done = len(self.losses) - 1  # the clock runs since the end of the first step
+        """The status line: progress, and the time and memory left."""
+        done = len(self.losses) - 1  # the clock starts after the first step
         text = f"step {self.step} of {total}"
         if done and self._begun is not None:
-            seconds = (
-                (time.perf_counter() - self._begun - self._paused) / done * (total - self.step)
-            )
+            spent = time.perf_counter() - self._begun - self._paused
+            seconds = spent / done * (total - self.step)
             text += f" · {seconds // 60:.0f} min {seconds % 60:02.0f} s left"
         return text + f" · {memory_left()}"
 
     def figure(self) -> Figure:
-        """The losses so far beside the last pictures."""
+        """The losses so far beside the latest images."""
         last = self.samples[max(self.samples)] if self.samples else ()
         pictures = [*([self.photo] if self.photo is not None else []), *last]
         self.losses = [float(loss) for loss in self.losses]
         return curves.loss_and_pictures(self.losses, pictures, self.step, self.fixed_losses)
 
     def _show(self) -> None:
-        """Draw the figure anew. Without a finite loss there is none, and the loop itself says why."""
+        """Update the figure. Without a finite loss there is none; the training loop reports that itself."""
         with contextlib.suppress(InputError):
             self._page.value = as_html(self.figure())
 
     def _wait(self, total: int) -> None:
-        """Wait out a pause; `stop` ends it, too."""
+        """Wait until the pause ends, also by `stop`."""
         begun = time.perf_counter()
         self._line.value = f"paused after step {self.step} of {total}"
         self.running.wait()
@@ -169,7 +168,7 @@ class LiveView:
 
 
 def memory_left() -> str:
-    """Free memory where the work is done, of the GPU if there is one."""
+    """The free memory, of the GPU if there is one."""
     import psutil
     import torch
 

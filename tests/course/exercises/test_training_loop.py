@@ -9,6 +9,7 @@ import torch
 
 from tiutils import batches, concept, diffusion, models, token_embedding
 from tiutils.course.exercises import training_loop as exercises
+from tiutils.runs import early_stopping
 
 CELLS = pages.sources("03_training_loop")
 
@@ -80,6 +81,7 @@ def test_solutions_are_right_and_stubs_are_not_yet():
     solutions = runpy.run_path(str(pages.ROOT / "notebooks" / "solutions" / "training_loop.py"))
     assert exercises.check_adam_bytes(solutions["adam_bytes"]).startswith("right")
     assert exercises.check_variance_ratio(solutions["variance_ratio"]).startswith("right")
+    assert exercises.check_variance_ratio(early_stopping.variance_ratio).startswith("right")
     assert exercises.check_adam_bytes(lambda shape: ...).startswith("not yet")
     assert exercises.check_variance_ratio(lambda losses, window: ...).startswith("not yet")
 
