@@ -218,25 +218,3 @@ def _remove_leftovers(output_dir: Path) -> None:
     """Remove what a killed run did not finish writing or removing."""
     for path in output_dir.glob(".checkpoint-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def find_checkpoint(resume_from_checkpoint: str | None, output_dir: str | Path) -> RunState | None:
-    """The state to resume from; None to start from the beginning, as `latest` does without a checkpoint.
-
-    Raises:
-        InputError: the named checkpoint is missing or damaged.
-    """
-    if resume_from_checkpoint is None:
-        return None
-    if resume_from_checkpoint == "latest":
-        state = load_latest(output_dir)
-        folder = Path(output_dir)
-        left = [path for path in folder.glob("*") if not path.name.startswith(".run.")]
-        if state is None and left:  # in a new folder this is no surprise
-            logger.warning("no complete checkpoint in %s: starting from the beginning", output_dir)
-        return state
-    path = files.given(resume_from_checkpoint, "--resume_from_checkpoint")
-    is_bare_name = path.name == str(path)  # as in diffusers' script
-    if is_bare_name and not path.exists():
-        path = Path(output_dir) / path.name
-    return load(path)

@@ -24,7 +24,8 @@ from tiutils.io import files, formats, hub, pickles
 
 logger = logging.getLogger("tiutils")
 
-FILE_NAMES = ("learned_embeds.safetensors", "learned_embeds.bin")  # in a run's folder and on the Hub
+# in a run's folder and on the Hub
+FILE_NAMES = ("learned_embeds.safetensors", "learned_embeds.bin")
 SUFFIXES = (".safetensors", ".bin", ".pt", ".npy", ".png")
 MAX_WORD = 200  # characters
 MAX_VECTORS = 256  # a prompt has room for 75 tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -14,11 +15,14 @@ from typing import Any, TypeVar
 from tiutils.errors import InputError
 from tiutils.io import checkpoints, embeddings, files, hub, pretrained
 
+logger = logging.getLogger("tiutils")
 T = TypeVar("T")
 
 RECORD = "run.json"
 LOCK = ".run.lock"  # exists while a run writes into the folder
-EMBEDDING = "learned_embeds"  # the learned rows; followed by -steps-N and a suffix
+EMBEDDING = Path(
+    embeddings.FILE_NAMES[0]
+).stem  # the learned rows; followed by -steps-N and a suffix
 SHEETS = "validation-steps-"  # generated images; followed by N.png
 PIPELINE = "model_index.json"  # the whole model, with --save_as_full_pipeline
 
@@ -201,16 +205,24 @@ def written_in_place(folder: Path, logging_dir: str) -> Iterator[Path]:
 def find_checkpoint(
     resume_from_checkpoint: str | None, output_dir: str | Path
 ) -> checkpoints.RunState | None:
-    """The state to resume from, as in `checkpoints.find_checkpoint`; but `latest` never undoes a learned word.
+    """The state to resume from; None to start from the beginning, as `latest` does without a checkpoint.
 
     Raises:
-        InputError: the named checkpoint is missing or damaged; or the folder contains a word that was learned
+        InputError: the named checkpoint is missing or damaged; or `latest` would undo a word that was learned
             after the newest complete checkpoint, or without any.
     """
-    state = checkpoints.find_checkpoint(resume_from_checkpoint, output_dir)
+    folder = Path(output_dir)
+    if resume_from_checkpoint is None:
+        return None
     if resume_from_checkpoint != "latest":
-        return state
-    folder, step = Path(output_dir), state.step if state else 0
+        path = files.given(resume_from_checkpoint, "--resume_from_checkpoint")
+        if path.name == str(path) and not path.exists():  # a bare name, as in diffusers' script
+            path = folder / path.name
+        return checkpoints.load(path)
+    state = checkpoints.load_latest(folder)
+    if state is None and any(path.name != LOCK for path in folder.glob("*")):
+        logger.warning("no complete checkpoint in %s: starting from the beginning", folder)
+    step = state.step if state else 0
     word, steps = _finished_word(folder)
     if word is None or (state is not None and step >= steps):
         return state
