@@ -13,14 +13,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small are slower on
 
 from small_model import draw_photo, save_small_model
 
-# The same examples in every run, so that a red suite means a change; `make fuzz` looks for new ones.
+# the same examples in every run, so that a failure means a change; `make fuzz` looks for new ones
 hypothesis.settings.register_profile("steady", derandomize=True)
 hypothesis.settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory) -> Path:
-    """A Stable Diffusion of about 100k random weights, 32 px, in the folder layout of SD 1.5."""
+    """A Stable Diffusion model with about 100,000 random weights, 32 px, in the folder layout of SD 1.5."""
     return save_small_model(tmp_path_factory.mktemp("models") / "small-sd")
 
 

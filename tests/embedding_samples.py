@@ -1,7 +1,6 @@
-"""Learned words as each program lays them out, made by hand: name → (file name, bytes, word, vectors).
+"""Handmade samples of each program's files of learned words: name → (file name, bytes, word, vectors).
 
-The layouts are those that the programs' own code writes: torch's saver and NumPy's are the real
-ones, keys and values as in the programs named.
+Keys and values are those that the programs write; torch and NumPy save the files.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from safetensors.numpy import save
 
 
 def vectors(count: int = 2, hidden: int = 8) -> np.ndarray:
-    """Float32 numbers that half precision holds exactly."""
+    """Float32 numbers that half precision represents exactly."""
     numbers = np.random.default_rng(count * hidden).integers(-64, 64, (count, hidden))
     return (numbers / 128).astype(np.float32)
 
@@ -78,10 +77,10 @@ def noise(count: int) -> np.ndarray:
 
 
 def picture_with_margins(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The picture between two blocks of noise, whose low bits are the embedding."""
+    """The picture between two blocks of noise whose low bits contain the embedding."""
     data = np.frombuffer(zlib.compress(a1111_json(values), 9), np.uint8)
     height = len(inside)
-    data = np.resize(data, -(-len(data) // (3 * height)) * 3 * height)  # repeats itself to the end
+    data = np.resize(data, -(-len(data) // (3 * height)) * 3 * height)  # repeated up to the end
     blocks = []
     for seed, half in enumerate((data & 15, data >> 4)):
         decoration = np.random.default_rng(seed).integers(1, 16, half.size).astype(np.uint8) << 4
@@ -132,6 +131,6 @@ def samples() -> dict[str, tuple[str, bytes, str, np.ndarray]]:
 
 
 def header_first(header: dict) -> bytes:
-    """A safetensors file with a header of one's own."""
+    """A safetensors file with this header."""
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + bytes(64)

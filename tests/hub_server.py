@@ -1,8 +1,8 @@
-"""A small Hub on the loopback address, for tests of huggingface_hub's real client.
+"""A small Hub on the loopback address, for tests with huggingface_hub's real client.
 
-It speaks what publishing and fetching a word need: who am I, create, settings, upload (the git-LFS
-way, not Xet), one commit, information, file tree, download with etags and ranges. It forgets
-everything at the end, and fails where a test tells it to.
+It supports what publishing and downloading a word need: whoami, create, settings, upload (by git-LFS, not
+Xet), commit, repository information, file tree, download with etags. It keeps everything in memory, and fails
+where a test asks it to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 ID = r"(?P<id>[\w.-]+/[\w.-]+)"
-# Of the real Hub's default .gitattributes, what a word and a small model need.
+# from the real Hub's default .gitattributes
 IN_LFS = (".safetensors", ".bin", ".pt", ".png", ".npy")
 
 
@@ -32,7 +32,7 @@ class Refused(Exception):
 
 @dataclass
 class Repository:
-    """Its visibility, and its files after each commit: name → content."""
+    """A repository: its visibility, and its files after each commit, name → content."""
 
     private: bool = True
     commits: list[dict[str, bytes]] = field(default_factory=lambda: [{}])
@@ -48,14 +48,14 @@ class Repository:
 
 
 class HubServer(ThreadingHTTPServer):
-    """The server and all that it knows; a test may look into it, and change it.
+    """The server and its state, which tests may inspect and change.
 
     Attributes:
-        accounts: what `whoami` says, by access token.
+        accounts: the answer to `whoami`, by access token.
         repositories: by id.
-        asked: name of each request that came, in order.
-        failing: by such a name, a status to answer with, "cut" to hang up while the client still
-            sends, or "lost" to do the work and hang up before answering.
+        asked: the name of each request, in order.
+        failing: by such a name, a status to answer with; "cut" to hang up while the client is still
+            sending; or "lost" to process the request and hang up before answering.
     """
 
     daemon_threads = True
@@ -81,12 +81,12 @@ class HubServer(ThreadingHTTPServer):
 
 
 def owners(account: dict) -> set[str]:
-    """Names under which an account may have repositories."""
+    """The namespaces in which an account may have repositories."""
     return {account["name"], *(org["name"] for org in account["orgs"])}
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request; each route is a method named as in ROUTES."""
+    """Answers requests; each route is a method, named in ROUTES."""
 
     server: HubServer
 
@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
             if self.command in methods.split() and (match := re.fullmatch(pattern, path))
         )
         name, match = next(routes, ("", None))
-        if match is None:  # the client also asks for things that nobody needs
+        if match is None:  # the client also sends requests that these tests do not need
             return self.send(404, {"error": f"no such address: {path}"})
         self.server.asked.append(name)
         failing = self.server.failing.get(name)
@@ -162,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments) -> None:
         """Say nothing."""
 
-    # Who may do what
+    # Permissions
 
     def account(self) -> dict:
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -177,7 +177,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(403, f"You don't have the rights to write under {namespace!r}")
 
     def repository(self, repo_id: str, *, write: bool = False) -> Repository:
-        """The repository; to strangers a private one does not exist, as on the real Hub."""
+        """The repository; as on the real Hub, a private one does not exist for others."""
         found = self.server.repositories.get(repo_id)
         known = {owner for account in self.known() for owner in owners(account)}
         if found is None or (found.private and repo_id.split("/")[0] not in known):
@@ -187,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
         return found
 
     def known(self) -> list[dict]:
-        """The account that asks, if it says who it is."""
+        """The account that sent the request, unless it is anonymous."""
         with contextlib.suppress(Refused):
             return [self.account()]
         return []
@@ -292,7 +292,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving() -> Iterator[HubServer]:
-    """A running server, on a port of its own."""
+    """A running server on a free port."""
     with HubServer() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
@@ -304,7 +304,7 @@ def serving() -> Iterator[HubServer]:
 
 
 def environment(server: HubServer, home: object) -> dict[str, str]:
-    """Environment variables that make the Hub client of a new process speak with `server`."""
+    """Environment variables that connect the Hub client of a new process to `server`."""
     return {
         "HF_ENDPOINT": server.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0", "HF_TOKEN": "",
@@ -312,7 +312,7 @@ def environment(server: HubServer, home: object) -> dict[str, str]:
 
 
 def connect(monkeypatch, server: HubServer, home: object) -> None:
-    """Make the Hub client of this process, imported long ago, speak with `server`."""
+    """Connect the Hub client of this process, already imported, to `server`."""
     from huggingface_hub import constants
 
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
@@ -324,5 +324,5 @@ def connect(monkeypatch, server: HubServer, home: object) -> None:
         "HF_TOKEN_PATH": f"{home}/token",
     }.items():  # fmt: skip
         monkeypatch.setattr(constants, name, value)
-    # the client waits 1, 2, 4 … seconds before it tries again
+    # the client waits 1, 2, 4 … seconds between retries
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)

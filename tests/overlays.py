@@ -1,4 +1,4 @@
-"""Other versions of the libraries, laid over the installed ones: `make overlays` puts them under build/."""
+"""Other versions of libraries, in place of those installed; `make overlays` puts them under build/."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VARIABLES = {
 
 
 def overlay(name: str) -> Path:
-    """The folder of one set of versions; without it a test is skipped, in CI it fails."""
+    """The folder of one set of versions; without it a test is skipped, or fails in CI."""
     folder = Path(os.environ.get(VARIABLES[name]) or BUILD / name)
     if not (folder / "installed").is_file():
         message = f"{folder} is not there: run `make overlays` (or set {VARIABLES[name]})"
@@ -29,7 +29,7 @@ def overlay(name: str) -> Path:
 
 
 def run_under(name: str, code: str, *arguments: str) -> str:
-    """Standard output of a Python program that sees the overlay's versions first."""
+    """The standard output of a Python program that runs with the overlay's versions."""
     environment = {**os.environ, "PYTHONPATH": str(overlay(name)), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True

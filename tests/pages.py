@@ -1,4 +1,4 @@
-"""The notebooks as tests see them: read, shortened, and what their cells define."""
+"""The notebooks for tests: reading and shortening them, and what their cells define."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ DEFINITIONS = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 
 
 def read(name: str) -> nbformat.NotebookNode:
-    """A notebook of the course by the name of its file, without the suffix."""
+    """A notebook of the course, by its file name without the suffix."""
     return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
 
 
 def sources(name: str) -> dict[str, str]:
-    """The code of each code cell by the cell's id."""
+    """The source of each code cell, by its id."""
     return {cell.id: cell.source for cell in read(name).cells if cell.cell_type == "code"}
 
 
 def definitions(name: str, *cells: str, **known: Any) -> dict[str, Any]:
-    """What these cells of a notebook define, as names; what they show off with it is not executed.
+    """The names that these cells of a notebook define; other statements are not executed.
 
-    `known` are the names that earlier cells would have given.
+    `known` are the names that earlier cells define.
     """
     code = sources(name)
     for cell in cells:
@@ -38,7 +38,7 @@ def definitions(name: str, *cells: str, **known: Any) -> dict[str, Any]:
 
 
 def shortened(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The same notebook with 30 steps of training in place of 300; for use with a small model."""
+    """The same notebook with 30 training steps instead of 300, for a small model."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             source = cell.source.replace("max_train_steps=300,", "max_train_steps=30,")

@@ -1,6 +1,6 @@
-"""Stable Diffusions of few random weights, in the folder layout of SD 1.5, made in a second.
+"""Small Stable Diffusion models with random weights, in the folder layout of SD 1.5, made in a second.
 
-They learn nothing worth seeing; they are for tests of mechanics (what trains, what is saved, what is refused).
+They generate nothing worth seeing; they are for tests of what trains, what is saved and what is refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def save_tokenizer_files(folder: Path) -> Path:
     merges: list[tuple[str, str]] = []
     for word in WORDS:
         pieces = [*word[:-1], word[-1] + "</w>"]
-        while len(pieces) > 1:  # merge from the left, so that one chain of merges builds the word
+        while len(pieces) > 1:  # merge from the left, so that a chain of merges forms the word
             pair = (pieces[0], pieces[1])
             if pair not in merges:
                 merges.append(pair)
@@ -49,7 +49,7 @@ def save_tokenizer_files(folder: Path) -> Path:
     return folder
 
 
-# What Stable Diffusion 2.1 has otherwise: velocity, words filled up with "!", heads by block, linear projections.
+# what differs in Stable Diffusion 2.1: velocity prediction, padding with "!", heads per block, linear projections
 SD2 = {
     "prediction_type": "v_prediction", "hidden": 64, "pad_token": "!",
     "text": {"hidden_act": "gelu", "num_hidden_layers": 3, "num_attention_heads": 4},
@@ -66,7 +66,7 @@ def save_small_model(
     text: dict[str, Any] | None = None,
     unet: dict[str, Any] | None = None,
 ) -> Path:
-    """Build, seed and save the model; `text` and `unet` are options other than SD 1.5's. Returns `folder`."""
+    """Build and save the model; `text` and `unet` override options of SD 1.5. Returns `folder`."""
     torch.manual_seed(0)
     files = save_tokenizer_files(folder / "tokenizer")
     tokenizer = CLIPTokenizer(
@@ -107,14 +107,14 @@ def save_small_model(
         None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
-    save_tokenizer_files(folder / "tokenizer")  # transformers 5 saves tokenizer.json alone
+    save_tokenizer_files(folder / "tokenizer")  # transformers 5 only saves tokenizer.json
     return folder
 
 
 def save_sd15_shaped(folder: Path, *, resolution: int = 64) -> Path:
-    """Random weights in the shape of Stable Diffusion 1.5: vectors of 768, four blocks, a VAE of factor 8.
+    """Random weights in the shape of Stable Diffusion 1.5 (hidden size 768, VAE factor 8), but with few channels.
 
-    Only its channels are few. It has the words of the bundled model, so that the notebooks run with it.
+    It has the vocabulary of the bundled model, so that the notebooks run with it.
     """
     torch.manual_seed(0)
     shutil.copytree(pretrained.BUNDLED_MODEL / "tokenizer", folder / "tokenizer")
@@ -144,7 +144,7 @@ def save_sd15_shaped(folder: Path, *, resolution: int = 64) -> Path:
 
 
 def draw_photo(index: int, size: tuple[int, int] = (48, 48)) -> Image.Image:
-    """A picture of colored blobs that differ from index to index."""
+    """An image of colored blobs, different for each index."""
     generator = np.random.default_rng(index)
     coarse = generator.integers(0, 255, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)

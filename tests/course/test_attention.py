@@ -1,4 +1,4 @@
-"""Maps are exact, cost the picture nothing, and belong to the words they are said to belong to."""
+"""Attention maps are exact, leave the image unchanged, and belong to the right words."""
 
 import math
 

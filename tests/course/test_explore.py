@@ -28,7 +28,7 @@ def thing(tmp_path_factory):
 
 
 def pixels(figure):
-    """What is to be seen, without the text that travels with it."""
+    """The visible part, without the alt text."""
     return Image.open(io.BytesIO(output.to_png(figure))).convert("RGB").tobytes()
 
 
@@ -63,7 +63,7 @@ def test_with_hardly_any_noise_the_guess_is_the_photo(parts, thing, monkeypatch)
     clean, noisy, guess = seen["z"]
     np.testing.assert_allclose(noisy, share[0] ** 0.5 * clean + (1 - share[0]) ** 0.5 * noise,
                                atol=1e-4)  # fmt: skip
-    np.testing.assert_allclose(guess, clean, atol=0.3)  # a random U-Net can spoil no more
+    np.testing.assert_allclose(guess, clean, atol=0.3)  # a random U-Net cannot do more damage
 
 
 def test_the_guess_is_right_where_the_noise_is_named(parts, thing, monkeypatch):
@@ -128,7 +128,7 @@ def test_near_duplicates_are_named(tmp_path, caplog, how):
     loaded = concept.load(tmp_path)
     (message,) = caplog.messages
     assert "'1.png' and 'again.png' are nearly the same picture" in message
-    assert len(loaded.photos) == 4  # named, and kept: which one to delete is the reader's choice
+    assert len(loaded.photos) == 4  # named, and kept: the reader chooses which one to delete
 
 
 # Widgets

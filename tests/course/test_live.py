@@ -93,7 +93,7 @@ def test_a_press_is_heard_while_the_run_computes(config, learn):
     pause, stop = view.box.children[0].children
 
     async def cell():
-        """As a notebook's: it waits, and the event loop brings the presses."""
+        """Like a notebook's cell: it waits, and the event loop delivers the clicks."""
         running = asyncio.ensure_future(view.train(replace(config, max_train_steps=10_000)))
         while view.step < 2:
             await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Uploads of ipywidgets 7 and 8 become files, and only in the folder they belong in."""
+"""Uploads from ipywidgets 7 and 8 become files, and only in their folder."""
 
 import base64
 import datetime

@@ -1,4 +1,4 @@
-"""Curves of the loss: what they say in words, and where they leave gaps."""
+"""Loss curves: their alt text, and gaps for unknown losses."""
 
 import io
 

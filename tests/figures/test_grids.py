@@ -1,4 +1,4 @@
-"""Every word and prompt is where the reader looks for it; maps are bright where the share is."""
+"""Grids: every image, word and prompt is in its place."""
 
 import io
 
@@ -41,7 +41,7 @@ def test_gallery_refuses_what_makes_no_grid():
 
 
 def pixels_of(figure):
-    """The array that matplotlib was given for the figure's only picture."""
+    """The array of the figure's only image."""
     (axis,) = shown_in(figure)
     return np.asarray(axis.images[0].get_array())
 

@@ -1,4 +1,4 @@
-"""What a figure leaves: alt text in every place that carries it, small files, no global state."""
+"""Figures as files and in notebooks: alt text everywhere, small files, no global state."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Words between words: directions along the arc, lengths along the line."""
+"""Blending words: directions along the arc, lengths along the line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saving and restoring a run: exact, small, and whole whatever happens."""
+"""Saving and restoring a run: exact, small, and complete whatever happens."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def state_at(step: int, rows: int = 1) -> RunState:
     values = np.random.default_rng(step).standard_normal((4, rows, 768)).astype(np.float32)
     names = ("rows", "best_rows", "optimizer.exp_avg", "optimizer.exp_avg_sq")
     tensors = dict(zip(names, values, strict=True))
-    tensors["optimizer.step"] = np.array(step, np.float32)  # 0-d, as torch keeps it
+    tensors["optimizer.step"] = np.array(step, np.float32)  # 0-d, as in torch
     return RunState(step, tensors, {"seed": 1, "placeholder": "<toy>", "loss": step / 3})
 
 
 def assert_same(found: RunState, expected: RunState) -> None:
-    """Equal to the last bit: names, dtypes, shapes, bytes, and the scalars as JSON spells them."""
+    """Equal to the last bit: names, dtypes, shapes, bytes, and the scalars as JSON."""
     assert found.step == expected.step
     assert found.tensors.keys() == expected.tensors.keys()
     for name, value in expected.tensors.items():
@@ -204,7 +204,7 @@ def whole_file(tmp_path_factory) -> bytes:
 
 
 def two_checkpoints(folder: str, newer: bytes) -> Path:
-    """checkpoint-1, whole, and checkpoint-2 with these bytes; the path of the latter."""
+    """Write a complete checkpoint-1, and checkpoint-2 with these bytes; return the path of the latter."""
     checkpoints.save(folder, state_at(1))
     path = Path(folder) / "checkpoint-2"
     path.mkdir()
@@ -237,7 +237,7 @@ def test_an_altered_file_is_refused_or_holds_the_very_same_state(whole_file, dat
         except CheckpointError as error:
             assert "checkpoint-2" in str(error)
             assert_same(checkpoints.load_latest(folder), state_at(1))
-        else:  # say, one kind of JSON white space became another
+        else:  # for example, one kind of JSON whitespace became another
             assert_same(found, state_at(2))
 
 
@@ -282,7 +282,7 @@ def test_a_safetensors_file_that_is_no_checkpoint_is_refused(tmp_path):
 
 
 def fill_disk(patch: pytest.MonkeyPatch, stage: int) -> list[str]:
-    """Let the `stage`-th operation that needs space fail; returns the names of those begun."""
+    """Make the `stage`-th operation that needs space fail; return the names of those started."""
     begun: list[str] = []
 
     def spend(name):
@@ -302,7 +302,7 @@ def fill_disk(patch: pytest.MonkeyPatch, stage: int) -> list[str]:
             try:
                 spend("write")
             except OSError:
-                super().write(data[: len(data) // 2])  # what still had room
+                super().write(data[: len(data) // 2])  # what still fits
                 raise
             return super().write(data)
 
@@ -313,7 +313,7 @@ def fill_disk(patch: pytest.MonkeyPatch, stage: int) -> list[str]:
 
 
 def other(state: RunState) -> RunState:
-    """The same step with other numbers, as a run that starts anew over old files would save."""
+    """The same step with other numbers, as a run that starts over would save."""
     return RunState(state.step, {"rows": np.zeros((1, 4), np.float32)}, {})
 
 
@@ -416,7 +416,7 @@ for new, limit in [(state_at(3), None), (state_at(3), 1), (other(state_at(2)), N
         died = killed_at(operation, folder, new, limit)
         assert died in (0, 9), died
         for path in checkpoints.list_checkpoints(folder):
-            checkpoints.load(path)  # each one in sight is whole
+            checkpoints.load(path)  # each visible one is complete
         latest = checkpoints.load_latest(folder)
         is_new = (latest.step, len(latest.tensors)) == (new.step, len(new.tensors))
         assert_same(latest, new if is_new else state_at(2))

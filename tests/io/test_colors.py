@@ -1,4 +1,4 @@
-"""A picture's own colors: by profile, by code points, by older marks; what says sRGB keeps its pixels."""
+"""Color spaces of pictures: by profile, code points and older marks; sRGB pixels are unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def profile(primaries=P3, gamma=2.2, space=b"RGB ", more=()) -> bytes:
-    """An ICC profile of three colors and a power, or of grey and a power."""
+    """An ICC profile of three colors and a power, or of gray and a power."""
     number = lambda value: struct.pack(">i", round(value * 65536))  # noqa: E731
     curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
     xyz = lambda values: b"XYZ " + bytes(4) + b"".join(map(number, values))  # noqa: E731

@@ -1,4 +1,4 @@
-"""Learned embeddings on disk: stock diffusers reads ours, and a stranger's file can do no harm."""
+"""Learned embeddings on disk: diffusers itself reads ours, and a malicious file does no harm."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tiutils.errors import InputError
 from tiutils.io import files
 from tiutils.io.embeddings import LearnedEmbedding, read, write
 
-# There and back
+# Round trips
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda word: word.strip() and word != "__metadata__"
@@ -190,7 +190,7 @@ def test_what_only_a_pickle_can_hold_is_refused_by_name(tmp_path, case, is_zip):
 
 
 class Trap:
-    """Unpickled by Python's own pickle, it makes a file."""
+    """Creates a file when Python's own pickle loads it."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -211,7 +211,7 @@ def test_a_pickle_from_a_stranger_never_runs(tmp_path, kind):
     with pytest.raises(InputError, match=r"stranger.bin' was not loaded: .* could run code"):
         read(path)
     assert not (tmp_path / "sprung").exists()
-    if kind == "pickle":  # and the trap is a real one
+    if kind == "pickle":  # make sure that the trap works
         pickle.loads(data)
         assert (tmp_path / "sprung").exists()
 

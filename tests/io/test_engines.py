@@ -1,4 +1,4 @@
-"""A word for the program that draws it: file, name and prompt, from one table, and the page that shows it."""
+"""A word for other programs: file, name and prompt, from one table, which docs/engines.md shows."""
 
 from __future__ import annotations
 

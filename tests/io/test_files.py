@@ -1,4 +1,4 @@
-"""Files written: whole, with the user's own permissions, and through no link."""
+"""Files are written completely, with the user's permissions, and never through a link."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every format people have: files as each program writes them, pairs, several words, strangers."""
+"""Every supported format: files as each program writes them, pairs, several words, other files."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_one_of_several_words_is_chosen_by_its_name(tmp_path):
         read(path, "<c>")
 
 
-# Strangers
+# Other files
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_one_of_several_words_is_chosen_by_its_name(tmp_path):
         (made.numpy_bytes({"<toy>": print}), "was not loaded.*builtins.print"),
     ],
 )
-def test_strangers_are_named(tmp_path, data, message):
+def test_other_files_are_named(tmp_path, data, message):
     with pytest.raises(InputError, match=message) as caught:
         read(written(tmp_path, "stranger", data))
     assert "stranger" in str(caught.value) and "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Where a word's file is: here, in a run's folder, or on the Hub (a small one, the real client)."""
+"""Finding a word's file: on disk, in a run's folder, or on the Hub (a small server, the real client)."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_what_was_fetched_once_is_there_without_the_hub(server, monkeypatch):
     assert read("sd-concepts-library/cat-toy").token == "<toy>"
 
 
-def test_a_cache_laid_out_on_disk_is_honoured(monkeypatch, tmp_path):
-    """As the Hub's client lays it out: refs/main names the snapshot."""
+def test_a_cache_laid_out_on_disk_is_used(monkeypatch, tmp_path):
+    """In the layout of the Hub's client: refs/main names the snapshot."""
     sha = "0123456789" * 4
     folder = tmp_path / "hub" / "models--sd-concepts-library--cat-toy"
     (folder / "snapshots" / sha).mkdir(parents=True)
@@ -109,7 +109,7 @@ def test_a_huge_file_is_not_fetched(server, monkeypatch, tmp_path):
         ("owner/broken", "the Hub did not give 'owner/broken'"),
     ],
 )
-def test_what_the_hub_does_not_have_is_told(server, source, message):
+def test_what_the_hub_does_not_have_is_reported(server, source, message):
     server.add_repository("owner/readme", {"README.md": b"#"})
     server.add_repository("owner/private", {"learned_embeds.bin": CAT}, private=True)
     server.add_repository("owner/broken", {"learned_embeds.bin": CAT})
@@ -157,7 +157,7 @@ def test_a_runs_folder_means_its_word(tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A Hub of our own on this machine; `seen` are the requests it got."""
+    """A Hub on this machine; yields the list of requests it received."""
     seen = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Pickles read without being run: the numbers are torch's, and nothing a file asks for happens."""
+"""Pickles are read without running them: the numbers are torch's, and nothing that a file asks for happens."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_plain_data_comes_out_as_from_pythons_own_unpickler(value, protocol):
 def test_a_tensor_has_torchs_own_values(values, is_transposed, is_zip, skipped):
     tensor = torch.from_numpy(values)
     tensor = tensor.t() if is_transposed else tensor
-    tensor = tensor[skipped % len(tensor) :]  # starts inside of its storage
+    tensor = tensor[skipped % len(tensor) :]  # starts inside its storage
     data = made.torch_bytes({"<toy>": tensor}, _use_new_zipfile_serialization=is_zip)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x"
@@ -117,7 +117,7 @@ def test_numpy_vectors_where_a_tensor_is_expected(tmp_path, protocol):
 
 
 def test_a_class_in_torchs_older_stream(tmp_path):
-    """Its persistent id has four parts: torch leaves there the class and its source."""
+    """Its persistent id has four parts, including the class and its source."""
     values = torch.nn.ParameterDict({"*": torch.nn.Parameter(torch.tensor(made.vectors()))})
     content = {"string_to_token": {"*": 265}, "string_to_param": values, "name": "old-toy"}
     data = made.torch_bytes(content, _use_new_zipfile_serialization=False)
@@ -264,7 +264,7 @@ def read_once(folder: Path) -> None:
             read(folder / "sound")
 
 
-# Any bytes at all, around every format
+# Arbitrary changes to files of every format
 
 FILES = [data for _, data, *_ in made.samples().values()]
 FILES += [made.header_first({"<toy>": {"dtype": "F32", "shape": shape, "data_offsets": [0, 64]}})
@@ -276,14 +276,14 @@ OPCODES = b"().0125GIJKLMNRSTUVX]abcdegijlopqrstu}\x80\x81\x85\x86\x87\x88\x89\x
 def damaged(draw) -> bytes:
     data = bytearray(draw(st.sampled_from(FILES)))
     for _ in range(draw(st.integers(1, 4))):
-        place = draw(st.integers(0, min(len(data), 4000) - 1))  # where structure is
+        place = draw(st.integers(0, min(len(data), 4000) - 1))  # where the structure is
         data[place] = draw(st.integers(0, 255) | st.sampled_from(OPCODES))
     return bytes(data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data)
 
 
 @st.composite
 def program(draw) -> bytes:
-    """A pickle of instructions drawn at random, with names that are known and names that are not."""
+    """A pickle of random instructions, with known and unknown names."""
     names = [f"c{name.replace(' ', chr(10))}\n".encode() for name in pickles.KNOWN]
     names += [b"cos\nsystem\n", b"ctorch\nFloatStorage\n", b"S'storage'\n", b"S'string_to_param'\n"]
     one = st.sampled_from([bytes([code]) for code in OPCODES] + names * 3)

@@ -1,4 +1,4 @@
-"""What a picture file is by its first bytes: RAW files, HEIC and JPEG XL under any name."""
+"""Recognizing picture files by their content: RAW, HEIC and JPEG XL under any name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tiutils.io import pictures
 def tiff(
     tags: dict[int, tuple[int, ...]], inner: dict[int, int] | None = None, order: str = "<"
 ) -> bytes:
-    """A TIFF of two directories at most: tags of the first, and of one that tag 330 points to."""
+    """A TIFF with the tags of its first directory, and of one that tag 330 points to."""
     mark = b"II*\0" if order == "<" else b"MM\0*"
     second = 8 + 2 + 12 * (len(tags) + (inner is not None)) + 4
 
@@ -64,7 +64,7 @@ def test_a_raw_file_is_named_whatever_it_is_called(kind, suffix):
         pictures.check(io.BytesIO(RAW[kind]), suffix)
 
 
-def test_a_thumbnail_in_front_is_named_and_smaller_copies_behind_are_no_matter():
+def test_a_thumbnail_in_front_is_named_and_smaller_copies_behind_are_fine():
     with pytest.raises(InputError, match="begins with a thumbnail"):
         pictures.check(io.BytesIO(tiff({**SIZE, 254: (1,)})))
     assert not pictures.check(io.BytesIO(tiff(SIZE, {254: 1, 256: 80, 257: 60})))

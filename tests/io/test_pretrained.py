@@ -1,4 +1,4 @@
-"""A model's folder: where it is, fetched from a Hub if it must be; its tokenizer and its configurations."""
+"""Locating and downloading models; their kinds, configurations and tokenizers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_name_that_is_no_model(name):
 
 
 def hub_with(monkeypatch, tmp_path, *files):
-    """A Hub whose model `owner/name` has these files; returns the snapshot's folder and what was asked for."""
+    """A Hub whose model `owner/name` has these files; returns the snapshot's folder and the requests."""
     folder, asked = tmp_path / "snapshot", []
 
     def snapshot_download(name, *, revision, allow_patterns):
@@ -122,7 +122,7 @@ OTHERS = {f"{UNET}.non_ema.safetensors", "safety_checker/model.safetensors", "v1
     "variant, wanted", [(None, WHOLE), ("fp16", HALF)], ids=["whole", "variant"]
 )
 def test_a_model_of_the_hub(monkeypatch, tmp_path, variant, wanted):
-    """Small files first; the weights, of the wanted revision and variant, only when they are needed."""
+    """Small files first; the weights of the chosen revision and variant only if needed."""
     everything = SMALL | WHOLE | HALF | PICKLES | OTHERS
     folder, asked = hub_with(monkeypatch, tmp_path, *everything)
     assert pretrained.locate("owner/name", revision="v1", weights=False) == folder
@@ -134,7 +134,7 @@ def test_a_model_of_the_hub(monkeypatch, tmp_path, variant, wanted):
 
 @pytest.mark.parametrize("others", [HALF, PICKLES], ids=["variant", "pickles"])
 def test_a_word_encoder_comes_with_the_weights(monkeypatch, tmp_path, others):
-    """Its sizes with the small files, so that a model without one is known before gigabytes travel."""
+    """Its sizes come with the small files, so that its absence is known before gigabytes are downloaded."""
     sizes, encoder = "word_encoder/config.json", "word_encoder/model.safetensors"
     folder, _ = hub_with(monkeypatch, tmp_path, *SMALL, *others, sizes, encoder)
     variant = "fp16" if others is HALF else None
@@ -288,7 +288,7 @@ def test_a_transformer_model_is_named(tmp_path):
     assert "SD 3 or Flux" in refused(pretrained.locate, tmp_path)
 
 
-def test_a_model_of_another_kind_on_the_hub_is_refused_before_gigabytes_travel(
+def test_a_model_of_another_kind_on_the_hub_is_refused_before_gigabytes_are_downloaded(
     monkeypatch, tmp_path
 ):
     folder, _ = hub_with(monkeypatch, tmp_path, *SMALL, *WHOLE)
@@ -339,7 +339,7 @@ def test_any_configuration_is_a_kind_or_one_clear_line(texts):
         ("sd15.gguf", "single file"),
     ],
 )
-def test_a_single_file_of_another_form_is_told_what_to_take(tmp_path, name, expected):
+def test_a_single_file_of_another_form_is_refused_with_advice(tmp_path, name, expected):
     (tmp_path / name).touch()
     for weights in (True, False):
         assert re.search(expected, refused(pretrained.locate, tmp_path / name, weights=weights))

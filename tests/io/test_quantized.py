@@ -1,4 +1,4 @@
-"""Linear layers of 8 and 4 bits: close to what they were, frozen, small, and gradients go through them."""
+"""Linear layers in 8 and 4 bits: accurate, frozen, small, and gradients pass through them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's folder: one run at a time, records of any editor, and no finished word replaced by a new start."""
+"""A run's folder: one run at a time, run.json from any editor, and no finished word is overwritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole models in one file: the same weights as in a folder; everything else is refused by what it is."""
+"""Whole models in one file: the same weights as in a folder; other files are refused with their kind."""
 
 from __future__ import annotations
 
