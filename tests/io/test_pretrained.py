@@ -328,6 +328,36 @@ def test_any_configuration_is_a_kind_or_one_clear_line(texts):
             assert "'owner/name'" in str(error) and "\n" not in str(error)
 
 
+SIZES = {"unet": {"sample_size": 16, "block_out_channels": [16, 32]}, "scheduler": {},
+         "vae": {"block_out_channels": [8, 16]}, "text_encoder": {"hidden_size": 32},
+         "word_encoder": {"hidden": 32, "latent_channels": 4}}  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(sorted(SIZES)), st.none() | st.text(max_size=9) | configs | st.just("[" * 9**5)
+)
+def test_what_a_configuration_lacks_is_one_clear_line(part, text):
+    """One part's configuration is empty (None), no JSON, or of other entries."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for each, sizes in SIZES.items():
+            file = "scheduler_config.json" if each == "scheduler" else "config.json"
+            (folder / each).mkdir()
+            content = json.dumps(sizes) if each != part else text or "{}"
+            (folder / each / file).write_text(content, encoding="utf-8")
+        for call in (
+            lambda: pretrained.resolution(folder),
+            lambda: pretrained.check_resolution(32, folder),
+            lambda: pretrained.check_prediction_type(folder),
+            lambda: pretrained.check_word_encoder(folder, "owner/name"),
+        ):
+            try:
+                call()
+            except InputError as error:
+                assert "\n" not in str(error)
+
+
 # Models in one file, and web addresses
 
 

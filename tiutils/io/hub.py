@@ -82,21 +82,28 @@ def download(name: str, patterns: Sequence[str], *, what: str = "", **options: A
 
 def fetch_model(
     name: str,
-    revision: str | None,
-    variant: str | None,
-    parts: Sequence[str],
+    revision: str | None = None,
+    variant: str | None = None,
+    parts: Sequence[str] = (),
     extra: Sequence[str] = (),
 ) -> Path:
-    """Download a model's small files, the weights of `parts` and, where it has them, the `extra` files."""
-    folder = download(name, ["*.json", "tokenizer/*", *extra], revision=revision)
+    """Download a model's small files, the weights of `parts` and, where it has them, the `extra` files.
+
+    Raises:
+        InputError: the download failed.
+    """
     infix, shard = f".{variant}" if variant else "", "-?????-of-?????"
     stems = [f"*model{infix}", f"*model{infix}{shard}", f"*model{shard}{infix}"]  # whole, sharded
-    for suffix in ("safetensors", "bin") if parts else ():  # old models have only the latter
-        files = [f"{stem}.{suffix}" for stem in stems]
-        patterns = [f"{part}/{file}" for part in parts for file in files]
-        folder = download(name, patterns, revision=revision)
-        if all(any(any((folder / part).glob(file)) for file in files) for part in parts):
-            break
+    try:
+        folder = download(name, ["*.json", "tokenizer/*", *extra], revision=revision)
+        for suffix in ("safetensors", "bin") if parts else ():  # old models have only the latter
+            files = [f"{stem}.{suffix}" for stem in stems]
+            patterns = [f"{part}/{file}" for part in parts for file in files]
+            folder = download(name, patterns, revision=revision)
+            if all(any(any((folder / part).glob(file)) for file in files) for part in parts):
+                break
+    except Exception as error:
+        raise InputError(f"the Hub did not give the model {name!r}: {first_line(error)}") from error
     return folder
 
 

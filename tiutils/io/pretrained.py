@@ -98,16 +98,11 @@ def locate(
             f"there is no model {name!r}: no such folder here, and the Hub has none or cannot be reached; "
             f"check the spelling and the network, or use the bundled model, {BUNDLED_MODEL}"
         )
-    try:
-        folder = hub.fetch_model(name, revision, variant, ())
-        check_kind(folder, name)
-        if weights:
-            folder = hub.fetch_model(name, revision, variant, WEIGHTS, [WORD_ENCODER_WEIGHTS])
-        return folder
-    except InputError:
-        raise
-    except Exception as error:  # of the Hub client or its HTTP library
-        raise InputError(f"the Hub did not give the model {name!r}: {first_line(error)}") from error
+    folder = hub.fetch_model(name, revision, variant)
+    check_kind(folder, name)
+    if weights:
+        folder = hub.fetch_model(name, revision, variant, WEIGHTS, [WORD_ENCODER_WEIGHTS])
+    return folder
 
 
 def check_kind(folder: Path, name: str | Path) -> None:
@@ -176,10 +171,9 @@ def _other_kind(folder: Path) -> str | None:
 
 def _config_or_nothing(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return _read(path)
+    except InputError:
         return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _is_single_file(name: str) -> bool:
@@ -257,20 +251,38 @@ def read_config(folder: str | Path, part: str) -> dict[str, Any]:
     """The configuration of one part of a model.
 
     Raises:
-        InputError: it is missing or not JSON.
+        InputError: it is missing or damaged; so does access to an entry that it lacks.
     """
-    path = Path(folder) / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    return _read(
+        Path(folder) / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    )
+
+
+class _Config(dict[str, Any]):
+    """The content of a configuration file; a missing entry is an `InputError` that names the file."""
+
+    def __init__(self, path: Path, entries: dict[str, Any]):
+        super().__init__(entries)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise InputError(f"{self.path} lacks {key!r}: the model is incomplete, download it again")
+
+
+def _read(path: Path) -> _Config:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"expected a JSON object, found a {type(content).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {path}: {first_line(error)}") from error
+    return _Config(path, content)
 
 
 def resolution(model_folder: Path) -> int:
     """The side in pixels of the images that the model was trained on."""
-    return read_config(model_folder, "unet")["sample_size"] * vae_factor(
-        read_config(model_folder, "vae")
-    )
+    factor = vae_factor(read_config(model_folder, "vae"))
+    return read_config(model_folder, "unet")["sample_size"] * factor
 
 
 def check_resolution(resolution: int | None, model_folder: Path) -> None:
@@ -332,7 +344,7 @@ def check_word_encoder(model_folder: Path, name: str) -> None:
         "latent_channels": read_config(model_folder, "vae").get("latent_channels", 4),
     }
     for size, value in expected.items():
-        if (found := sizes.get(size) if isinstance(sizes, dict) else None) != value:
+        if (found := sizes.get(size)) != value:
             raise InputError(
                 f"the word encoder of {name} is for another model: its {size} is {found!r}, expected {value}; "
                 f"give --initializer_token instead of --initializer_from_photos"

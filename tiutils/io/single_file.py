@@ -78,12 +78,7 @@ def small_files(file: str | Path) -> Path:
             f"the model {str(file)!r} needs the configuration and the tokenizer of {layout} (2 MB), but the Hub cannot "
             f"be reached: connect once, and they stay in the cache"
         )
-    try:
-        return hub.fetch_model(layout, None, None, ())
-    except Exception as error:  # of the Hub client or its HTTP library
-        raise InputError(
-            f"the Hub did not give the configuration of {layout}: {first_line(error)}"
-        ) from error
+    return hub.fetch_model(layout)
 
 
 def _shapes(file: str | Path) -> dict[str, tuple[int, ...]]:
