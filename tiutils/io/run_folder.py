@@ -62,7 +62,7 @@ def find_again(run_dir: Path, name: str) -> str:
     So it is found if the run was started elsewhere with a relative path, or was moved along with its project.
     """
     places = (folder / name for folder in run_dir.resolve().parents)
-    moved = next((place for place in places if place.exists()), None)
+    moved = next((place for place in places if os.path.exists(place)), None)
     if os.path.exists(name) or (hub.REPOSITORY.fullmatch(name) and not moved):
         return name
     if Path(name).name == pretrained.BUNDLED_MODEL.name:  # from another copy of this project
