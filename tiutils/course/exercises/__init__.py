@@ -27,9 +27,10 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str | N
 def check_cases(
     function: Callable[..., Any],
     cases: Iterable[tuple[tuple[Any, ...], Any, str]],
+    praise: str,
     equal: Callable[[Any, Any], bool] = operator.eq,
-) -> str | None:
-    """Try a reader's function on cases (arguments, expected, reason); return the first complaint, or None."""
+) -> str:
+    """Try a reader's function on cases (arguments, expected, reason); return the first complaint, or the praise."""
     for arguments, expected, reason in cases:
         answer, complaint = attempt(function, *arguments)
         if complaint is not None:
@@ -43,7 +44,7 @@ def check_cases(
             return _line(
                 f"not quite: for {given} it gave {answer!r}, expected {expected}: {reason}"
             )
-    return None
+    return praise
 
 
 def _line(text: str) -> str:

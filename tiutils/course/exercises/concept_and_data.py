@@ -13,16 +13,15 @@ Box = tuple[int, int, int, int]
 def check_boxes(function: Callable[[tuple[int, int]], Sequence[Box]]) -> str:
     """The square crops of a photo: all of it, or the start, center and end of the long side."""
     cases = [
-        ((6, 6), [(0, 0, 6, 6)], "a square photo has one box, all of it"),
-        ((6, 4), [(0, 0, 4, 4), (1, 0, 5, 4), (2, 0, 6, 4)], "a wide photo: the box moves right"),
-        ((4, 8), [(0, 0, 4, 4), (0, 2, 4, 6), (0, 4, 4, 8)], "a tall photo: the box moves down"),
-        ((7, 4), [(0, 0, 4, 4), (1, 0, 5, 4), (3, 0, 7, 4)], "half of an odd rest is rounded down"),
-    ]
+        (((6, 6),), [(0, 0, 6, 6)], "a square photo has one box, all of it"),
+        (((6, 4),), [(0, 0, 4, 4), (1, 0, 5, 4), (2, 0, 6, 4)], "a wide photo: the box moves right"),
+        (((4, 8),), [(0, 0, 4, 4), (0, 2, 4, 6), (0, 4, 4, 8)], "a tall photo: the box moves down"),
+        (((7, 4),), [(0, 0, 4, 4), (1, 0, 5, 4), (3, 0, 7, 4)], "half of an odd rest: round down"),
+    ]  # fmt: skip
+    praise = "right: nothing is squashed, and the model sees start, center and end of the photo"
     return check_cases(
-        function,
-        [((size,), boxes, reason) for size, boxes, reason in cases],
-        lambda answer, boxes: [tuple(box) for box in answer] == boxes,
-    ) or ("right: nothing is squashed, and the model sees start, center and end of the photo")
+        function, cases, praise, lambda answer, boxes: [tuple(box) for box in answer] == boxes
+    )
 
 
 def check_pairs(answer: Any, views: int, sentences: int) -> str:
@@ -46,6 +45,7 @@ def check_half(function: Callable[[Sequence[float]], int]) -> str:
         (([0.4, 0.3],), 0, "it may be the first one"),
         (([0.999, 0.998, 0.6, 0.01],), 3, "it may be the last one"),
     ]
-    return check_cases(function, cases) or (
+    praise = (
         "right: before this timestep the photo outweighs the noise, from then on the noise does"
     )
+    return check_cases(function, cases, praise)

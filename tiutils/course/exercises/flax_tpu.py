@@ -26,15 +26,10 @@ def check_product_step(function: Callable[[float, float], Any]) -> str:
     cases = [
         (([0.5],), [0.5], "one step"),
         (([0.1, 0.2],), [0.9, 0.72], "each step multiplies by one minus its own beta"),
-        (
-            ([0.0, 0.5, 0.0, 0.25],),
-            [1, 0.5, 0.5, 0.375],
-            "a beta of 0 leaves the product unchanged",
-        ),
-    ]
-    return check_cases(scan, cases, np.allclose) or (
-        "right: `jax.lax.scan(product_step, 1.0, betas)` is a cumulative product"
-    )
+        (([0.0, 0.5, 0.0, 0.25],), [1, 0.5, 0.5, 0.375], "a beta of 0 leaves the product unchanged"),
+    ]  # fmt: skip
+    praise = "right: `jax.lax.scan(product_step, 1.0, betas)` is a cumulative product"
+    return check_cases(scan, cases, praise, np.allclose)
 
 
 def check_batch_that_divides(function: Callable[[int, int], Any]) -> str:
@@ -46,4 +41,5 @@ def check_batch_that_divides(function: Callable[[int, int], Any]) -> str:
         ((12, 8), 16, "the next multiple of eight"),
         ((7, 1), 7, "one device accepts any batch size"),
     ]
-    return check_cases(function, cases) or "right: the module's error message suggests this number"
+    praise = "right: the module's error message suggests this number"
+    return check_cases(function, cases, praise)

@@ -19,9 +19,8 @@ def check_unet_passes(function: Callable[[int, float], int]) -> str:
         ((4, 0.0), 4, "the pipeline needs a second one only for scales above 1"),
         ((1, 1.5), 2, "any scale above 1 needs both"),
     ]
-    return check_cases(function, cases) or (
-        "right: guidance doubles the work, which is why distilled models do without it"
-    )
+    praise = "right: guidance doubles the work, which is why distilled models do without it"
+    return check_cases(function, cases, praise)
 
 
 def check_heat_of(function: Callable[[Tensor, int], Tensor]) -> str:
@@ -53,7 +52,7 @@ def check_heat_of(function: Callable[[Tensor, int], Tensor]) -> str:
 def check_weaken(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
     """A row between the initializer's and the learned one."""
     learned, start = torch.tensor([[4.0, 0.0, -2.0]]), torch.tensor([[2.0, 1.0, 0.0]])
-    cases = [
+    by_strength = [
         (1.0, [[4.0, 0.0, -2.0]], "strength 1 is the learned row"),
         (0.0, [[2.0, 1.0, 0.0]], "strength 0 is the initializer's row"),
         (0.25, [[2.5, 0.75, -0.5]], "a quarter of the way from the initializer's row"),
@@ -65,6 +64,6 @@ def check_weaken(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
             answer.detach().float(), torch.tensor(expected)
         )
 
-    return check_cases(
-        function, [((learned, start, s), row, reason) for s, row, reason in cases], equal
-    ) or ("right: a straight line from what the model knew to what it learned")
+    cases = [((learned, start, s), row, reason) for s, row, reason in by_strength]
+    praise = "right: a straight line from what the model knew to what it learned"
+    return check_cases(function, cases, praise, equal)

@@ -20,8 +20,9 @@ def check_nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
         ((-5 * vector, table, 2), [2, 0], "a long vector has the same neighbors as a short one"),
         ((vector, table[:1], 1), [0], "a table may have a single row"),
     ]
-    return check_cases(function, cases, lambda answer, rows: list(map(float, answer)) == rows) or (
-        "right: by direction alone, the nearest first"
+    praise = "right: by direction alone, the nearest first"
+    return check_cases(
+        function, cases, praise, lambda answer, rows: list(map(float, answer)) == rows
     )
 
 
@@ -32,7 +33,8 @@ def check_training_bytes(function: Callable[[int, int], int]) -> str:
         ((1, 768), 9_216, "one row of Stable Diffusion 1.5"),
         ((49_408, 768), 455_344_128, "its whole table"),
     ]
-    return check_cases(function, cases) or "right: 455 MB for the whole table, 9 kB for one row"
+    praise = "right: 455 MB for the whole table, 9 kB for one row"
+    return check_cases(function, cases, praise)
 
 
 def check_write_out(function: Callable[[str, str, int], str]) -> str:
@@ -44,4 +46,5 @@ def check_write_out(function: Callable[[str, str, int], str]) -> str:
          "wherever the word occurs"),
         (("a dog", "<toy>", 3), "a dog", "without the word, nothing changes"),
     ]  # fmt: skip
-    return check_cases(function, cases) or "right: one word to you, several tokens to the model"
+    praise = "right: one word to you, several tokens to the model"
+    return check_cases(function, cases, praise)
