@@ -39,10 +39,15 @@ def refused(call, *arguments, **options):
     return message
 
 
+def has_accelerator(monkeypatch, there):
+    found = torch.device("cuda") if there else None
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
+
+
 def test_default_model(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    has_accelerator(monkeypatch, False)
     assert models.default_model() == str(pretrained.BUNDLED_MODEL)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    has_accelerator(monkeypatch, True)
     assert models.default_model() == str(pretrained.BUNDLED_MODEL), "a GPU, but no Hub"
     monkeypatch.setattr(
         hub_client, "answers", lambda path: path == f"models/{pretrained.DEFAULT_MODEL}"
@@ -55,7 +60,7 @@ def test_default_model(monkeypatch):
 
 @pytest.mark.parametrize("gpu", [True, False])
 def test_one_variable_overrides_what_the_device_decides(monkeypatch, small_model, gpu):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    has_accelerator(monkeypatch, gpu)
     monkeypatch.setenv("TIUTILS_MODEL", str(small_model))
     assert models.default_model() == models.load().name == str(small_model)
     monkeypatch.setenv("TIUTILS_MODEL", "")

@@ -174,7 +174,7 @@ def check_output_dir(
     for path in written_in_place(folder, logging_dir):
         if not Path(os.path.realpath(path)).is_relative_to(folder.resolve()):
             raise InputError(
-                f"--output_dir {folder}: {path} is a link to another place; remove it, or give another folder"
+                f"--output_dir {folder}: {path} is a link that leads outside; remove it, or give another folder"
             )
     held = [folder / RECORD, folder / PIPELINE, *folder.glob(f"{EMBEDDING}*")]
     held += folder.glob(f"{SHEETS}*.png")
