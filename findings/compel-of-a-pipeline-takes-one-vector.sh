@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# compel weighs words of a prompt. Its newer CompelForSD is given the whole diffusers pipeline, so one expects it to find
-# the vectors of a learned word there. It uses the first of four, without a message, unless it is also given a
-# DiffusersTextualInversionManager of the same pipeline: then its result equals the pipeline's own bit for bit.
+# compel weighs the words of a prompt. Its newer CompelForSD takes the whole diffusers pipeline, so you might expect it to
+# find a learned word's vectors there. It silently uses the first of four, unless it also gets a
+# DiffusersTextualInversionManager of the same pipeline; then its result equals the pipeline's own bit for bit.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Two words of several vectors, one name inside the other: my-cat and my-cat-2. diffusers spells out their vectors by
-# going through a *set* of tokens, and Python orders a set of strings anew in each process. The same prompt therefore
-# reaches the model in two different forms, and draws two different pictures from one seed. Neither form is right.
+# iterating over a *set* of tokens, and Python orders a set of strings differently in each process. The same prompt
+# therefore reaches the model in one of two forms, and one seed draws two different pictures. Neither form is right.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bitsandbytes keeps the state of parameters with fewer than 4096 numbers at 32 bits. With Stable Diffusion 1.5 (768
 # numbers a vector), 8-bit Adam therefore changes nothing for words of up to five vectors: their path is AdamW's, up to
-# rounding. With a sixth vector, the first one changes course as well, though its gradients are the same. You might expect
+# rounding. With a sixth vector, the first one changes course as well, though its own task has not changed. You might expect
 # each vector to move on its own, no matter how many there are.
 set -euo pipefail
 folder=$(mktemp -d)

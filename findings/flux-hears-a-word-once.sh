@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Flux pipelines have load_textual_inversion, and it works: the word joins CLIP's tokenizer and table. But the sequence
-# that Flux draws from is T5's, which spells the word's name in letters: not a bit of it depends on the learned rows.
-# They reach the picture through CLIP's pooled vector alone. With `eos_token_id: 2`, which CLIP-L text encoders are
-# published with (Stable Diffusion 1.5's is, see diffusers issue 10754), that vector is read where the token's id is
-# highest: at the learned row, and no longer at the end, so what the prompt says after the word is lost from it.
+# that Flux draws from is T5's, which spells out the word's name: not one bit of it depends on the learned rows. They
+# reach the picture only through CLIP's pooled vector. With `eos_token_id: 2`, as in published CLIP-L text encoders (see
+# diffusers issue 10754 for Stable Diffusion 1.5's), that vector is read where the token id is highest: at the learned row
+# instead of at the end, so it misses everything that the prompt says after the word.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

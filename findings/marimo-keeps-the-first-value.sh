@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A Jupyter page that sets a name twice, with a function between that reads it. marimo wants each name set once, so its
-# converter renames the second setting, and the function goes on reading the first. One expects a refusal or a warning:
-# the page converts, `marimo check` has nothing to say, and it runs to its end with another result.
+# A Jupyter notebook assigns a name twice, and between the two defines a function that reads it. marimo allows one
+# assignment per name, so its converter renames the second, and the function goes on reading the first. You might expect a
+# refusal or a warning: the notebook converts, `marimo check` finds nothing, and it runs to the end with another result.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

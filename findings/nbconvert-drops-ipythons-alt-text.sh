@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# IPython's Image(..., alt="…") is the documented way to describe a picture, and it stores the text with the output.
-# nbconvert's own `classic` and `basic` templates read it there. Its default template does not: the exported page says
-# "No description has been provided for this image" and nbconvert complains that the text is missing. A text/html output
-# with an <img alt="…"> keeps its description in all three.
+# IPython's Image(..., alt="…") is how to describe a picture, and it stores the text with the output. nbconvert's `classic`
+# and `basic` templates read it there. The default template does not: the exported page says "No description has been
+# provided for this image", and nbconvert warns that the text is missing. A text/html output with <img alt="…"> keeps its
+# description in all three.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

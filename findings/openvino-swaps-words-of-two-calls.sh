@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# optimum-intel puts learned rows into OpenVINO's graph of the text encoder. Two words of one call are right to the last
-# bit. Of two calls, which is how every tutorial loads words, the rows change places: <a> draws what <b> learned. And from
-# a folder in half precision, which most Stable Diffusion folders are, no row is loaded at all: both words are one and
-# the same, and neither is the learned one. No message in either case.
+# optimum-intel puts learned rows into OpenVINO's graph of the text encoder. Two words loaded in one call are right. Loaded
+# in two calls, the usual way, they change places: <a> draws what <b> learned. And from a folder in half precision, the
+# usual form of Stable Diffusion, no rows are loaded at all: both words mean the same thing, and neither is the learned
+# one. There is no message in either case.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Prodigy finds its own learning rate, so one expects optax.contrib.prodigy and the authors' prodigyopt to walk alike at
-# their defaults. optax corrects Adam's bias always and has no switch for it; prodigyopt does not unless asked. The
-# estimate d of one and the same problem is then hundreds of times apart while a short run lasts, and the factor is no
-# small matter of the first steps: d is what the whole run rests on. With use_bias_correction=True the two agree.
+# Prodigy finds its own learning rate, so optax.contrib.prodigy and the authors' prodigyopt should behave alike with their
+# default settings. But optax always applies Adam's bias correction and cannot turn it off; prodigyopt applies it only on
+# request. On the same problem their estimates d, on which the whole run rests, are up to thousands of times apart in the
+# first dozens of steps, and settle at different values. With use_bias_correction=True they agree.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # diffusers' PRX pipeline has load_textual_inversion, but cleans each prompt first. More than three hyphens or underscores
-# in the whole prompt turn all of them into spaces, so <wood-toy> is heard in one prompt and gone from the next, where
-# something else is black-and-white. It never spells out the vectors of a word either: one of three is used, and a
-# user who writes them out by hand has underscores enough to lose even that one. No message in any case.
+# in a prompt turn all of them into spaces, so <wood-toy> works in one prompt and is gone from the next, where something
+# else is black-and-white. PRX also never spells out the vectors of a word: it uses one of three, and users who write all
+# three out by hand have enough underscores to lose even that one. There is no message in any of these cases.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# diffusers tells <cat> and <Cat> apart, the CLIP tokenizer of transformers 5 does not: both words load, with rows of their
-# own, and in a prompt both mean one and the same. One expects the first or the last to win. In truth lots are drawn each
-# time the tokenizer is built or opened, even within one process: the same script draws another thing on its next run.
-# The same disagreement costs a word of three vectors two of them wherever a prompt writes it in other case.
+# diffusers tells <cat> and <Cat> apart; the CLIP tokenizer of transformers 5 does not. Both words load, each with its own
+# rows, and in a prompt both spellings mean the same one. You might expect the first or the last to win. The winner is random:
+# it is chosen anew each time the tokenizer is built or opened, even within one process. The same disagreement loses two
+# vectors of a three-vector word wherever a prompt writes it in a different case.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -46,5 +46,5 @@ counts = {word: meant.count({word}) for word in words.values()}
 print(f"one folder opened 40 times: both mean <cat> {counts['<cat>']} times, both mean <Cat> {counts['<Cat>']} times")
 assert len(words) == 2 and vectors == {"<dog>": 3, "<Dog>": 1}, vectors
 assert all(counts.values()) and sum(counts.values()) == 40, counts
-print("as described: which of the two words a prompt means is left to chance")
+print("as described: which of the two words a prompt means is random")
 PYTHON
