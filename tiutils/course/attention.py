@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,10 +73,19 @@ def record(unet: UNet2DConditionModel) -> Iterator[Shares]:
     Under classifier-free guidance, that sample is the one with the prompt.
     """
     shares = Shares()
+
+    @torch.no_grad()
+    def add(name: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden_states = args[0] if args else kwargs["hidden_states"]
+        text = args[1] if len(args) > 1 else kwargs["encoder_hidden_states"]
+        seen = attention_shares(layer, hidden_states[-1:], text[-1:]).mean(dim=(0, 1))
+        shares.sums[name] = shares.sums[name] + seen if name in shares.sums else seen
+        shares.calls[name] = shares.calls.get(name, 0) + 1
+
     with contextlib.ExitStack() as stack:
         for name, layer in unet.named_modules():
             if getattr(layer, "is_cross_attention", False):
-                hook = layer.register_forward_pre_hook(_adder(shares, name), with_kwargs=True)
+                hook = layer.register_forward_pre_hook(partial(add, name), with_kwargs=True)
                 stack.callback(hook.remove)
         yield shares
 
@@ -96,18 +106,6 @@ def attention_shares(layer: Any, hidden_states: Tensor, encoder_hidden_states: T
         for projected in (layer.to_q(hidden_states), layer.to_k(encoder_hidden_states))
     )
     return (query @ key.transpose(-1, -2) * layer.scale).softmax(dim=-1)
-
-
-def _adder(shares: Shares, name: str) -> Any:
-    @torch.no_grad()
-    def add(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden_states = args[0] if args else kwargs["hidden_states"]
-        text = args[1] if len(args) > 1 else kwargs["encoder_hidden_states"]
-        seen = attention_shares(layer, hidden_states[-1:], text[-1:]).mean(dim=(0, 1))
-        shares.sums[name] = shares.sums[name] + seen if name in shares.sums else seen
-        shares.calls[name] = shares.calls.get(name, 0) + 1
-
-    return add
 
 
 def positions(models: Models, prompt: str, word: str) -> list[int]:
@@ -168,9 +166,7 @@ def attention_figure(
         InputError: there are no images, or not as many maps.
     """
     if not pictures or len(pictures) != len(maps):
-        raise InputError(
-            f"{len(pictures)} images and {len(maps)} maps: give as many of each, at least one"
-        )
+        raise InputError(f"{len(pictures)} images and {len(maps)} maps: give one map per image")
     rows = [
         [picture, *(heat_overlay(picture, heat) for heat in words.values())]
         for picture, words in zip(pictures, maps, strict=True)

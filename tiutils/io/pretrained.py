@@ -85,7 +85,7 @@ def locate(
         missing = [part for part in (*PARTS, "scheduler") if not (folder / part).is_dir()]
         if missing:
             whole = sorted(path for path in folder.iterdir() if _is_single_file(path.name))
-            single = f"; {_what_of(whole[0])}" if whole else ""
+            single = f"; {_advice(whole[0])}" if whole else ""
             raise InputError(
                 f"the model folder {folder} lacks {', '.join(missing)}; expected diffusers' layout, "
                 f"with the folders {', '.join(PARTS)} and scheduler{single}"
@@ -180,7 +180,7 @@ def _is_single_file(name: str) -> bool:
     return name.lower().endswith(SINGLE_FILES)
 
 
-def _what_of(file: Path) -> str:
+def _advice(file: Path) -> str:
     """What to do with a single file that was found in a folder, or is of an unsupported format."""
     if single_file.is_one(file):
         return f"{file.name} may be a whole model: give the file itself, {str(file)!r}"
@@ -211,7 +211,7 @@ def _refuse_single_file(name: str) -> None:
             f"there is no model {name!r}: no file of that name exists; give a folder in diffusers' layout, a "
             f".safetensors file or a Hub id (owner/name), or use the bundled model, {BUNDLED_MODEL}"
         )
-    raise InputError(f"the model {name!r} cannot be used: {_what_of(file)}")
+    raise InputError(f"the model {name!r} cannot be used: {_advice(file)}")
 
 
 def refuse_code(folder: str | Path) -> None:
