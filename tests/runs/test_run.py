@@ -567,7 +567,7 @@ def test_equal_runs_leave_equal_bytes(learn, tmp_path):
 @pytest.mark.parametrize(
     "flags, expected",
     [
-        (["--placeholder_token", "<other>"], "'<my-toy>', this one is of '<other>'"),
+        (["--placeholder_token", "<other>"], "'<my-toy>', but this one is for '<other>'"),
         (["--num_vectors", "2"], "rows of shape (1, 32), but this run has (2, 32)"),
         (["--use_8bit_adam"], "optimizer 'AdamW', but this run has 'AdamW8bit'"),
     ],
@@ -624,7 +624,7 @@ def test_a_named_checkpoint_that_is_damaged_is_an_error(refused, stopped):
         "--checkpoints_total_limit 0": "--checkpoints_total_limit is 0",
         "--seed -1": "--seed is -1",
         "--resolution 30": "--resolution is 30, but this model needs a multiple of 4: give 28 or 32",
-        "--resolution 3": "multiples of 4: 4",
+        "--resolution 3": "a multiple of 4: give 4",
         "--resolution 0": "--resolution is 0",
         "--mixed_precision fp16": "--mixed_precision fp16 needs a GPU",
         "--mixed_precision int8": "--mixed_precision",

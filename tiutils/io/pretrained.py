@@ -95,7 +95,7 @@ def locate(
     _refuse_single_file(name)
     if not hub.has_model(name, revision):
         raise InputError(
-            f"there is no model {name!r}: no such folder here, and the Hub has none or cannot be reached; "
+            f"there is no model {name!r}: no such folder here, and the Hub cannot be reached or has none; "
             f"check the spelling and the network, or use the bundled model, {BUNDLED_MODEL}"
         )
     folder = hub.fetch_model(name, revision, variant)
