@@ -27,6 +27,7 @@ from benchmarks import counting, programs
 from benchmarks.flax import random_parts
 from benchmarks.quality import ROOT, write_between_markers
 from tiutils import models
+from tiutils.config import TrainingConfig
 from tiutils.io import pretrained
 from tiutils.runs import memory
 
@@ -169,7 +170,9 @@ def losses() -> dict[str, float]:
     photos = concept.load(ROOT / "data" / "concepts" / "wood-toy")
     for dtype, bits in formats:
         parts = models.load(pretrained.BUNDLED_MODEL, dtype=dtype, quantize=bits)
-        learned = diffusion.encode_dataset(parts, photos, "toy")
+        learned = diffusion.encode_dataset(
+            parts, photos, "toy", TrainingConfig(timestep_sampling="uniform")
+        )
         name = bits or str(dtype).removeprefix("torch.")
         found[name] = diffusion.fixed_loss(parts, diffusion.fixed_batch(learned, 64))
     return found

@@ -94,14 +94,15 @@ def test_photos_without_alpha_have_no_masks(photos):
     assert dataset.loss_masks(thing, concept.views(thing), (4, 4)) is None
 
 
-def material_of(parts, thing, **switches):
-    return diffusion.encode_dataset(parts, thing, "toy", batch_size=8, **switches)
+def dataset_of(parts, thing, **switches):
+    config = tiutils.TrainingConfig(train_batch_size=8, timestep_sampling="uniform", **switches)
+    return diffusion.encode_dataset(parts, thing, "toy", config)
 
 
 def test_losses_are_weighed_by_place_and_by_timestep(small_model, cut_out):
     parts, thing = models.load(small_model), concept.load(cut_out)
-    plain = material_of(parts, thing)
-    both = material_of(parts, thing, masked_loss=True, snr_gamma=5.0)
+    plain = dataset_of(parts, thing)
+    both = dataset_of(parts, thing, masked_loss=True, snr_gamma=5.0)
     batch = batches.batch_at(plain.plan, 0)
     with torch.no_grad():
         expected = diffusion.losses_at(parts, plain, 0, 0, 8).numpy()
@@ -121,7 +122,7 @@ def test_a_photo_with_a_caption_is_learned_from_it(small_model, cut_out):
     (cut_out / "2.txt").write_text("a red {} on sand\n")
     parts, thing = models.load(small_model), concept.load(cut_out)
     assert dataset.captions(thing, "toy") == (None, "a red toy on sand")
-    plain, own = material_of(parts, thing), material_of(parts, thing, own_captions=True)
+    plain, own = dataset_of(parts, thing), dataset_of(parts, thing, captions=True)
     assert own.captions.tolist() == [-1, -1, 27, 27] and len(own.prompt_ids) == 28
     assert torch.equal(
         own.prompt_ids[27:], token_embedding.tokenize(parts.tokenizer, ["a red toy on sand"])

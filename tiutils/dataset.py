@@ -1,8 +1,9 @@
-"""What a run learns from, in NumPy, for both frameworks: captions of the photos' own, masks, weights."""
+"""What a run learns from, in NumPy, for both frameworks: views, prompts, captions, masks, weights of timesteps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,73 @@ import numpy as np
 from PIL import Image
 
 from tiutils import concept as concepts
+from tiutils.batches import BatchPlan
 from tiutils.concept import Concept, View
+from tiutils.config import TrainingConfig
 from tiutils.errors import InputError, first_line
-from tiutils.tokenizer import absent_words, bracketed, tokens_of
+from tiutils.protocols import ModelsProtocol
+from tiutils.tokenizer import absent_words, bracketed, token_ids, tokens_of
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a run learns from before its photos are encoded, as NumPy arrays.
+
+    Attributes:
+        views: all views of all photos.
+        resolution: side in pixels that they are rendered with.
+        plan: how batches are sampled from these.
+        prompt_ids: int64 `(prompts, tokens)`, the templates with the word in them, then the photos' own captions.
+        captions: int64 `(views,)`, which prompt is the caption of the view's photo, -1 if it has none; None without
+            --captions.
+        masks: float32 `(views, 1, height, width)` of mean 1, how much each place counts; None: all count the same.
+        timestep_weights: float32 `(timesteps,)`, how much each timestep's loss counts; None: all count the same.
+    """
+
+    views: tuple[View, ...]
+    resolution: int
+    plan: BatchPlan
+    prompt_ids: np.ndarray
+    captions: np.ndarray | None
+    masks: np.ndarray | None
+    timestep_weights: np.ndarray | None
+
+
+def make_dataset(
+    models: ModelsProtocol,
+    concept: Concept,
+    word: str,
+    config: TrainingConfig,
+    num_processes: int = 1,
+) -> Dataset:
+    """Prepare photos and prompts with `word` in them (any word, learned or plain).
+
+    Raises:
+        InputError: with --captions, a caption that cannot be used; see `captions`.
+    """
+    resolution = config.resolution or models.resolution
+    views = concepts.views(concept, center_crop=config.center_crop)
+    prompts = [concepts.fill(t, word) for t in concepts.templates(config.learnable_property)]
+    own, of_view = (
+        own_captions(concept, word, views, len(prompts)) if config.captions else ([], None)
+    )
+    levels = models.signal_levels()
+    photo_of_view = np.array([view.photo for view in views])
+    plan = BatchPlan(
+        seed=config.seed,
+        batch_size=config.samples_per_process * num_processes,
+        views_per_photo=tuple(np.bincount(photo_of_view, minlength=len(concept.photos)).tolist()),
+        num_prompts=len(prompts),
+        latent_shape=models.latent_shape(resolution),
+        num_train_timesteps=len(levels),
+        timestep_sampling=config.timestep_sampling,
+    )
+    weights = None
+    if config.snr_gamma is not None:
+        weights = snr_weights(levels, config.snr_gamma, models.prediction_type)
+    masks = loss_masks(concept, views, plan.latent_shape[1:]) if config.masked_loss else None
+    prompt_ids = token_ids(models.tokenizer, [*prompts, *own])
+    return Dataset(views, resolution, plan, prompt_ids, of_view, masks, weights)
 
 
 def captions(concept: Concept, word: str) -> tuple[str | None, ...]:
@@ -96,7 +161,7 @@ def check_sentences(
             )
 
 
-def own_prompts(
+def own_captions(
     concept: Concept, word: str, views: Sequence[View], first: int
 ) -> tuple[list[str], np.ndarray]:
     """The captions there are, and for each view the number of its photo's, counted from `first`; -1 if none."""

@@ -1,7 +1,7 @@
-"""What is learned from, and the loss: frozen work done once, then the U-Net asked to name the noise.
+"""Photos encoded once, and the loss: how well the U-Net predicts the noise.
 
-Photos pass through the VAE once per view and keep their moments (mean and standard deviation), so that each step still
-draws a fresh latent sample, while the VAE can leave the device.
+Each view passes through the VAE once, and its mean and standard deviation are kept, so that each step samples its
+latents anew while the VAE leaves the device.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor
 from tiutils import concept as concepts
 from tiutils.batches import BatchPlan, batch_at, fixed_plan
 from tiutils.concept import Concept
-from tiutils.dataset import loss_masks, own_prompts, snr_weights
+from tiutils.config import TrainingConfig
+from tiutils.dataset import make_dataset
 from tiutils.models import Models
-from tiutils.token_embedding import tokenize
 
 
 @dataclass(frozen=True)
@@ -80,45 +80,18 @@ def encode_dataset(
     models: Models,
     concept: Concept,
     word: str,
-    *,
-    learnable_property: str = "object",
-    resolution: int | None = None,
-    center_crop: bool = False,
-    seed: int = 0,
-    batch_size: int = 4,
-    own_captions: bool = False,
-    masked_loss: bool = False,
-    timestep_sampling: str = "uniform",
-    snr_gamma: float | None = None,
+    config: TrainingConfig,
+    num_processes: int = 1,
 ) -> LatentDataset:
-    """Encode the photos and tokenize the prompt templates with `word` in them (any word, learned or not)."""
-    resolution = resolution or models.resolution
-    views = concepts.views(concept, center_crop=center_crop)
-    mean, std = encode_views(models, concept, views, resolution)
-    prompts = [concepts.fill(t, word) for t in concepts.templates(learnable_property)]
-    own, of_view = own_prompts(concept, word, views, len(prompts)) if own_captions else ([], None)
-    prompt_ids = tokenize(models.tokenizer, [*prompts, *own]).to(models.device)
-    photo_of_view = np.array([view.photo for view in views])
-    scheduler = models.noise_scheduler
-    plan = BatchPlan(
-        seed=seed,
-        batch_size=batch_size,
-        views_per_photo=tuple(np.bincount(photo_of_view, minlength=len(concept.photos)).tolist()),
-        num_prompts=len(prompts),
-        latent_shape=models.latent_shape(resolution),
-        num_train_timesteps=scheduler.config.num_train_timesteps,
-        timestep_sampling=timestep_sampling,
+    """Encode the photos once; all else is as `dataset.make_dataset` prepares it."""
+    made = make_dataset(models, concept, word, config, num_processes)
+    mean, std = encode_views(models, concept, made.views, made.resolution)
+    prompt_ids, *rest = (
+        None if array is None else torch.from_numpy(array).to(models.device)
+        for array in (made.prompt_ids, made.captions, made.masks, made.timestep_weights)
     )
-    weights = None
-    if snr_gamma is not None:
-        predicts = scheduler.config.prediction_type
-        weights = snr_weights(scheduler.alphas_cumprod.cpu().numpy(), snr_gamma, predicts)
-    masks = loss_masks(concept, views, plan.latent_shape[1:]) if masked_loss else None
-    rest = (
-        None if a is None else torch.from_numpy(a).to(mean.device)
-        for a in (of_view, masks, weights)
-    )
-    return LatentDataset(mean, std, prompt_ids, plan, *rest)
+    assert prompt_ids is not None
+    return LatentDataset(mean, std, prompt_ids, made.plan, *rest)
 
 
 def diffusion_loss(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import diffusers
+import numpy as np
 import safetensors.torch
 import torch
 import transformers
@@ -81,6 +82,15 @@ class Models:
         if self.device.type == "cpu":
             return 4 if self.resolution <= 128 else 1
         return 8
+
+    @property
+    def prediction_type(self) -> str:
+        """What the U-Net predicts: "epsilon", the noise, or "v_prediction", the velocity."""
+        return self.noise_scheduler.config.prediction_type
+
+    def signal_levels(self) -> np.ndarray:
+        """ᾱ, the share of the picture's variance left at each timestep: float32 `(timesteps,)`."""
+        return self.noise_scheduler.alphas_cumprod.cpu().numpy()
 
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """Shape of one picture's latents, `(channels, height / factor, width / factor)`."""

@@ -1,4 +1,4 @@
-"""A run as those see it who watch it: the same for PyTorch and JAX, and in need of neither."""
+"""What PyTorch's and JAX's models and runs have in common; imports neither framework."""
 
 from __future__ import annotations
 
@@ -7,17 +7,48 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from transformers import CLIPTokenizer
 
 from tiutils.config import TrainingConfig
 from tiutils.io.checkpoints import RunState
 from tiutils.tokenizer import Placeholder
 
 
+class ModelsProtocol(Protocol):
+    """What `models.Models` and `flax.models.FlaxModels` both have: a frozen model as preparation sees it."""
+
+    @property
+    def name(self) -> str:
+        """The folder, file or Hub id that it was loaded from."""
+
+    @property
+    def tokenizer(self) -> CLIPTokenizer:
+        """The one that knows the learned words."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of one token's vector."""
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the pictures the model was made for."""
+
+    @property
+    def prediction_type(self) -> str:
+        """What the U-Net predicts: "epsilon", the noise, or "v_prediction", the velocity."""
+
+    def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
+        """Shape of one picture's latents, `(channels, height, width)`."""
+
+    def signal_levels(self) -> np.ndarray:
+        """ᾱ, the share of the picture's variance left at each timestep: float32 `(timesteps,)`."""
+
+
 class TrainingProtocol(Protocol):
     """What `training.Training` and `flax.training.Training` both have.
 
     Attributes:
-        models: the frozen parts; `models.name` says which.
+        models: the frozen parts.
         placeholder: the word that is learned.
         dataset: what it is learned from; `dataset.plan` says how batches are drawn.
         config: all settings.
@@ -25,7 +56,7 @@ class TrainingProtocol(Protocol):
         packages: the libraries whose versions belong on record.
     """
 
-    models: Any
+    models: Any  # ModelsProtocol, with more that is the framework's own
     placeholder: Placeholder
     dataset: Any
     config: TrainingConfig
@@ -46,6 +77,16 @@ class TrainingProtocol(Protocol):
 
     def machine(self) -> dict[str, Any]:
         """Where it runs: framework, device, number of processes."""
+
+
+def identity_of(training: TrainingProtocol) -> dict[str, Any]:
+    """What a checkpoint says of the run it belongs to: word, model, seed and batch size."""
+    return {
+        "placeholder_token": training.placeholder.token,
+        "model": training.models.name,
+        "seed": training.config.seed,
+        "batch_size": training.dataset.plan.batch_size,
+    }
 
 
 @dataclass

@@ -21,7 +21,7 @@ from tiutils.diffusion import LatentDataset, encode_dataset, fixed_batch, fixed_
 from tiutils.errors import OutOfMemory
 from tiutils.io.checkpoints import RunState, check_state
 from tiutils.models import Models
-from tiutils.protocols import Callback, LoopResult, Progress
+from tiutils.protocols import Callback, LoopResult, Progress, identity_of
 from tiutils.token_embedding import rows_of, table_of
 from tiutils.tokenizer import Placeholder, median_norm
 
@@ -71,15 +71,8 @@ class Training:
                 tensors[f"optimizer.{name}"] = value.cpu().numpy().copy()
             else:
                 numbers[name] = value
-        scalars = {
-            "placeholder_token": self.placeholder.token,
-            "model": self.models.name,
-            "optimizer": type(self.optimizer).__name__,
-            "optimizer_numbers": numbers,
-            "scaler": self.scaler.state_dict(),
-            "seed": self.config.seed,
-            "batch_size": self.dataset.plan.batch_size,
-        }
+        optimizer = {"optimizer": type(self.optimizer).__name__, "optimizer_numbers": numbers}
+        scalars = {**identity_of(self), **optimizer, "scaler": self.scaler.state_dict()}
         return RunState(step, tensors, scalars)
 
 
@@ -92,20 +85,7 @@ def prepare(
     scaler: torch.amp.GradScaler | None = None,
 ) -> Training:
     """Bring together what the steps need: dataset, rows, optimizer, loss scaler, and the switches for memory."""
-    dataset = encode_dataset(
-        models,
-        concept,
-        placeholder.token,
-        learnable_property=config.learnable_property,
-        resolution=config.resolution,
-        center_crop=config.center_crop,
-        seed=config.seed,
-        batch_size=config.samples_per_process * accelerator.num_processes,
-        own_captions=config.captions,
-        masked_loss=config.masked_loss,
-        timestep_sampling=config.timestep_sampling,
-        snr_gamma=config.snr_gamma,
-    )
+    dataset = encode_dataset(models, concept, placeholder.token, config, accelerator.num_processes)
     if config.enable_xformers_memory_efficient_attention:
         models.unet.enable_xformers_memory_efficient_attention()
     if config.gradient_checkpointing:

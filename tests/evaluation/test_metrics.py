@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import tiutils
 from tiutils import concept, diffusion, models, token_embedding
 from tiutils.errors import InputError
 from tiutils.evaluation import metrics
@@ -134,9 +135,10 @@ def test_one_bin_is_refused():
 
 
 def test_the_loss_is_the_training_loss_of_one_large_batch(parts, images, photos):
-    dataset = diffusion.encode_dataset(
-        parts, concept.load(photos), "toy", center_crop=True, seed=11, batch_size=20
+    config = tiutils.TrainingConfig(
+        center_crop=True, seed=11, train_batch_size=20, timestep_sampling="uniform"
     )
+    dataset = diffusion.encode_dataset(parts, concept.load(photos), "toy", config)
     with torch.no_grad():
         expected = diffusion.losses_at(parts, dataset, 0, 0, 20).mean().item()
     found = metrics.fixed_evaluation_loss(parts, images, "toy", num_samples=20, seed=11)

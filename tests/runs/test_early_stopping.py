@@ -84,9 +84,9 @@ def test_the_callback_keeps_the_rows_with_the_lowest_loss(run):
 
 def test_the_fixed_loss_is_the_training_loss_of_the_fixed_batch(run, photos):
     watch, result, _, folder = run
-    batch = diffusion.fixed_batch(diffusion.encode_dataset(
-        result.models, concept.load(photos), "<t>", batch_size=2, timestep_sampling="noisy"
-    ), 4)  # fmt: skip
+    config = tiutils.TrainingConfig(train_batch_size=2)
+    made = diffusion.encode_dataset(result.models, concept.load(photos), "<t>", config)
+    batch = diffusion.fixed_batch(made, 4)
     assert batch.plan.seed == batches.SEED and batch.plan.batch_size == 4
     with torch.no_grad():
         expected = diffusion.losses_at(result.models, batch, 0, 0, 4).mean().item()

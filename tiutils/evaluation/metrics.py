@@ -20,6 +20,7 @@ from torch.nn.functional import normalize
 
 from tiutils import concept, diffusion, inference
 from tiutils.concept import Concept, Photo
+from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.models import Models
 
@@ -75,15 +76,14 @@ def evaluation_losses(
     """The loss of each fixed draw, float32 (num_samples,)."""
     if num_samples < 1:
         raise InputError(f"num_samples is {num_samples}; it must be 1 or more")
-    dataset = diffusion.encode_dataset(
-        models,
-        _as_concept(images),
-        word,
+    config = TrainingConfig(
         learnable_property=learnable_property,
         center_crop=True,
         seed=seed,
-        batch_size=num_samples,
+        train_batch_size=num_samples,
+        timestep_sampling="uniform",
     )
+    dataset = diffusion.encode_dataset(models, _as_concept(images), word, config)
     losses = [
         diffusion.losses_at(models, dataset, 0, start, min(start + 16, num_samples))
         for start in range(0, num_samples, 16)

@@ -1,4 +1,4 @@
-"""What is learned from, and the loss, in JAX: `tiutils.diffusion` once more, the same numbers."""
+"""Photos encoded once, and the loss, in JAX: the twin of `tiutils.diffusion`, with the same numbers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from tiutils import concept as concepts
 from tiutils.batches import BatchPlan
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
-from tiutils.dataset import loss_masks, own_prompts, snr_weights
+from tiutils.dataset import make_dataset
 from tiutils.flax import schedulers, token_embedding
 from tiutils.flax.models import FlaxModels
-from tiutils.tokenizer import token_ids
 
 
 class Samples(NamedTuple):
@@ -63,33 +62,15 @@ def encode_views(
 def encode_dataset(
     models: FlaxModels, concept: Concept, word: str, config: TrainingConfig
 ) -> LatentDataset:
-    """Pass each view of each photo through the VAE once; tokenize the prompts."""
-    resolution = config.resolution or models.resolution
-    views = concepts.views(concept, center_crop=config.center_crop)
-    mean, std = encode_views(models, concept, views, resolution)
-    prompts = [concepts.fill(t, word) for t in concepts.templates(config.learnable_property)]
-    own, of_view = (
-        own_prompts(concept, word, views, len(prompts)) if config.captions else ([], None)
+    """Encode the photos once; all else is as `dataset.make_dataset` prepares it."""
+    made = make_dataset(models, concept, word, config)
+    mean, std = encode_views(models, concept, made.views, made.resolution)
+    prompt_ids, *rest = (
+        None if array is None else jnp.asarray(array)
+        for array in (made.prompt_ids, made.captions, made.masks, made.timestep_weights)
     )
-    photo_of_view = np.array([view.photo for view in views])
-    plan = BatchPlan(
-        seed=config.seed,
-        batch_size=config.samples_per_process,
-        views_per_photo=tuple(np.bincount(photo_of_view, minlength=len(concept.photos)).tolist()),
-        num_prompts=len(prompts),
-        latent_shape=models.latent_shape(resolution),
-        num_train_timesteps=models.scheduler_config.get("num_train_timesteps", 1000),
-        timestep_sampling=config.timestep_sampling,
-    )
-    weights = None
-    if config.snr_gamma is not None:
-        predicts = models.scheduler_config.get("prediction_type", "epsilon")
-        alphas_cumprod = schedulers.alphas_cumprod(models.scheduler_config)
-        weights = snr_weights(alphas_cumprod, config.snr_gamma, predicts)
-    masks = loss_masks(concept, views, plan.latent_shape[1:]) if config.masked_loss else None
-    prompt_ids = jnp.asarray(token_ids(models.tokenizer, [*prompts, *own]))
-    rest = (None if a is None else jnp.asarray(a) for a in (of_view, masks, weights))
-    return LatentDataset(mean, std, prompt_ids, plan, *rest)
+    assert prompt_ids is not None
+    return LatentDataset(mean, std, prompt_ids, made.plan, *rest)
 
 
 def batch_loss(

@@ -9,10 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from transformers import CLIPTokenizer
 
 from tiutils.errors import InputError
+from tiutils.flax import schedulers
 from tiutils.flax.networks import weights
 from tiutils.flax.networks.text_encoder import TextEncoder
 from tiutils.flax.networks.unet import UNet
@@ -79,6 +81,15 @@ class FlaxModels:
     def at_once(self) -> int:
         """Pictures to draw at once: on a CPU more take longer by as much, and whoever waits sees each as it is done."""
         return 1 if jax.default_backend() == "cpu" else 8
+
+    @property
+    def prediction_type(self) -> str:
+        """What the U-Net predicts: "epsilon", the noise, or "v_prediction", the velocity."""
+        return self.scheduler_config.get("prediction_type", "epsilon")
+
+    def signal_levels(self) -> np.ndarray:
+        """ᾱ, the share of the picture's variance left at each timestep: float32 `(timesteps,)`."""
+        return schedulers.alphas_cumprod(self.scheduler_config)
 
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """Shape of one picture's latents, `(channels, height / factor, width / factor)`."""

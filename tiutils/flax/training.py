@@ -22,12 +22,12 @@ from tiutils.batches import batch_at, fixed_plan
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig, learning_rate_at
 from tiutils.errors import InputError
-from tiutils.flax import schedulers, token_embedding
+from tiutils.flax import token_embedding
 from tiutils.flax.diffusion import LatentDataset, Samples, batch_loss, encode_dataset
 from tiutils.flax.models import FlaxModels
 from tiutils.flax.steps import State, compile_steps, precision_of
 from tiutils.io.checkpoints import RunState, check_state
-from tiutils.protocols import Callback, LoopResult, Progress
+from tiutils.protocols import Callback, LoopResult, Progress, identity_of
 from tiutils.tokenizer import Placeholder, median_norm
 
 STEPS_PER_DISPATCH = 10
@@ -90,15 +90,8 @@ class Training:
         names = ("exp_avg", "exp_avg_sq", "step")
         tensors = {f"optimizer.{n}": value for n, value in zip(names, moments, strict=True)}
         tensors["optimizer.step"] = tensors["optimizer.step"].astype(np.float32)  # as in PyTorch
-        scalars = {
-            "placeholder_token": self.placeholder.token,
-            "model": self.models.name,
-            "optimizer": OPTIMIZER,
-            "optimizer_numbers": {},
-            "scaler": {},
-            "seed": self.config.seed,
-            "batch_size": self.dataset.plan.batch_size,
-        }
+        optimizer = {"optimizer": OPTIMIZER, "optimizer_numbers": {}}
+        scalars = {**identity_of(self), **optimizer, "scaler": {}}
         return RunState(step, {"rows": rows, **tensors}, scalars)
 
 
@@ -135,13 +128,13 @@ def prepare(
         "unet": models.unet,
         **{k: v for k, v in dataset._asdict().items() if k != "plan"},
         "rows": models.rows,
-        "alphas_cumprod": jnp.asarray(schedulers.alphas_cumprod(models.scheduler_config)),
+        "alphas_cumprod": jnp.asarray(models.signal_levels()),
     }
     loss = functools.partial(
         batch_loss,
         place=token_embedding.place_of(models, placeholder),
         first_id=models.first_id,
-        prediction_type=models.scheduler_config.get("prediction_type", "epsilon"),
+        prediction_type=models.prediction_type,
     )
     length = 0.0
     if config.norm_control:

@@ -29,7 +29,7 @@ from tiutils.errors import InputError
 from tiutils.io import hub, run_folder
 from tiutils.io.checkpoints import RunState
 from tiutils.io.run_folder import absolute, entry, find_again, read_record, update_record
-from tiutils.protocols import Callback, LoopResult, TrainingProtocol
+from tiutils.protocols import Callback, LoopResult, TrainingProtocol, identity_of
 from tiutils.publishing import publish
 from tiutils.runs.callbacks import (
     progress_bar,
@@ -171,12 +171,7 @@ def run_session(
 
 def warn_of_changes(training: TrainingProtocol, state: RunState) -> None:
     """Say which changed settings keep a resumed run from being the uninterrupted one."""
-    now = {
-        "seed": training.config.seed,
-        "batch_size": training.dataset.plan.batch_size,
-        "model": training.models.name,
-    }
-    for name, value in now.items():
+    for name, value in identity_of(training).items():
         before, folder = state.scalars.get(name), Path(training.config.output_dir)
         if name == "model" and absolute(value) == absolute(find_again(folder, str(before))):
             continue  # named from another folder

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tiutils import batches, concept, diffusion, models, token_embedding
+from tiutils.config import TrainingConfig
 from tiutils.course.exercises import training_loop as exercises
 from tiutils.runs import early_stopping
 
@@ -52,7 +53,8 @@ def test_moments_by_hand(page):
 
 def test_loss_by_hand(page):
     parts = page["parts"]
-    dataset = diffusion.encode_dataset(parts, page["thing"], "<w>", seed=3, batch_size=5)
+    config = TrainingConfig(seed=3, train_batch_size=5)
+    dataset = diffusion.encode_dataset(parts, page["thing"], "<w>", config)
     batch = batches.batch_at(dataset.plan, 2)
     view, sentence, t, sample, noise = map(
         torch.from_numpy,
