@@ -160,8 +160,8 @@ def load_embedding(models: Models, path: str | Path, token: str | None = None) -
             several text encoders, or the word is taken or cannot be one: another is offered.
     """
     learned = read_word(models, path, token)
-    return token_embedding.add_placeholder(
-        models, learned.token, vectors=torch.from_numpy(learned.vectors)
+    return token_embedding.insert_placeholder(
+        models, learned.tokens, torch.from_numpy(learned.vectors)
     )
 
 

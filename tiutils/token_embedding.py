@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,10 @@ from tiutils.models import Models
 from tiutils.tokenizer import (
     Placeholder,
     check_initializer,
-    check_placeholder,
+    check_new_word,
     check_width,
     initializer_ids,
+    prompt_of,
     token_ids,
     whole_words,
     with_tokens,
@@ -72,28 +73,36 @@ def add_placeholder(
     The rows start as copies of the initializer token's vector, or as `vectors`, of shape `(num_vectors, hidden)`.
 
     Raises:
-        InputError: see `check_placeholder` and `check_initializer`; or `vectors` has another width than the model.
+        InputError: see `check_new_word`; or `vectors` has another width than the model.
     """
-    table = models.text_encoder.get_input_embeddings()
-    if vectors is not None:
-        num_vectors = len(vectors)
-        check_width(token, vectors.shape[1], models.name, models.hidden_size)
-    tokens = check_placeholder(models.tokenizer, token, num_vectors)
+    tokens, start = check_new_word(models, token, initializer_token, num_vectors, vectors)
     if vectors is None:
-        if initializer_token is None:
-            raise InputError(
-                f"the new word {token!r} needs an initializer token or vectors to start from"
-            )
-        start = torch.tensor(
-            [check_initializer(models.tokenizer, initializer_token)], device=models.device
-        )
-        vectors = table(start).expand(num_vectors, -1)
+        vectors = _look_up(models, start)
+    return insert_placeholder(models, tokens, vectors, initializer_token)
 
-    before = models.tokenizer
+
+def insert_placeholder(
+    models: Models,
+    tokens: Sequence[str],
+    vectors: Tensor,
+    initializer_token: str | None = None,
+) -> Placeholder:
+    """Add a word whose tokens `check_placeholder` has accepted; its rows start as `vectors`, `(len(tokens), hidden)`.
+
+    Raises:
+        InputError: the vectors have another width than the model.
+    """
+    check_width(tokens[0], vectors.shape[1], models.name, models.hidden_size)
+    before, table = models.tokenizer, models.text_encoder.get_input_embeddings()
     models.tokenizer, ids = with_tokens(before, tokens)
     rows = vectors.to(models.device)
     models.text_encoder.set_input_embeddings(TokenEmbedding(table, rows, ids[0], before))
-    return Placeholder(token, tokens, ids, initializer_token)
+    return Placeholder(tokens[0], tuple(tokens), ids, initializer_token)
+
+
+def _look_up(models: Models, ids: Sequence[int]) -> Tensor:
+    """The vectors of these ids, learned ones too: `(len(ids), hidden)`."""
+    return models.text_encoder.get_input_embeddings()(torch.tensor(ids, device=models.device))
 
 
 @torch.no_grad()
@@ -108,11 +117,8 @@ def start_vectors(models: Models, config: TrainingConfig) -> Tensor:
     """
     ids = initializer_ids(models.tokenizer, config)
     if not config.cross_initialization:
-        there = torch.tensor(ids, device=models.device)
-        return models.text_encoder.get_input_embeddings()(there).float()
-    prompt = tokenize(models.tokenizer, [""]).to(models.device)
-    end = prompt[0, 1].item()
-    prompt[0, 1 : len(ids) + 2] = torch.tensor([*ids, end])
+        return _look_up(models, ids).float()
+    prompt = torch.from_numpy(prompt_of(models.tokenizer, ids)).to(models.device)
     return models.text_encoder(prompt)[0][0, 1 : len(ids) + 1].float()
 
 
@@ -156,8 +162,7 @@ def vector_of(models: Models, word: str) -> Tensor:
     Raises:
         InputError: the word is several tokens; see `check_initializer`.
     """
-    ids = torch.tensor([check_initializer(models.tokenizer, word)], device=models.device)
-    return models.text_encoder.get_input_embeddings()(ids)[0].float()
+    return _look_up(models, [check_initializer(models.tokenizer, word)])[0].float()
 
 
 @torch.no_grad()
@@ -168,8 +173,7 @@ def neighbors(models: Models, vector: Tensor, count: int = 8) -> list[tuple[str,
         words with their cosine similarity, from -1 to 1, the nearest first.
     """
     words = whole_words(models.tokenizer)
-    ids = torch.tensor(list(words.values()), device=models.device)
-    rows = models.text_encoder.get_input_embeddings()(ids).float()
+    rows = _look_up(models, list(words.values())).float()
     likeness = F.cosine_similarity(rows, vector.to(rows), dim=1)
     best = likeness.topk(min(count, len(words)))
     names = list(words)

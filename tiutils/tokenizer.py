@@ -133,6 +133,24 @@ def check_initializer(tokenizer: CLIPTokenizer, initializer_token: str) -> int:
     )
 
 
+def check_new_word(
+    models: Any, token: str, initializer_token: str | None, num_vectors: int, vectors: Any
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The tokens that a new word will have, and the ids whose vectors its rows start from; none if `vectors` are given.
+
+    Raises:
+        InputError: see `check_placeholder` and `check_initializer`; or there is nothing to start from.
+    """
+    if vectors is not None:
+        return check_placeholder(models.tokenizer, token, len(vectors)), ()
+    tokens = check_placeholder(models.tokenizer, token, num_vectors)
+    if initializer_token is None:
+        raise InputError(
+            f"the new word {token!r} needs an initializer token or vectors to start from"
+        )
+    return tokens, (check_initializer(models.tokenizer, initializer_token),) * num_vectors
+
+
 def initializer_ids(tokenizer: CLIPTokenizer, config: TrainingConfig) -> tuple[int, ...]:
     """Ids of the tokens that a run's rows start from, one for each row.
 
@@ -239,6 +257,13 @@ def token_ids(tokenizer: CLIPTokenizer, prompts: Iterable[str], *, warn: bool = 
         return_tensors="np",
     ).input_ids
     return ids.astype(np.int64)
+
+
+def prompt_of(tokenizer: CLIPTokenizer, ids: Sequence[int]) -> np.ndarray:
+    """A prompt of these tokens and no others, padded: int64 of shape `(1, model_max_length)`."""
+    prompt = token_ids(tokenizer, [""])
+    prompt[0, 1 : len(ids) + 2] = [*ids, prompt[0, 1]]  # the end token moves behind them
+    return prompt
 
 
 def warn_of_misreadings(tokenizer: CLIPTokenizer, prompts: Iterable[str]) -> None:

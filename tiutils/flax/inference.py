@@ -122,7 +122,7 @@ def make_sampler(models: FlaxModels, num_inference_steps: int, kind: str) -> Sam
 def load_embedding(models: FlaxModels, path: str | Path, token: str | None = None) -> Placeholder:
     """Read a learned embedding and give `models` its word; see `tokenizer.read_word`."""
     learned = read_word(models, path, token)
-    return token_embedding.add_placeholder(models, learned.token, vectors=learned.vectors)
+    return token_embedding.insert_placeholder(models, learned.tokens, learned.vectors)
 
 
 @functools.partial(jax.jit, static_argnums=3)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
-from tiutils.flax import inference, models, token_embedding, word_encoder
-from tiutils.flax.models import FlaxModels
+from tiutils.flax import inference, token_embedding, word_encoder
+from tiutils.flax.models import FlaxModels, load
 from tiutils.flax.training import make_mesh, prepare, restore, train_rows
 from tiutils.protocols import Callback
 from tiutils.runs.callbacks import validation
@@ -55,11 +55,11 @@ def _train(
     clock = Stopwatch()
     mesh = make_mesh(config.train_batch_size, devices)
     inputs = read_inputs(config, device=devices[0].platform)
-    checkpoint, photos = inputs.checkpoint, inputs.concept
+    checkpoint, concept = inputs.checkpoint, inputs.concept
     if devices[0].platform != "tpu":
         logger.warning("there is no TPU here: JAX trains on %s", devices[0].device_kind)
     clock.lap("checks")
-    parts = models.load(
+    models = load(
         inputs.model_name,
         revision=config.revision,
         variant=config.variant,
@@ -67,32 +67,32 @@ def _train(
         dtype=DTYPES[config.mixed_precision],
     )
     clock.lap("loading")
-    placeholder = token_embedding.add_placeholder(
-        parts,
-        config.placeholder_token,
-        initializer_token=config.initializer_phrase or config.initializer_token,
-        vectors=first_rows(config, photos, parts),
+    placeholder = token_embedding.insert_placeholder(
+        models,
+        inputs.tokens,
+        first_rows(config, concept, models),
+        config.initializer_phrase or config.initializer_token,
     )
     if config.validation_prompt is not None:  # its refusals come now, not in the midst of the run
-        inference.make_sampler(parts, 1, "dpmsolver++")
-    training = prepare(parts, placeholder, photos, config, mesh)
+        inference.make_sampler(models, 1, "dpmsolver++")
+    training = prepare(models, placeholder, concept, config, mesh)
     if checkpoint is not None:
         restore(training, checkpoint)
         warn_of_changes(training, checkpoint)
     clock.lap("encoding")
     watching = [*validation(training, inference.generate), *callbacks]
-    return run_session(training, photos, clock, checkpoint, train_rows, watching)
+    return run_session(training, concept, clock, checkpoint, train_rows, watching)
 
 
-def first_rows(config: TrainingConfig, photos: Concept, parts: FlaxModels) -> jax.Array:
+def first_rows(config: TrainingConfig, concept: Concept, models: FlaxModels) -> jax.Array:
     """What a run's rows start from, float32 `(num_vectors, hidden)`.
 
     Raises:
         InputError: see `token_embedding.start_vectors` and `word_encoder.row_from_photos`.
     """
     if not config.initializer_from_photos:
-        return token_embedding.start_vectors(parts, config)
-    return jnp.tile(word_encoder.row_from_photos(parts, photos), (config.num_vectors, 1))
+        return token_embedding.start_vectors(models, config)
+    return jnp.tile(word_encoder.row_from_photos(models, concept), (config.num_vectors, 1))
 
 
 def check_flax_config(config: TrainingConfig) -> None:

@@ -6,6 +6,8 @@ ids begin at `models.first_id`, the length of the tokenizer before the first wor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +18,10 @@ from tiutils.flax.models import FlaxModels
 from tiutils.flax.networks.text_encoder import TextEncoder
 from tiutils.tokenizer import (
     Placeholder,
-    check_initializer,
-    check_placeholder,
+    check_new_word,
     check_width,
     initializer_ids,
-    token_ids,
+    prompt_of,
     with_tokens,
 )
 
@@ -48,24 +49,31 @@ def add_placeholder(
     """Give the model a new word; the arguments are those of `tiutils.token_embedding.add_placeholder`.
 
     Raises:
-        InputError: see `tokenizer.check_placeholder`, `tokenizer.check_initializer` and `tokenizer.check_width`.
+        InputError: see `tokenizer.check_new_word` and `tokenizer.check_width`.
     """
-    if vectors is not None:
-        num_vectors = len(vectors)
-        check_width(token, vectors.shape[1], models.name, models.hidden_size)
-    tokens = check_placeholder(models.tokenizer, token, num_vectors)
+    tokens, start = check_new_word(models, token, initializer_token, num_vectors, vectors)
     if vectors is None:
-        if initializer_token is None:
-            raise InputError(
-                f"the new word {token!r} needs an initializer token or vectors to start from"
-            )
-        start = jnp.array([[check_initializer(models.tokenizer, initializer_token)]])
-        vectors = jnp.repeat(models.text_encoder.embed(start)[0], num_vectors, axis=0)
+        vectors = models.text_encoder.embed(jnp.array([start]))[0]
+    return insert_placeholder(models, tokens, vectors, initializer_token)
+
+
+def insert_placeholder(
+    models: FlaxModels,
+    tokens: Sequence[str],
+    vectors: np.ndarray | jax.Array,
+    initializer_token: str | None = None,
+) -> Placeholder:
+    """Add a word whose tokens are checked already; see `tiutils.token_embedding.insert_placeholder`.
+
+    Raises:
+        InputError: the vectors have another width than the model.
+    """
+    check_width(tokens[0], vectors.shape[1], models.name, models.hidden_size)
     models.tokenizer, ids = with_tokens(models.tokenizer, tokens)
     if not len(models.rows):
         models.first_id = ids[0]
     models.rows = jnp.concatenate([models.rows, jnp.asarray(vectors, jnp.float32)])
-    return Placeholder(token, tokens, ids, initializer_token)
+    return Placeholder(tokens[0], tuple(tokens), ids, initializer_token)
 
 
 def start_vectors(models: FlaxModels, config: TrainingConfig) -> jax.Array:
@@ -77,9 +85,7 @@ def start_vectors(models: FlaxModels, config: TrainingConfig) -> jax.Array:
     ids = initializer_ids(models.tokenizer, config)
     if not config.cross_initialization:
         return models.text_encoder.embed(jnp.array([ids]))[0].astype(jnp.float32)
-    prompt = token_ids(models.tokenizer, [""])
-    prompt[0, 1 : len(ids) + 2] = [*ids, prompt[0, 1]]
-    vectors = models.text_encoder.embed(jnp.asarray(prompt))
+    vectors = models.text_encoder.embed(jnp.asarray(prompt_of(models.tokenizer, ids)))
     return models.text_encoder(vectors)[0, 1 : len(ids) + 1].astype(jnp.float32)
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from transformers import CLIPTokenizer
 
-from tiutils import concept, dataset
+from tiutils import concept as concepts
+from tiutils import dataset
 from tiutils.concept import Concept
 from tiutils.config import MAX_DRAWN, MAX_SEED, TrainingConfig
 from tiutils.errors import InputError, check_text
@@ -69,11 +70,13 @@ class Inputs:
     Attributes:
         model_name: a folder, a file or a Hub id.
         concept: the photos.
+        tokens: those of the new word, one for each of its vectors.
         checkpoint: the run state to go on from; None for a new run, and in all processes but the first.
     """
 
     model_name: str
     concept: Concept
+    tokens: tuple[str, ...]
     checkpoint: RunState | None
 
 
@@ -109,8 +112,8 @@ def read_inputs(
     checkpoint = None
     if is_main_process:
         checkpoint = run_folder.find_checkpoint(config.resume_from_checkpoint, config.output_dir)
-    photos = concept.load(concept.find_photos(config.train_data_dir, token=config.hub_token))
-    check_length(config, config.total_steps(len(photos.photos), num_processes))
+    concept = concepts.load(concepts.find_photos(config.train_data_dir, token=config.hub_token))
+    check_length(config, config.total_steps(len(concept.photos), num_processes))
     accelerated = device != "cpu"
     name = str(
         config.pretrained_model_name_or_path or pretrained.default_model(accelerated=accelerated)
@@ -119,14 +122,14 @@ def read_inputs(
     tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=config.tokenizer_name)
     if config.initializer_from_photos:
         pretrained.check_word_encoder(folder, name)
-    num_vectors = check_words(config, photos, tokenizer)
+    tokens = check_words(config, concept, tokenizer)
     pretrained.check_resolution(config.resolution, folder)
-    concept.warn_of_small_photos(photos, config.resolution or pretrained.resolution(folder))
+    concepts.warn_of_small_photos(concept, config.resolution or pretrained.resolution(folder))
     pretrained.check_prediction_type(folder)
     if checkpoint is not None:
         hidden_size = pretrained.read_config(folder, "text_encoder")["hidden_size"]
         optimizer = "AdamW8bit" if config.use_8bit_adam else "AdamW"
-        shape = (num_vectors, hidden_size)
+        shape = (len(tokens), hidden_size)
         check_state(checkpoint, config.placeholder_token, shape, optimizer)
     if config.push_to_hub and is_main_process:
         publish.check_access(
@@ -136,7 +139,7 @@ def read_inputs(
     warn_of_torn_words(tokenizer, config.placeholder_token)
     if config.dataloader_num_workers:
         logger.warning("--dataloader_num_workers has nothing to do: photos are encoded once")
-    return Inputs(name, photos, checkpoint)
+    return Inputs(name, concept, tokens, checkpoint)
 
 
 def check_device(config: TrainingConfig, device: str, num_processes: int) -> None:
@@ -191,28 +194,29 @@ def reserved(config: TrainingConfig, *, is_main_process: bool = True) -> Iterato
         yield
 
 
-def check_words(config: TrainingConfig, photos: Concept, tokenizer: CLIPTokenizer) -> int:
-    """Refuse a word that cannot be learned from the sentences of the run; returns its number of vectors.
+def check_words(
+    config: TrainingConfig, concept: Concept, tokenizer: CLIPTokenizer
+) -> tuple[str, ...]:
+    """Refuse a word that cannot be learned from the sentences of the run; returns its tokens.
 
     Raises:
         InputError: see `check_placeholder`, `initializer_ids`, `dataset.check_templates` and `check_sentences`.
     """
     word, prompt = config.placeholder_token, config.validation_prompt
-    templates = concept.templates(config.learnable_property)
+    templates = concepts.templates(config.learnable_property)
     dataset.check_templates(word, templates)  # before what is only warned of
-    dataset.check_num_vectors(tokenizer, word, config.num_vectors, templates)
-    tokens = check_placeholder(tokenizer, word, config.num_vectors, warn=False)
+    num_vectors = config.num_vectors
+    dataset.check_num_vectors(tokenizer, word, num_vectors, templates)
     if not (config.pick_initializer or config.initializer_from_photos):
         num_vectors = len(initializer_ids(tokenizer, config))
-        if num_vectors != len(tokens):
-            dataset.check_num_vectors(tokenizer, word, num_vectors, templates)
-            tokens = check_placeholder(tokenizer, word, num_vectors, warn=False)
-    captions = dataset.captions(photos, word) if config.captions else ()
+        dataset.check_num_vectors(tokenizer, word, num_vectors, templates)
+    tokens = check_placeholder(tokenizer, word, num_vectors, warn=False)
+    captions = dataset.captions(concept, word) if config.captions else ()
     if config.captions and not any(captions):
         logger.warning("--captions has nothing to do: no .txt file lies beside a photo")
     caption_of = {
         photo.path.with_suffix(".txt").name: caption
-        for photo, caption in zip(photos.photos, captions, strict=False)
+        for photo, caption in zip(concept.photos, captions, strict=False)
         if caption
     }
     longer, _ = with_tokens(tokenizer, tokens)
@@ -224,7 +228,7 @@ def check_words(config: TrainingConfig, photos: Concept, tokenizer: CLIPTokenize
             prompt,
             word,
         )
-    return len(tokens)
+    return tokens
 
 
 def check_config(config: TrainingConfig) -> None:

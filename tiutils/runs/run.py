@@ -22,14 +22,14 @@ from accelerate.utils import (
 )
 from torch import Tensor
 
-from tiutils import concept, inference, models, token_embedding, word_encoder
-from tiutils.concept import Concept
+from tiutils import inference, token_embedding, word_encoder
+from tiutils.concept import Concept, templates
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.evaluation import clip as clip_model
 from tiutils.evaluation import overfitting
 from tiutils.io import pretrained
-from tiutils.models import Models
+from tiutils.models import Models, best_device, load, save
 from tiutils.protocols import Callback
 from tiutils.runs import cuda_graph, memory
 from tiutils.runs.callbacks import tracking, validation
@@ -70,45 +70,45 @@ def _train(
     clock = Stopwatch()
     inputs = read_inputs(
         config,
-        device=models.best_device().type,
+        device=best_device().type,
         is_main_process=processes.is_main_process,
         num_processes=processes.num_processes,
     )
     # the other processes may be on a machine without the run's folder
     [checkpoint] = broadcast_object_list([inputs.checkpoint])
-    photos, name = inputs.concept, inputs.model_name
+    concept, name = inputs.concept, inputs.model_name
     fallbacks: list[memory.Plan] = []
     if config.fit:
         config, fallbacks = fitted(config, name, processes)
     accelerator = make_accelerator(config)
     clock.lap("checks")
     with memory.explain_out_of_memory(config):
-        parts = load_models(config, name, accelerator.device)
+        models = load_models(config, name, accelerator.device)
         clock.lap("loading")
         if config.pick_initializer:
-            config = with_picked_initializer(config, photos, parts)
-        placeholder = token_embedding.add_placeholder(
-            parts,
-            config.placeholder_token,
-            initializer_token=config.initializer_phrase or config.initializer_token,
-            vectors=first_rows(config, photos, parts),
+            config = with_picked_initializer(config, concept, models)
+        placeholder = token_embedding.insert_placeholder(
+            models,
+            inputs.tokens,
+            first_rows(config, concept, models),
+            config.initializer_phrase or config.initializer_token,
         )
-        training = prepare(parts, placeholder, photos, config, accelerator)
+        training = prepare(models, placeholder, concept, config, accelerator)
         if checkpoint is not None:
             restore(training, checkpoint)
             warn_of_changes(training, checkpoint)
-        parts.vae.to("cpu")  # its work is done; drawing brings it back for a moment
-        parts.unet.to(parts.device)
+        models.vae.to("cpu")  # its work is done; drawing brings it back for a moment
+        models.unet.to(models.device)
         if config.capture:  # before the graph, which knows where the weights lie
-            parts.unet.to(memory_format=torch.channels_last)
+            models.unet.to(memory_format=torch.channels_last)
     clock.lap("encoding")
 
     def save_pipeline() -> None:
-        models.save(token_embedding.merged(parts), config.output_dir)
+        save(token_embedding.merged(models), config.output_dir)
 
     judge = None
     if accelerator.is_main_process:  # it alone draws
-        judge = overfitting.monitor_for(config, [photo.image for photo in photos.photos], parts)
+        judge = overfitting.monitor_for(config, [photo.image for photo in concept.photos], models)
     take_step = functools.partial(
         memory.with_memory_retry,
         fallbacks=fallbacks,
@@ -117,7 +117,7 @@ def _train(
     drawing = validation(training, inference.generate, accelerator.trackers, judge)
     result = run_session(
         training,
-        photos,
+        concept,
         clock,
         checkpoint,
         functools.partial(train_rows, take_step=take_step),
@@ -125,7 +125,7 @@ def _train(
         save_more=save_pipeline if config.save_as_full_pipeline else None,
         is_main_process=accelerator.is_main_process,
     )
-    parts.text_encoder.eval()  # gradient checkpointing needs training mode
+    models.text_encoder.eval()  # gradient checkpointing needs training mode
     accelerator.end_training()
     return result
 
@@ -171,7 +171,7 @@ def fitted(
 
 
 def with_picked_initializer(
-    config: TrainingConfig, photos: Concept, parts: Models
+    config: TrainingConfig, concept: Concept, models: Models
 ) -> TrainingConfig:
     """The settings with the word of the model's vocabulary that fits the photos best, to CLIP's eye.
 
@@ -179,29 +179,29 @@ def with_picked_initializer(
         InputError: there is no CLIP model to ask.
     """
     named = config.evaluator
-    clip = clip_model.bundled_with(parts) if named is None else clip_model.load(named)
+    clip = clip_model.bundled_with(models) if named is None else clip_model.load(named)
     if clip is None:
         raise InputError(
-            f"--pick_initializer asks a CLIP model, and none came with {parts.name}: name one with "
+            f"--pick_initializer asks a CLIP model, and none came with {models.name}: name one with "
             f"--evaluator, such as openai/clip-vit-base-patch32, or give --initializer_token"
         )
-    template = concept.templates(config.learnable_property)[0]
-    vocabulary = list(whole_words(parts.tokenizer))
-    nearest = clip.nearest_words([p.image for p in photos.photos], vocabulary, template)
+    template = templates(config.learnable_property)[0]
+    vocabulary = list(whole_words(models.tokenizer))
+    nearest = clip.nearest_words([photo.image for photo in concept.photos], vocabulary, template)
     logger.warning("starting from %r, of %d words", nearest[0][0], len(nearest))
     return dataclasses.replace(config, initializer_token=nearest[0][0], initializer_phrase=None)
 
 
-def first_rows(config: TrainingConfig, photos: Concept, parts: Models) -> Tensor:
+def first_rows(config: TrainingConfig, concept: Concept, models: Models) -> Tensor:
     """What a run's rows start from, float32 `(num_vectors, hidden)`: of several processes, all get the first one's.
 
     Raises:
         InputError: see `token_embedding.start_vectors` and `word_encoder.row_from_photos`.
     """
     if not config.initializer_from_photos:
-        return token_embedding.start_vectors(parts, config)
+        return token_embedding.start_vectors(models, config)
     row = broadcast(
-        word_encoder.row_from_photos(parts, photos)
+        word_encoder.row_from_photos(models, concept)
     )  # their devices may round otherwise
     return row.expand(config.num_vectors, -1)
 
@@ -245,7 +245,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 def load_models(config: TrainingConfig, name: str, device: torch.device) -> Models:
     """All parts, the frozen ones in the precision asked for, with their switches set."""
     dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    return models.load(
+    return load(
         name,
         revision=config.revision,
         variant=config.variant,

@@ -91,7 +91,7 @@ class TrainingResult:
 
 def run_session(
     training: TrainingProtocol,
-    photos: Concept,
+    concept: Concept,
     clock: Stopwatch,
     state: RunState | None,
     loop: Callable[[Any, int, Sequence[Callback]], LoopResult],
@@ -104,7 +104,7 @@ def run_session(
 
     Args:
         training: all that the steps need.
-        photos: what it learns from, for the record.
+        concept: the photos it learns from, for the record.
         clock: has timed the stages before.
         state: that of an earlier session, already restored in `training`; None in the first.
         loop: the framework's own: takes `training`, `start` and callbacks.
@@ -117,7 +117,7 @@ def run_session(
     earlier = entry(read_record(config.output_dir), "losses", list)[:start]
     earlier += [None] * (start - len(earlier))  # a killed run took its last losses with it
     if is_main_process:
-        write_record(training, photos, clock, "running", start, earlier)
+        write_record(training, concept, clock, "running", start, earlier)
     with (
         stop_on_signal() as stop,
         progress_bar(training, start, hidden=not is_main_process) as bar,
@@ -152,7 +152,7 @@ def run_session(
             save_more()
         clock.lap("saving")
         status, losses = result.stopped or "finished", [*earlier, *result.losses]
-        write_record(training, photos, clock, status, result.step, losses)
+        write_record(training, concept, clock, status, result.step, losses)
         publish.publish_if_asked(config, result.stopped)
     return TrainingResult(
         Path(config.output_dir),
@@ -228,7 +228,7 @@ def public_flags(config: TrainingConfig) -> dict[str, Any]:
 
 def write_record(
     training: TrainingProtocol,
-    photos: Concept,
+    concept: Concept,
     clock: Stopwatch,
     status: str,
     steps: int,
@@ -245,8 +245,8 @@ def write_record(
         "model": absolute(training.models.name),
         "commit": hub.cached_commit(training.models.name, training.config.revision),
         **training.machine(),
-        "photos": [photo.path.name for photo in photos.photos],
-        "skipped": {path.name: reason for path, reason in photos.skipped},
+        "photos": [photo.path.name for photo in concept.photos],
+        "skipped": {path.name: reason for path, reason in concept.skipped},
         "flags": public_flags(training.config),
         "versions": {"tiutils": tiutils.__version__, "python": platform.python_version()}
         | {name: metadata.version(name) for name in training.packages},
