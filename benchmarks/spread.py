@@ -21,6 +21,7 @@ import numpy as np
 import tiutils
 from benchmarks.quality import ROOT, card, photos
 from tiutils.cli.main import PLACES
+from tiutils.config import SamplingConfig
 from tiutils.evaluation import clip, comparison
 from tiutils.io.pretrained import BUNDLED_MODEL
 
@@ -49,7 +50,7 @@ def advantages(name: str, steps: int) -> dict[str, np.ndarray]:
     parts = tiutils.load(BUNDLED_MODEL)
     word = tiutils.load_embedding(parts, ROOT / "data" / "embeddings" / f"{name}.safetensors")
     plain_word, held_out = card(name)["initializer_token"], photos(name, "held_out")
-    gallery = comparison.Gallery(parts, batch_size=8, num_inference_steps=steps)
+    gallery = comparison.Gallery(parts, SamplingConfig(num_inference_steps=steps))
     learned, plain = (
         comparison.evaluate_word(
             parts, each, held_out, plain_word=plain_word, evaluator=clip.bundled_with(parts),

@@ -269,8 +269,8 @@ def test_who_is_to_pick_is_asked_for(small_model, photos, tmp_path):
 
 def test_nearest_words_by_hand():
     clip = SimpleNamespace(
-        read=lambda sentences: torch.tensor([[float(s[-1]), 1.0] for s in sentences]),
-        see=lambda images: torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        encode_text=lambda sentences: torch.tensor([[float(s[-1]), 1.0] for s in sentences]),
+        encode_images=lambda images: torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
     )
     words = [f"w{k % 7}" for k in range(300)]
     found = clip_model.ClipScorer.nearest_words(clip, [], words, "a {}")

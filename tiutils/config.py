@@ -1,4 +1,4 @@
-"""All settings of a training run: one dataclass, whose fields are the command line's flags.
+"""Settings of a training run, whose fields are the flags of `tiutils train`, and of generating pictures.
 
 Names and meanings are those of diffusers' `textual_inversion.py`, so that a command from any tutorial works with the
 program's name changed. A default that differs from that script's says so in its help.
@@ -15,7 +15,7 @@ from typing import Any
 from tiutils.errors import InputError
 
 AS_THE_SCRIPT = {"norm_control": 0.0, "timestep_sampling": "uniform"}  # to compare like with like
-MAX_DRAWN = 100_000  # pictures of one call
+MAX_IMAGES = 100_000  # of one prompt
 MAX_STEPS = 999  # of the sampler
 MAX_SEED = 2**63  # half of a batch's key, of 64 bits
 MAX_GUIDANCE = 1000
@@ -299,48 +299,69 @@ def learning_rate_at(
     return lowest if step > total_steps else lowest + (peak - lowest) * (1 - progress)
 
 
-def check_counts(**counts: int) -> None:
-    """Refuse a count below one, or one that no memory holds, by its name."""
-    for name, value in counts.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}; it must be 1 or more")
-        if value > MAX_DRAWN:
-            raise InputError(f"{name} is {value}; it must be {MAX_DRAWN} or less")
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How pictures are generated, in either framework. Settings that cannot work are refused as it is made.
 
-
-def check_drawing(
-    num_images_per_prompt: int,
-    num_inference_steps: int,
-    seed: int,
-    guidance_scale: float | None,
-) -> None:
-    """Refuse numbers that no picture can be drawn with, in either framework, before anything is loaded.
+    Attributes:
+        num_images_per_prompt: images of each prompt.
+        seed: of image 0 of each prompt; image k has the seed after k more.
+        num_inference_steps: steps of the sampler.
+        guidance_scale: strength of classifier-free guidance; 1 or less turns it off; the model's own if None.
+        negative_prompt: what to steer away from.
+        height: pixels; the model's own size if None.
+        width: pixels; the model's own size if None.
+        batch_size: images generated at once; only memory and speed depend on it.
 
     Raises:
-        InputError: names the number and what is allowed.
+        InputError: names the setting and what is allowed.
     """
-    check_counts(
-        num_images_per_prompt=num_images_per_prompt, num_inference_steps=num_inference_steps
-    )
-    if num_inference_steps > MAX_STEPS:
-        raise InputError(
-            f"num_inference_steps is {num_inference_steps}; it must be {MAX_STEPS} or less, for a model knows 1000 "
-            f"noise levels, and 20 to 50 are enough"
-        )
-    if not 0 <= seed < MAX_SEED:
-        raise InputError(f"seed is {seed}; it must be at least 0 and below {MAX_SEED}")
-    if guidance_scale is not None and not -MAX_GUIDANCE <= guidance_scale <= MAX_GUIDANCE:
-        raise InputError(
-            f"guidance_scale is {guidance_scale}; it must be a number of at most {MAX_GUIDANCE}: 7.5 is usual, "
-            f"1 or less turns it off"
-        )
 
+    num_images_per_prompt: int = 1
+    seed: int = 0
+    num_inference_steps: int = 25
+    guidance_scale: float | None = None
+    negative_prompt: str = ""
+    height: int | None = None
+    width: int | None = None
+    batch_size: int = 8
 
-def check_size(model: str, factor: int, **sizes: int) -> None:
-    """Refuse a height or width that is no multiple of `factor`: the U-Net halves latents, what is left is whole."""
-    for name, value in sizes.items():
-        if value < 1 or value % factor:
-            nearest = max(factor, round(value / factor) * factor)
+    def __post_init__(self) -> None:
+        for name in ("num_images_per_prompt", "num_inference_steps", "batch_size"):
+            value = getattr(self, name)
+            if value < 1:
+                raise InputError(f"{name} is {value}; it must be 1 or more")
+            if value > MAX_IMAGES:
+                raise InputError(f"{name} is {value}; it must be {MAX_IMAGES} or less")
+        if self.num_inference_steps > MAX_STEPS:
             raise InputError(
-                f"{name} is {value}; {model} draws multiples of {factor} pixels, for example {nearest}"
+                f"num_inference_steps is {self.num_inference_steps}; it must be {MAX_STEPS} or less: a model has 1000 "
+                f"noise levels, and 20 to 50 steps are enough"
             )
+        if not 0 <= self.seed < MAX_SEED:
+            raise InputError(f"seed is {self.seed}; it must be at least 0 and below {MAX_SEED}")
+        scale = self.guidance_scale
+        if scale is not None and not -MAX_GUIDANCE <= scale <= MAX_GUIDANCE:  # false for NaN, too
+            raise InputError(
+                f"guidance_scale is {scale}; it must be a number of at most {MAX_GUIDANCE}: 7.5 is usual, 1 or less "
+                f"turns it off"
+            )
+
+    def size_for(self, models: Any) -> tuple[int, int]:
+        """Height and width in pixels of a model's pictures; `models` are the parts in either framework.
+
+        Raises:
+            InputError: the U-Net cannot halve such a size as often as it must.
+        """
+        factor = models.pixel_factor
+        size = {
+            "height": self.height or models.resolution,
+            "width": self.width or models.resolution,
+        }
+        for name, value in size.items():
+            if value < 1 or value % factor:
+                nearest = max(factor, round(value / factor) * factor)
+                raise InputError(
+                    f"{name} is {value}; {models.name} draws multiples of {factor} pixels, for example {nearest}"
+                )
+        return size["height"], size["width"]

@@ -1,6 +1,6 @@
 """Prompts to pictures, with parts that are already loaded and words that were just learned.
 
-Drawing is done by diffusers' `StableDiffusionPipeline`; the prompt is encoded here, by the same
+diffusers' `StableDiffusionPipeline` does the work; the prompt is encoded here, by the same
 `token_embedding.tokenize` that training uses, so that mixed-case words and words of several vectors mean
 what they meant while they were learned.
 """
@@ -8,15 +8,17 @@ what they meant while they were learned.
 from __future__ import annotations
 
 import contextlib
-import math
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 
-from tiutils import config, token_embedding
+from tiutils import token_embedding
+from tiutils.config import SamplingConfig
 from tiutils.errors import InputError
 from tiutils.io import embeddings
 from tiutils.models import Models
@@ -71,18 +73,12 @@ def pipeline(models: Models) -> StableDiffusionPipeline:
 def generate(
     models: Models,
     prompts: str | Sequence[str],
+    sampling: SamplingConfig | None = None,
     *,
-    num_images_per_prompt: int = 1,
-    seed: int = 0,
-    num_inference_steps: int = 25,
-    guidance_scale: float | None = None,
-    negative_prompt: str = "",
-    height: int | None = None,
-    width: int | None = None,
-    batch_size: int = 8,
     on_image: Callable[[int, Image.Image], object] | None = None,
+    **settings: Any,
 ) -> list[Image.Image]:
-    """Draw pictures.
+    """Generate pictures: `generate(models, "a <toy> in the snow", num_images_per_prompt=4, seed=1)`.
 
     Image k of each prompt starts from float32 noise of a CPU generator of its own, seeded
     `seed + k`. So a picture is the same, up to rounding, whatever the batch size, the device and
@@ -92,55 +88,46 @@ def generate(
     Args:
         models: the loaded parts.
         prompts: one prompt or several.
-        num_images_per_prompt: images of each prompt.
-        seed: seed of image 0.
-        num_inference_steps: steps of the sampler.
-        guidance_scale: strength of classifier-free guidance; 1 or less turns it off; the model's own
-            if None.
-        negative_prompt: what to steer away from.
-        height: pixels; the model's own size if None.
-        width: pixels; the model's own size if None.
-        batch_size: images drawn at once; only memory and speed depend on it.
-        on_image: called with the number of each image, from 0, and the image as soon as it is drawn.
+        sampling: how; the defaults of `SamplingConfig` if None.
+        on_image: called with the number of each image, from 0, and the image as soon as it is there.
+        settings: fields of `SamplingConfig` that differ from `sampling`.
 
     Returns:
         `len(prompts) * num_images_per_prompt` RGB images: all of the first prompt, then all of the
         second, and so on.
 
     Raises:
-        InputError: a size the model cannot draw, or a count below one.
+        InputError: a setting that cannot work, or a size the model cannot draw.
     """
+    sampling = dataclasses.replace(sampling or SamplingConfig(), **settings)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    height, width = height or models.resolution, width or models.resolution
-    # 8 is what the pipeline itself asks for, whatever the model
-    halvings = len(models.unet.config.block_out_channels) - 1
-    factor = math.lcm(8, models.vae_factor * 2**halvings)
-    config.check_size(models.name, factor, height=height, width=width)
-    config.check_drawing(num_images_per_prompt, num_inference_steps, seed, guidance_scale)
-    config.check_counts(batch_size=batch_size)
+    height, width = sampling.size_for(models)
     if not prompts:
         return []
 
     encoded = encode_prompts(models, prompts)  # once a prompt, not once an image
-    unconditional = encode_prompts(models, [negative_prompt])
-    jobs = [(p, k) for p in range(len(prompts)) for k in range(num_images_per_prompt)]
+    unconditional = encode_prompts(models, [sampling.negative_prompt])
+    guidance_scale = sampling.guidance_scale
+    if guidance_scale is None:
+        guidance_scale = models.guidance_scale
+    jobs = [(p, k) for p in range(len(prompts)) for k in range(sampling.num_images_per_prompt)]
     pipe = pipeline(models)
     # Without a text encoder (which is always float32) it computes in the U-Net's own dtype.
     pipe.register_modules(text_encoder=None, tokenizer=None)
     images: list[Image.Image] = []
     with _vae_beside_unet(models), torch.autocast(models.device.type, enabled=False):
-        for first in range(0, len(jobs), batch_size):
-            chunk = jobs[first : first + batch_size]
-            drawn = pipe(
+        for first in range(0, len(jobs), sampling.batch_size):
+            chunk = jobs[first : first + sampling.batch_size]
+            batch = pipe(
                 prompt_embeds=encoded[[p for p, _ in chunk]],
                 negative_prompt_embeds=unconditional.expand(len(chunk), -1, -1),
-                latents=_first_noise(models, [seed + k for _, k in chunk], height, width),
+                latents=_first_noise(models, [sampling.seed + k for _, k in chunk], height, width),
                 height=height,
                 width=width,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=models.guidance_scale if guidance_scale is None else guidance_scale,
+                num_inference_steps=sampling.num_inference_steps,
+                guidance_scale=guidance_scale,
             ).images
-            for image in drawn:
+            for image in batch:
                 images.append(image)
                 if on_image is not None:
                     on_image(len(images) - 1, image)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,6 +68,12 @@ class Models:
     def resolution(self) -> int:
         """Side in pixels of the pictures the model was made for."""
         return self.unet.config.sample_size * self.vae_factor
+
+    @property
+    def pixel_factor(self) -> int:
+        """What a picture's sides must be multiples of: 8, as diffusers demands, and what VAE and U-Net halve."""
+        halvings = len(self.unet.config.block_out_channels) - 1
+        return math.lcm(8, self.vae_factor * 2**halvings)
 
     @property
     def guidance_scale(self) -> float:

@@ -135,11 +135,11 @@ def test_a_gpu_is_named_with_its_memory(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (6 * 2**30, 15 * 2**30))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6 * 2**30, 15 * 2**30))
     device = next(doctor.device_and_memory())
     assert device.found == "Tesla T4, 6.0 of 15.0 GiB free"
     assert device.change.startswith("for SD 1.5 add --fit: without it") and not device.fatal
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (14 * 2**30, 15 * 2**30))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (14 * 2**30, 15 * 2**30))
     assert next(doctor.device_and_memory()).change == ""
 
 

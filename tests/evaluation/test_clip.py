@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
 from tiutils import models
+from tiutils.config import SamplingConfig
 from tiutils.errors import InputError
 from tiutils.evaluation import clip as clip_model
 from tiutils.evaluation import comparison
@@ -81,7 +82,7 @@ def test_measure_asks_it_for_every_prompt(small_model, clip):
     prompts = ["a {} in the snow", "a {} on grass"]
     measured = comparison.evaluate_word(
         parts, "toy", PICTURES, plain_word="toy", evaluator=clip, prompts=prompts,
-        num_images=3, images_per_prompt=2, num_inference_steps=2,
+        num_images=3, images_per_prompt=2, gallery=comparison.Gallery(parts, SamplingConfig(num_inference_steps=2)),
     )  # fmt: skip
     assert set(measured) == set(comparison.METRICS)
     assert measured["clip_similarity"].shape == (3,)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tiutils import concept, models, token_embedding
+from tiutils.config import SamplingConfig
 from tiutils.evaluation import comparison, metrics
 
 
@@ -32,7 +33,12 @@ def test_a_word_that_equals_its_initializer_is_no_better(small_model, images):
 def test_the_values_are_those_of_the_single_measures(small_model, images):
     parts = models.load(small_model)
     measured = comparison.evaluate_word(
-        parts, "toy", images, plain_word="toy", num_images=3, seed=4
+        parts,
+        "toy",
+        images,
+        plain_word="toy",
+        num_images=3,
+        gallery=comparison.Gallery(parts, SamplingConfig(seed=4)),
     )
     drawn = comparison.inference.generate(
         parts, "a photo of a toy", num_images_per_prompt=3, seed=4

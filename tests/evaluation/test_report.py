@@ -11,6 +11,7 @@ from PIL import Image
 
 from tiutils import inference, models
 from tiutils.cli.main import main
+from tiutils.config import SamplingConfig
 from tiutils.evaluation import report
 from tiutils.evaluation.comparison import Gallery
 
@@ -63,7 +64,9 @@ def test_the_picture_comes_before_the_scores_and_stays(run_dir, tmp_path, capsys
 
 def test_each_picture_is_drawn_once(small_model):
     parts, count = models.load(small_model), []
-    gallery = Gallery(parts, num_inference_steps=1, on_image=lambda: count.append(1))
+    gallery = Gallery(
+        parts, SamplingConfig(num_inference_steps=1), on_image=lambda: count.append(1)
+    )
     few = gallery.pictures(["a toy", "a cat"], 1)
     many = gallery.pictures(["a cat", "a dog"], 2)
     assert len(count) == 5 and many[0] is few[1]

@@ -22,7 +22,7 @@ from tiutils import errors, models, training
 from tiutils.cli.main import main
 from tiutils.config import TrainingConfig
 from tiutils.io import checkpoints, pretrained
-from tiutils.runs import memory
+from tiutils.runs import memory, run
 from tiutils.runs.memory import GIB, SD15
 
 CONFIG = TrainingConfig("photos", "<my-toy>", "toy", train_batch_size=4)
@@ -287,7 +287,7 @@ def test_out_of_memory_while_loading_names_the_flag(config, monkeypatch):
     def load(*args, **named):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(models, "load", load)
+    monkeypatch.setattr(run, "load", load)
     with pytest.raises(errors.InputError, match=r"out of memory \(CUDA.*; add --fit"):
         tiutils.train(config)
 

@@ -156,7 +156,7 @@ def device_and_memory() -> Iterator[Finding]:
     from tiutils.runs import memory
 
     if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
+        free, total = memory.free_and_total(torch.device("cuda"))
         needed = memory.predicted(TrainingConfig()).peak_bytes / (1 - memory.MARGIN)
         change = ""
         if free < needed:

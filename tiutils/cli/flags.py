@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tiutils.config import TrainingConfig
+from tiutils.config import SamplingConfig, TrainingConfig
 from tiutils.errors import InputError, check_text
 from tiutils.io import files
 
@@ -118,10 +118,24 @@ def model(
     return {**given, **chosen, **changed}
 
 
-def add_drawing_flags(
+def sampling_config(options: argparse.Namespace) -> SamplingConfig:
+    """The flags of `add_sampling_flags`.
+
+    Raises:
+        InputError: one of them cannot work.
+    """
+    return SamplingConfig(
+        num_images_per_prompt=options.num_images,
+        seed=options.seed,
+        num_inference_steps=options.num_inference_steps,
+        guidance_scale=options.guidance_scale,
+    )
+
+
+def add_sampling_flags(
     parser: argparse.ArgumentParser, num_images: int, num_steps: int = 25
 ) -> None:
-    """Flags that every command which draws has."""
+    """Flags of every command that generates pictures."""
     parser.add_argument(
         "--num_images", type=int, default=num_images, help="pictures of each prompt (%(default)s)"
     )

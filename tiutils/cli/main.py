@@ -18,9 +18,9 @@ from tiutils.cli import console, flags, quiet_libraries
 from tiutils.cli.flags import (
     EXIT_INPUT,
     Parser,
-    add_drawing_flags,
     add_framework_flag,
     add_model_flags,
+    add_sampling_flags,
     add_training_flags,
     training_config,
 )
@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--output_dir", default="pictures", help="folder for the PNG files")
     add_model_flags(generate)
-    add_drawing_flags(generate, num_images=4)
+    add_sampling_flags(generate, num_images=4)
     add_framework_flag(generate)
     generate.set_defaults(run=run_generate)
 
@@ -125,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-scores", "--no_scores", action="store_true", help="draw the picture only"
     )
     add_model_flags(evaluate)
-    add_drawing_flags(evaluate, num_images=2, num_steps=15)
+    add_sampling_flags(evaluate, num_images=2, num_steps=15)
     evaluate.set_defaults(run=run_evaluate)
 
     push = commands.add_parser(
@@ -248,12 +248,9 @@ def run_train(options: argparse.Namespace) -> int:
 
 def run_generate(options: argparse.Namespace) -> int:
     """`tiutils generate`."""
-    from tiutils import config
     from tiutils.figures import output
 
-    config.check_drawing(
-        options.num_images, options.num_inference_steps, options.seed, options.guidance_scale
-    )
+    sampling = flags.sampling_config(options)
     folder = files.given(options.output_dir, "--output_dir")
     words = flags.words(options.embedding)
     files.check_writable(folder, "--output_dir")
@@ -281,22 +278,13 @@ def run_generate(options: argparse.Namespace) -> int:
             bar.update()
 
         try:
-            options_of_all = {**drawing(options), "batch_size": parts.at_once}
-            inference.generate(parts, options.prompt, **options_of_all, on_image=keep)
+            inference.generate(
+                parts, options.prompt, sampling, batch_size=parts.at_once, on_image=keep
+            )
         except KeyboardInterrupt:
             logger.warning("stopped: %d of %d pictures are drawn, in %s", done, total, folder)
             raise
     return EXIT_OK
-
-
-def drawing(options: argparse.Namespace) -> dict[str, Any]:
-    """The flags of `add_drawing_flags` as arguments of `inference.generate`."""
-    return {
-        "num_images_per_prompt": options.num_images,
-        "seed": options.seed,
-        "num_inference_steps": options.num_inference_steps,
-        "guidance_scale": options.guidance_scale,
-    }
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
@@ -314,7 +302,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         output_dir=options.output_dir,
         scores=not options.no_scores,
         on_image=lambda path: print(f"{label:<25} {path}", flush=True),
-        **drawing(options),
+        sampling=flags.sampling_config(options),
     )
     if made.word_scores:
         print("\n" + "\n\n".join(map(report.as_text, made.word_scores)))

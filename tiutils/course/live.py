@@ -169,13 +169,10 @@ class LiveView:
 
 def memory_left() -> str:
     """The free memory, of the GPU if there is one."""
-    import psutil
-    import torch
+    from tiutils.models import best_device
+    from tiutils.runs import memory
 
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        place = "GPU memory"
-    else:
-        memory = psutil.virtual_memory()
-        free, total, place = memory.available, memory.total, "memory"
+    device = best_device()
+    place = "GPU memory" if device.type == "cuda" else "memory"
+    free, total = memory.free_and_total(device)
     return f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB of {place} free"

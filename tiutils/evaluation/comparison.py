@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from tiutils import concept, inference
+from tiutils.config import SamplingConfig
 from tiutils.evaluation import metrics
 from tiutils.evaluation.clip import ClipScorer
 from tiutils.evaluation.metrics import SEED, Images
@@ -34,12 +34,11 @@ class Gallery:
     def __init__(
         self,
         models: Models,
+        sampling: SamplingConfig | None = None,
         *,
-        seed: int = 0,
         on_image: Callable[[], object] | None = None,
-        **drawing: Any,
     ):
-        self.models, self.seed, self.drawing = models, seed, drawing
+        self.models, self.sampling = models, sampling or SamplingConfig()
         self.on_image = on_image
         self.drawn: dict[str, list[Image.Image]] = {}
 
@@ -66,10 +65,10 @@ class Gallery:
             inference.generate(
                 self.models,
                 batch,
+                self.sampling,
                 num_images_per_prompt=more,
-                seed=self.seed + start,
+                seed=self.sampling.seed + start,
                 on_image=keep,
-                **self.drawing,
             )
         return [image for prompt in prompts for image in self.drawn[prompt][:count]]
 
@@ -85,9 +84,7 @@ def evaluate_word(
     prompts: Sequence[str] = (),
     num_images: int = 8,
     images_per_prompt: int | None = None,
-    seed: int = 0,
     gallery: Gallery | None = None,
-    **drawing: Any,
 ) -> dict[str, np.ndarray]:
     """Take every measure of one word; two words get the same draws and start from the same noise.
 
@@ -101,16 +98,14 @@ def evaluate_word(
         prompts: with `{}` for the word, for prompt following; the first template if there are none.
         num_images: pictures drawn of the first template ("a photo of a …").
         images_per_prompt: pictures drawn of each of `prompts`; as many as `num_images` if None.
-        seed: of the first picture.
-        gallery: pictures that were drawn before, with the same seed and arguments; none if None.
-        drawing: further arguments of `inference.generate`.
+        gallery: how pictures are generated, and those that are there already; a new one with the defaults if None.
 
     Returns:
         names of `METRICS` with a value for each draw of the loss or for each picture, (n,). Their
         mean is the measure.
     """
     template = concept.templates(learnable_property)[0]
-    gallery = gallery or Gallery(models, seed=seed, **drawing)
+    gallery = gallery or Gallery(models)
     images = gallery.pictures([concept.fill(template, word)], num_images)
     losses = metrics.evaluation_losses(models, references, word, learnable_property, num_samples=64)
     measured = {

@@ -15,7 +15,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tiutils import concept, config, inference, models
+from tiutils import concept, inference, models
+from tiutils.config import SamplingConfig
 from tiutils.errors import InputError, printable
 from tiutils.evaluation import clip as clip_model
 from tiutils.evaluation import comparison, overfitting, web_page
@@ -25,7 +26,6 @@ from tiutils.io import embeddings
 from tiutils.io.files import check_writable, given, to_json, write_new
 from tiutils.io.progress import bar
 from tiutils.io.run_folder import SHEETS, entry, find_again, model_of, read_record, update_record
-from tiutils.models import Models
 from tiutils.tokenizer import (
     find_clash,
     read_word,
@@ -37,6 +37,7 @@ from tiutils.tokenizer import (
 logger = logging.getLogger("tiutils")
 
 PICTURE, PAGE, COMPARISON = "before_after.png", "report.html", "comparison"
+SAMPLING = SamplingConfig(num_images_per_prompt=2, num_inference_steps=15)
 SCORED = 8  # pictures of a word that each score is the mean of, at least; see benchmarks/README.md
 
 
@@ -87,12 +88,9 @@ def evaluate(
     model: dict[str, Any] | None = None,
     judge: str | None = None,
     output_dir: str | Path = COMPARISON,
-    num_images_per_prompt: int = 2,
-    num_inference_steps: int = 15,
-    seed: int = 0,
+    sampling: SamplingConfig = SAMPLING,
     scores: bool = True,
     on_image: Callable[[Path], object] | None = None,
-    **drawing: Any,
 ) -> Report:
     """Draw prompts with plain words and learned ones, from the same noise; then score.
 
@@ -109,21 +107,16 @@ def evaluate(
         model: arguments of `models.load`, instead of what the runs say of their model.
         judge: a CLIP model, folder or Hub id; the one that came with the model, if one did.
         output_dir: where a comparison goes.
-        num_images_per_prompt: in the picture; the scores take the same, and more where that is few.
-        num_inference_steps: of the sampler; with 25 the scores are the same (benchmarks/README.md).
-        seed: of the first picture.
+        sampling: how pictures are generated, two of each prompt if it does not say; the scores take the same, and more
+            where that is few. With 25 steps the scores are the same as with 15 (benchmarks/README.md).
         scores: whether to score at all.
         on_image: called with the picture's file as soon as it is there, long before the scores.
-        drawing: further arguments of `inference.generate`.
 
     Raises:
         InputError: no run there, no photos, runs on different models, or no such judge.
     """
     if missing := [prompt for prompt in prompts if "{}" not in prompt]:
         raise InputError(f"the prompt {missing[0]!r} has no {{}} where the word is to stand")
-    config.check_drawing(
-        num_images_per_prompt, num_inference_steps, seed, drawing.get("guidance_scale")
-    )
     folders = [given(run_dir, "the run's folder") for run_dir in run_dirs]
     subjects = [_subject(folder, photos, held_out) for folder in folders]
     chosen = _model(folders, model or {})
@@ -140,16 +133,15 @@ def evaluate(
     for subject, word in zip(subjects, words, strict=True):
         inference.load_embedding(parts, subject.embedding, word)
 
-    drawing |= {"num_inference_steps": num_inference_steps, "batch_size": parts.at_once}
-    gallery = comparison.Gallery(parts, seed=seed, **drawing)
+    sampling = dataclasses.replace(sampling, batch_size=parts.at_once)
+    gallery, each = comparison.Gallery(parts, sampling), sampling.num_images_per_prompt
     shown = list(dict.fromkeys([*(s.plain_word for s in subjects), *words]))
     sentences = [concept.fill(prompt, word) for word in shown for prompt in prompts]
-    with bar(gallery.missing(sentences, num_images_per_prompt), "drawing", "picture") as drawn:
+    with bar(gallery.missing(sentences, each), "drawing", "picture") as drawn:
         gallery.on_image = drawn.update
-        gallery.pictures(sentences, num_images_per_prompt)
+        gallery.pictures(sentences, each)
     pictures = {
-        word: gallery.pictures([concept.fill(p, word) for p in prompts], num_images_per_prompt)
-        for word in shown
+        word: gallery.pictures([concept.fill(p, word) for p in prompts], each) for word in shown
     }
     figure = (
         _one_run(subjects[0], prompts, pictures, words[0])
@@ -161,9 +153,7 @@ def evaluate(
         on_image(picture)
     word_scores: tuple[WordScores, ...] = ()
     if scores:
-        word_scores = _score_words(
-            parts, subjects, words, clip, prompts, num_images_per_prompt, gallery
-        )
+        word_scores = _score_words(subjects, words, clip, prompts, gallery)
     record = [dataclasses.asdict(each) for each in word_scores]
     page: Path | None = None
     try:
@@ -209,19 +199,18 @@ def _numbered(path: Path) -> Iterator[Path]:
 
 
 def _score_words(
-    parts: Models,
     subjects: Sequence[Subject],
     words: Sequence[str],
     clip: clip_model.ClipScorer | None,
     prompts: Sequence[str],
-    num_images_per_prompt: int,
     gallery: comparison.Gallery,
 ) -> tuple[WordScores, ...]:
     """Every measure of each word beside its plain word."""
     judged = [
         each for s, w in zip(subjects, words, strict=True) for each in ((s, w), (s, s.plain_word))
     ]
-    each = max(num_images_per_prompt, -(-SCORED // len(prompts)))  # the figure's serve again
+    # the figure's serve again
+    each = max(gallery.sampling.num_images_per_prompt, -(-SCORED // len(prompts)))
     usual = [
         concept.fill(concept.templates(subject.learnable_property)[0], word)
         for subject, word in judged
@@ -237,7 +226,7 @@ def _score_words(
         for subject, word in judged:
             measured.append(
                 comparison.evaluate_word(
-                    parts,
+                    gallery.models,
                     word,
                     subject.references,
                     plain_word=subject.plain_word,

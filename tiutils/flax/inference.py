@@ -1,10 +1,12 @@
-"""Prompts to pictures in JAX: `tiutils.inference` once more, the same pictures from the same seeds."""
+"""Prompts to pictures in JAX: the twin of `tiutils.inference`, with the same pictures from the same seeds."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from PIL import Image
 
-from tiutils import config
+from tiutils.config import SamplingConfig
 from tiutils.flax import noise, schedulers, token_embedding
 from tiutils.flax.models import FlaxModels
 from tiutils.flax.networks.text_encoder import TextEncoder
@@ -34,20 +36,14 @@ def encode_prompts(models: FlaxModels, prompts: Sequence[str]) -> Array:
 def generate(
     models: FlaxModels,
     prompts: str | Sequence[str],
+    sampling: SamplingConfig | None = None,
     *,
-    num_images_per_prompt: int = 1,
-    seed: int = 0,
-    num_inference_steps: int = 25,
-    guidance_scale: float | None = None,
-    negative_prompt: str = "",
-    height: int | None = None,
-    width: int | None = None,
-    batch_size: int = 8,
     on_image: Callable[[int, Image.Image], object] | None = None,
     sampler: str = "dpmsolver++",
     devices: Sequence[jax.Device] | None = None,
+    **settings: Any,
 ) -> list[Image.Image]:
-    """Draw pictures.
+    """Generate pictures, as `tiutils.inference.generate` does, which says more of the arguments both have.
 
     Image k of each prompt starts from the noise that PyTorch draws with seed `seed + k`. The whole way from noise to
     pixels is one compiled function; it is compiled anew for another size, batch size, number of steps or sampler.
@@ -55,36 +51,29 @@ def generate(
     Args:
         models: the loaded parts.
         prompts: one prompt or several.
-        num_images_per_prompt: images of each prompt.
-        seed: seed of image 0.
-        num_inference_steps: steps of the sampler.
-        guidance_scale: strength of classifier-free guidance; the model's own if None; 1 or less turns it off.
-        negative_prompt: what to steer away from.
-        height: pixels; the model's own size if None.
-        width: pixels; the model's own size if None.
-        batch_size: images drawn at once, by all devices together; rounded up to a multiple of the devices.
+        sampling: how; `batch_size` is of all devices together, rounded up to a multiple of their number.
+        on_image: called with the number of each image, from 0, and the image as soon as it is there.
         sampler: `"dpmsolver++"` as in PyTorch, or another one of `schedulers.SAMPLERS`.
         devices: those that share each batch; all that JAX sees by default.
-        on_image: called with the number of each image, from 0, and the image as soon as it is drawn.
+        settings: fields of `SamplingConfig` that differ from `sampling`.
 
     Returns:
         `len(prompts) * num_images_per_prompt` RGB images: all of the first prompt, then all of the second, and so on.
 
     Raises:
-        InputError: a size the model cannot draw, a count below one, or an unknown sampler.
+        InputError: a setting that cannot work, a size the model cannot draw, or an unknown sampler.
     """
+    sampling = dataclasses.replace(sampling or SamplingConfig(), **settings)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    height, width = height or models.resolution, width or models.resolution
-    config.check_size(models.name, models.pixel_factor, height=height, width=width)
-    config.check_drawing(num_images_per_prompt, num_inference_steps, seed, guidance_scale)
-    config.check_counts(batch_size=batch_size)
-    table = make_sampler(models, num_inference_steps, sampler)
-    jobs = [(p, seed + k) for p in range(len(prompts)) for k in range(num_images_per_prompt)]
+    height, width = sampling.size_for(models)
+    table = make_sampler(models, sampling.num_inference_steps, sampler)
+    seeds = range(sampling.seed, sampling.seed + sampling.num_images_per_prompt)
+    jobs = [(prompt, seed) for prompt in range(len(prompts)) for seed in seeds]
     if not jobs:
         return []
 
-    scale = models.guidance_scale if guidance_scale is None else guidance_scale
-    encoded = np.asarray(encode_prompts(models, [*prompts, negative_prompt]))
+    scale = models.guidance_scale if sampling.guidance_scale is None else sampling.guidance_scale
+    encoded = np.asarray(encode_prompts(models, [*prompts, sampling.negative_prompt]))
     unconditional = jnp.asarray(encoded[-1:]) if scale > 1 else None
     devices = list(devices or jax.devices())
     mesh = Mesh(np.array(devices), ("batch",))
@@ -92,7 +81,7 @@ def generate(
     constants = jax.device_put(
         (models.unet, models.vae, table, unconditional, jnp.float32(scale)), everywhere
     )
-    at_once = -(-min(batch_size, len(jobs)) // len(devices)) * len(devices)
+    at_once = -(-min(sampling.batch_size, len(jobs)) // len(devices)) * len(devices)
     shape = (models.unet.in_channels, height // models.vae_factor, width // models.vae_factor)
     images: list[Image.Image] = []
     for first in range(0, len(jobs), at_once):
@@ -101,8 +90,8 @@ def generate(
         start = np.stack([noise.standard_normal(shape, s) for _, s in padded])
         texts = encoded[[p for p, _ in padded]]
         with jax.default_matmul_precision("float32" if models.dtype == jnp.float32 else None):
-            drawn = _generate(*constants, *jax.device_put((start, texts), shared))
-        for picture in np.asarray(drawn)[: len(chunk)]:
+            batch = _generate(*constants, *jax.device_put((start, texts), shared))
+        for picture in np.asarray(batch)[: len(chunk)]:
             images.append(Image.fromarray(picture))
             if on_image is not None:
                 on_image(len(images) - 1, images[-1])

@@ -1,8 +1,8 @@
-"""Noise schedules and samplers: DDPM's noising, and DDIM, PLMS and DPM-Solver++ as tables of numbers.
+"""Noise schedules and samplers: DDPM's noising, and DDIM and DPM-Solver++ as tables of numbers.
 
-All three samplers are linear in the latents and in what the U-Net said, at this step and a few before. Their formulas
-are therefore worked out beforehand, in float64 on the host, to two tables of weights; on the device one loop serves
-all, and compiles once.
+Both samplers are linear in the latents and the U-Net's predictions, at this step and the one before. Their formulas
+are therefore worked out beforehand, in float64 on the host, to a table of weights; on the device one loop serves both,
+and compiles once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jax import Array, lax
 from tiutils.errors import InputError
 from tiutils.io.pretrained import PREDICTION_TYPES
 
-SAMPLERS = ("dpmsolver++", "ddim", "pndm")
+SAMPLERS = ("dpmsolver++", "ddim")
 SPACINGS = ("linspace", "leading", "trailing")
 # what would change DPM-Solver++, with the one value that is supported
 DPM_OPTIONS = {
@@ -25,10 +25,6 @@ DPM_OPTIONS = {
     "euler_at_final": False, "use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False,
     "use_lu_lambdas": False, "use_flow_sigmas": False,
 }  # fmt: skip
-# how the last predictions are weighed in PLMS, newest first (Adams and Bashforth 1883)
-BASHFORTH = (
-    (1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24),
-)  # fmt: skip
 NEVER_ZERO = 2.0**-24  # for ᾱ of pure noise, as in diffusers
 
 
@@ -101,14 +97,13 @@ def sampler(
     Args:
         config: of a scheduler, as in a model's scheduler_config.json: betas, prediction type, timestep spacing, …
             Samples are never clipped: latents, unlike pixels, do not live in [-1, 1].
-        num_inference_steps: steps; PLMS asks the U-Net once more.
-        kind: `"ddim"` (Song et al. 2020, arXiv 2010.02502), `"pndm"` (PLMS: Liu et al. 2022, arXiv 2202.09778, without
-            Runge-Kutta steps, as in Stable Diffusion) or `"dpmsolver++"` (2M: Lu et al. 2022, arXiv 2211.01095).
+        num_inference_steps: how many.
+        kind: `"ddim"` (Song et al. 2020, arXiv 2010.02502) or `"dpmsolver++"` (2M: Lu et al. 2022, arXiv 2211.01095).
 
     Raises:
         InputError: a kind, an option or a number of steps that is not supported.
     """
-    makers = {"dpmsolver++": _dpm_solver, "ddim": _ddim, "pndm": _plms}
+    makers = {"dpmsolver++": _dpm_solver, "ddim": _ddim}
     if kind not in makers:
         raise InputError(f"there is no sampler {kind!r}; choose one of {', '.join(SAMPLERS)}")
     prediction = config.get("prediction_type", "epsilon")
@@ -148,50 +143,13 @@ def sample(sampler: Sampler, predict: Callable[[Array, Array], Array], latents: 
 def _ddim(config: Mapping[str, Any], steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Eq. 12 without noise: to the x_0 and with the ε that are predicted now."""
     timesteps = _timesteps(config, steps)
-    keep, add = _ddim_steps(config, timesteps, steps, config.get("set_alpha_to_one", True))
-    return timesteps, np.stack([keep, np.zeros_like(keep), add], axis=1)
-
-
-def _ddim_steps(
-    config: Mapping[str, Any], timesteps: np.ndarray, steps: int, ends_at_one: bool
-) -> np.ndarray:
-    """Weights of latents and prediction in a step of one stride from each timestep, `(2, n)`.
-
-    Below timestep 0, ᾱ is 1, or what it is at 0.
-    """
     products = alphas_cumprod(config).astype(np.float64)
     ends = timesteps - len(products) // steps
-    later = np.where(ends >= 0, products[ends], 1.0 if ends_at_one else products[0])
+    last = 1.0 if config.get("set_alpha_to_one", True) else products[0]  # ᾱ below timestep 0
+    later = np.where(ends >= 0, products[ends], last)
     clean, noise = _predicted(config, products[timesteps])
-    return np.sqrt(later) * clean + np.sqrt(1 - later) * noise
-
-
-def _plms(config: Mapping[str, Any], steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Adams and Bashforth's sums of the last predictions (eq. 12), in DDIM's step (eq. 9).
-
-    The first step is made twice, from the same latents, the second time with the mean of its two ends' predictions.
-    """
-    if not config.get("skip_prk_steps", True):
-        raise _unsupported("skip_prk_steps", False, "true")
-    few = _timesteps(config, steps)
-    timesteps = np.concatenate([few[:1], few[1:2], few[1:]])
-    starts = timesteps.copy()
-    starts[1:2] += (
-        _train_timesteps(config) // steps
-    )  # made again: it ends where it would have begun
-    ends_at_one = config.get("set_alpha_to_one", False)
-    keep, add = _ddim_steps(config, starts, steps, ends_at_one)
-    weights = np.zeros((len(timesteps), 7))
-    last: list[int] = []  # steps whose predictions count, newest first: that of step 1 does not
-    for i in range(len(timesteps)):
-        last = last if i == 1 else [i, *last[:3]]
-        sums = (
-            {1: 0.5, 0: 0.5} if i == 1 else dict(zip(last, BASHFORTH[len(last) - 1], strict=True))
-        )
-        weights[i, int(i == 1)] = keep[i]
-        for j, weight in sums.items():
-            weights[i, 2 + i - j] = add[i] * weight
-    return timesteps, weights
+    keep, add = np.sqrt(later) * clean + np.sqrt(1 - later) * noise
+    return timesteps, np.stack([keep, np.zeros_like(keep), add], axis=1)
 
 
 def _dpm_solver(config: Mapping[str, Any], steps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 from tiutils import concept as concepts
 from tiutils import dataset
 from tiutils.concept import Concept
-from tiutils.config import MAX_DRAWN, MAX_SEED, TrainingConfig
+from tiutils.config import MAX_IMAGES, MAX_SEED, TrainingConfig
 from tiutils.errors import InputError, check_text
 from tiutils.io import embeddings, files, pretrained, run_folder
 from tiutils.io.checkpoints import RunState, check_state
@@ -51,7 +51,7 @@ UPPER_BOUNDS = {
     "norm_control": 2,
     "seed": MAX_SEED,
     "resolution": 2**14,
-    "num_validation_images": MAX_DRAWN,
+    "num_validation_images": MAX_IMAGES,
 }
 MAX_SAMPLES = 2**20  # of one step: all that is drawn for them is in memory at once
 MAX_COUNT, MAX_FLOAT = 10**9, 1e30  # what stays finite in float32, also times a batch size

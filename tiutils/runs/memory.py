@@ -207,16 +207,26 @@ def choose_plan(
     return chosen, fallbacks
 
 
-def free_bytes(device: Any) -> int:
-    """What this process may still take of a `torch.device`'s memory."""
-    import torch
-
+def free_and_total(device: Any) -> tuple[int, int]:
+    """Bytes of a `torch.device`'s memory that are free, and all of them; of any but a CUDA device, the machine's."""
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
+        import torch
+
+        return torch.cuda.mem_get_info(device)
     import psutil
 
-    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    memory = psutil.virtual_memory()
+    return memory.available, memory.total
+
+
+def free_bytes(device: Any) -> int:
+    """What this process may still take of a `torch.device`'s memory: all that is free, or its share on a CPU."""
+    free, _ = free_and_total(device)
+    if device.type == "cuda":
+        import torch
+
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def with_memory_retry(
