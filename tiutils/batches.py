@@ -1,8 +1,8 @@
 """Everything random in a training step, as a pure function of (seed, step, sample).
 
-`batch_at(plan, step)` needs no generator that was advanced by the steps before, so a run can be
-resumed at any step, cut into micro-batches in any way, or spread over processes, and still trains
-on the same numbers; PyTorch and JAX see the same batch. The random bits are counter-based: raw
+`batch_at(plan, step)` needs no generator that earlier steps have advanced. A run can be resumed at
+any step, cut into micro-batches in any way, or spread over processes, and still trains on the same
+numbers; PyTorch and JAX get the same batch. The random bits are counter-based: raw
 Philox4x64-10 words (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), keyed by
 seed and step, counted by sample and purpose. The way from bits to uniforms and normals is our own,
 because NumPy promises its bit generators' streams and not its distributions'.
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# What a stream of random bits is for: a number each, never reused, so that a new purpose moves no old number.
+# What a stream of random bits is for. Numbers are never reused: a new purpose changes no existing stream.
 _PHOTO_ORDER, _VIEW, _PROMPT, _TIMESTEP, _LATENT_NOISE, _NOISE = range(6)
-SEED = 2302_04841  # no training run of sane seed draws the fixed batch
+SEED = 2302_04841  # a seed that no run is likely to have, for the fixed batch
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What batches are drawn from.
+    """What batches are sampled from.
 
     Attributes:
         seed: of the run, 0 to 2**63 - 1.

@@ -82,7 +82,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Concept:
-    """The photos of one thing, in natural order of names, and what was left out: (file, reason)."""
+    """The photos of one concept, in natural order of their names, and the files left out: (file, reason)."""
 
     photos: tuple[Photo, ...]
     skipped: tuple[tuple[Path, str], ...]
@@ -192,7 +192,7 @@ def load(folder: str | Path) -> Concept:
 
 
 def warn_of_small_photos(concept: Concept, resolution: int) -> None:
-    """Say which photos a run enlarges: the model learns their blur as a part of the thing."""
+    """Warn of photos that a run enlarges: the model learns their blur as part of the concept."""
     small = [photo for photo in concept.photos if min(photo.image.size) < resolution]
     if small:
         named = ", ".join(

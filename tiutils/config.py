@@ -232,7 +232,7 @@ class TrainingConfig:
     )
 
     def __post_init__(self) -> None:
-        # here, so that `~` means the same in a file, in a notebook and after a `=`, where no shell sees it
+        # here, because no shell expands `~` in a file, in a notebook, or after a `=`
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.metadata["path"] and isinstance(value, str | os.PathLike):
@@ -240,7 +240,7 @@ class TrainingConfig:
 
     @property
     def plain_word(self) -> str:
-        """What stands in a sentence for the new word, to compare with."""
+        """The word that the new one is compared with, in the same prompts."""
         return self.initializer_phrase or self.initializer_token or self.learnable_property
 
     @property
@@ -249,7 +249,7 @@ class TrainingConfig:
         return self.train_batch_size * self.gradient_accumulation_steps
 
     def total_steps(self, num_photos: int, num_processes: int = 1) -> int:
-        """Length of the run in optimizer steps: as given, or from epochs as the diffusers script counts them."""
+        """Length of the run in optimizer steps: as set, or computed from epochs as in the diffusers script."""
         if self.max_train_steps is not None:
             return self.max_train_steps
         if self.num_train_epochs is None:
@@ -260,7 +260,7 @@ class TrainingConfig:
         return self.num_train_epochs * math.ceil(batches / self.gradient_accumulation_steps)
 
     def warmup_steps(self, total_steps: int) -> int:
-        """Steps of linear warm-up: as given, or a tenth of the run; 0 with the schedule that has none."""
+        """Steps of linear warm-up: as set, or a tenth of the run; 0 for the schedule without one."""
         if self.lr_scheduler == "constant":
             return 0
         return total_steps // 10 if self.lr_warmup_steps is None else self.lr_warmup_steps
@@ -277,7 +277,7 @@ def learning_rate_at(
 ) -> float:
     """The learning rate of a step, counted from 0: the six schedules of diffusers as functions of the step.
 
-    A function has no state that a resume could get wrong, or that could step once too often.
+    A function has no state that a resumed run could get wrong.
     """
     peak = config.peak_learning_rate(num_processes)
     warmup, name = config.warmup_steps(total_steps), config.lr_scheduler

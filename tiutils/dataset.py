@@ -81,10 +81,10 @@ def make_dataset(
 
 
 def captions(concept: Concept, word: str) -> tuple[str | None, ...]:
-    """What the text files beside the photos say, photo-1.txt of photo-1.jpg, with `word` for `{}`; else None.
+    """The captions in text files next to the photos, photo-1.txt for photo-1.jpg, with `word` for `{}`; else None.
 
     Raises:
-        InputError: a file is no text of a line, or does not hold the word: it could not be learned from it.
+        InputError: a file is not one line of text, or lacks the word, which could not be learned from it.
     """
     return tuple(_caption(photo.path.with_suffix(".txt"), word) for photo in concept.photos)
 
@@ -122,10 +122,10 @@ def check_templates(word: str, templates: Sequence[str]) -> None:
 def check_num_vectors(
     tokenizer: Any, word: str, num_vectors: int, templates: Sequence[str]
 ) -> None:
-    """Refuse more vectors than each training sentence, cut to what the model reads, has room for.
+    """Refuse more vectors than fit into every training sentence once it is truncated.
 
     Raises:
-        InputError: names the sentence with the least room, and how many vectors fit into it.
+        InputError: names the sentence with the least space, and how many vectors fit into it.
     """
     room = tokenizer.model_max_length - 2  # the start and end tokens
     heads = tokenizer([t.split("{}")[0] for t in templates], add_special_tokens=False).input_ids
@@ -140,7 +140,7 @@ def check_num_vectors(
 def check_sentences(
     tokenizer: Any, word: str, templates: Sequence[str], caption_of: Mapping[str, str]
 ) -> None:
-    """Refuse a word that the sentences of a run would not teach.
+    """Refuse a word that the sentences of a run could not teach.
 
     Args:
         tokenizer: one that knows the word.
@@ -149,7 +149,7 @@ def check_sentences(
         caption_of: the photos' own sentences, by the name of their file.
 
     Raises:
-        InputError: a sentence, cut to what the model reads, no longer has all its vectors.
+        InputError: a truncated sentence no longer has all of its vectors.
     """
     check_num_vectors(tokenizer, word, len(tokens_of(tokenizer, word)), templates)
     room = tokenizer.model_max_length - 2  # the start and end tokens
@@ -164,7 +164,7 @@ def check_sentences(
 def own_captions(
     concept: Concept, word: str, views: Sequence[View], first: int
 ) -> tuple[list[str], np.ndarray]:
-    """The captions there are, and for each view the number of its photo's, counted from `first`; -1 if none."""
+    """All captions, and for each view the number of its photo's caption, counted from `first`; -1 without one."""
     found = captions(concept, word)
     number = {photo: first + k for k, photo in enumerate(p for p, c in enumerate(found) if c)}
     of_view = np.array([number.get(view.photo, -1) for view in views], np.int64)
@@ -184,9 +184,9 @@ def snr_weights(alphas_cumprod: np.ndarray, gamma: float, prediction_type: str) 
 
 
 def loss_mask(concept: Concept, view: View, size: Sequence[int]) -> np.ndarray:
-    """How much each place of the view counts, by the photo's alpha: float32 (height, width), mean 1.
+    """How much each position of the view counts, by the photo's alpha: float32 `(height, width)` of mean 1.
 
-    Without alpha, and where a view is transparent all over, every place counts the same.
+    Without alpha, and in a view that is transparent all over, all positions count the same.
     """
     alpha, (height, width) = concept.photos[view.photo].alpha, size
     if alpha is None:

@@ -26,16 +26,16 @@ from tiutils.models import Models
 
 @dataclass(frozen=True)
 class LatentDataset:
-    """What a run trains on, all of it on the device, made once.
+    """What a run trains on, prepared once, on the device.
 
     Attributes:
         mean: `(views, channels, height, width)` float32, the VAE's mean of each view's latents, scaled.
-        std: the same shape, their standard deviation; a step draws `mean + std * noise`.
-        prompt_ids: `(prompts, tokens)` int64, the prompt templates with the new word in them.
-        plan: how batches are drawn from these.
-        captions: `(views,)` int64, which of the prompts is the photo's own, -1 if none; None: no photo has one.
-        masks: `(views, 1, height, width)` float32 of mean 1, what each place counts; None: all the same.
-        timestep_weights: `(timesteps,)` float32, what the loss of a timestep counts; None: all the same.
+        std: the same shape, their standard deviation; a step samples `mean + std * noise`.
+        prompt_ids: `(prompts, tokens)` int64, the templates with the word in them, then captions.
+        plan: how batches are sampled from these.
+        captions: `(views,)` int64, which prompt is the photo's caption, -1 if it has none; None without --captions.
+        masks: `(views, 1, height, width)` float32 of mean 1, how much each position counts; None: all count the same.
+        timestep_weights: `(timesteps,)` float32, how much a timestep's loss counts; None: all count the same.
     """
 
     mean: Tensor
@@ -69,7 +69,7 @@ def encode_views(
 
 @torch.no_grad()
 def decode(models: Models, latents: Tensor) -> list[Image.Image]:
-    """The pictures that the VAE makes of scaled latents, `(batch, channels, height, width)`."""
+    """The images that the VAE decodes from scaled latents, `(batch, channels, height, width)`."""
     vae = models.vae
     pixels = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
     values = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).byte()  # from the VAE's [-1, 1]
@@ -102,7 +102,7 @@ def diffusion_loss(
     encoder_hidden_states: Tensor,
     masks: Tensor | None = None,
 ) -> Tensor:
-    """How badly the U-Net predicts the noise it was given: float32 `(batch,)`, a loss for each sample.
+    """The loss of each sample, float32 `(batch,)`: how far the U-Net's prediction is from the noise.
 
     Eq. 2 of Gal et al. 2022, arXiv 2208.01618: the mean over pixels of (ε − ε_θ(z_t, t, c(y)))², or of the velocity
     where the model predicts that (Salimans & Ho 2022, arXiv 2202.00512, section 4).
@@ -112,8 +112,8 @@ def diffusion_loss(
         latents: `(batch, channels, height, width)` float32, scaled.
         noise: the same shape.
         timesteps: `(batch,)` int64.
-        encoder_hidden_states: `(batch, tokens, hidden)`, what the text encoder made of the prompts.
-        masks: `(batch, 1, height, width)`, what each place counts; all the same by default.
+        encoder_hidden_states: `(batch, tokens, hidden)`, the text encoder's output for the prompts.
+        masks: `(batch, 1, height, width)`, how much each position counts; all the same by default.
     """
     scheduler = models.noise_scheduler
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
@@ -122,7 +122,7 @@ def diffusion_loss(
     else:
         target = noise
     dtype = models.unet.dtype
-    # autocast would compute a half-precision U-Net's norms in float32 and keep these for the gradient
+    # autocast would compute the norms of a half-precision U-Net in float32 and save those for the backward pass
     with torch.autocast(models.device.type, enabled=False):
         prediction = models.unet(
             noisy_latents.to(dtype), timesteps, encoder_hidden_states.to(dtype)
@@ -146,7 +146,7 @@ def losses_of(
     latent_noise: Tensor,
     noise: Tensor,
 ) -> Tensor:
-    """The loss of samples whose `batches.Batch` lies on the device: float32 `(batch,)`."""
+    """The loss of samples whose `batches.Batch` is on the device already: float32 `(batch,)`."""
     latents = dataset.mean[views] + dataset.std[views] * latent_noise
     if dataset.captions is not None:
         own = dataset.captions[views]
@@ -159,7 +159,7 @@ def losses_of(
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A copy on the device; to a GPU from pinned memory, which need not wait until the last step is done."""
+    """A copy on the device; to a GPU from pinned memory, so that the copy need not wait for the previous step."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -167,7 +167,7 @@ def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 def fixed_batch(dataset: LatentDataset, num_samples: int = 16) -> LatentDataset:
-    """The same dataset, whose batch 0 is the fixed one."""
+    """The same dataset with another plan, whose batch 0 is the fixed batch."""
     return dataclasses.replace(dataset, plan=fixed_plan(dataset.plan, num_samples))
 
 

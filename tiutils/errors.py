@@ -19,12 +19,12 @@ def first_line(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """A stranger's text for a terminal: what could move its cursor or change its colors is spelled out."""
+    """Untrusted text for a terminal: what could move the cursor or change colors is escaped."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 
 def encodable(text: str) -> str:
-    """A text that every file can hold: halves of letters, as in a name that is not UTF-8, are spelled out."""
+    """Text that can be written as UTF-8: surrogates, as in file names that are not UTF-8, are escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -40,7 +40,7 @@ def check_text(what: str, text: str) -> None:
         )
 
 
-# What PyTorch, CUDA's libraries, oneDNN, XLA and the system say when memory runs out, in lower case.
+# What PyTorch, CUDA's libraries, oneDNN, XLA and the system report when memory runs out, in lower case.
 OUT_OF_MEMORY = (
     "out of memory",
     "out_of_memory",
@@ -51,16 +51,16 @@ OUT_OF_MEMORY = (
     "resource_exhausted",
     "bad_alloc",
     "bad allocation",
-    "could not create a primitive",  # oneDNN's way to say it
+    "could not create a primitive",  # oneDNN
     "could not create a memory object",
     "could not execute a primitive",
 )
 
 
 def out_of_memory(error: BaseException) -> BaseException | None:
-    """The error, of this one and those that it came from, that says that memory ran out; else None.
+    """The error in this one's chain of causes that reports out of memory; None if there is none.
 
-    Libraries hide it: what cannot be read for want of memory becomes "unable to load weights".
+    Libraries hide it: running out of memory while reading a file becomes "unable to load weights".
     """
     seen: list[BaseException] = []
     link: BaseException | None = error

@@ -2,7 +2,7 @@
 
 diffusers' `StableDiffusionPipeline` does the work; the prompt is encoded here, by the same
 `token_embedding.tokenize` that training uses, so that mixed-case words and words of several vectors mean
-what they meant while they were learned.
+the same as in training.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def generate(
 
 
 def load_embedding(models: Models, path: str | Path, token: str | None = None) -> Placeholder:
-    """Read a learned embedding and give `models` its word.
+    """Read a learned embedding and add its word to `models`.
 
     Args:
         models: the loaded parts; tokenizer and input embedding gain the word.
@@ -153,9 +153,9 @@ def load_embedding(models: Models, path: str | Path, token: str | None = None) -
 
 
 def load_words(models: Models, folder: str | Path) -> dict[str, Placeholder]:
-    """Give `models` every learned word in a folder: what a class has handed in.
+    """Add every learned word in a folder to `models`, such as those a class has handed in.
 
-    A word that another file teaches as well gets its own file's name: `<my-thing>` in
+    A word that is taken already gets its file's name instead: `<my-thing>` in
     `Anna.safetensors` becomes `<anna>`.
 
     Returns:
@@ -196,10 +196,10 @@ def _only_token(path: Path) -> str:
 
 
 def _first_noise(models: Models, seeds: Sequence[int], height: int, width: int) -> torch.Tensor:
-    """The noise drawing starts from, `(len(seeds), 4, height / factor, width / factor)`.
+    """The initial noise, `(len(seeds), 4, height / factor, width / factor)`.
 
-    Drawn in float32 on the CPU, then cast to the U-Net's dtype and moved: other devices and dtypes
-    have other random numbers.
+    Sampled in float32 on the CPU, then cast to the U-Net's dtype and moved: other devices and
+    dtypes have other random numbers.
     """
     factor = models.vae_factor
     shape = (models.unet.config.in_channels, height // factor, width // factor)
@@ -209,7 +209,7 @@ def _first_noise(models: Models, seeds: Sequence[int], height: int, width: int) 
 
 @contextlib.contextmanager
 def _vae_beside_unet(models: Models) -> Iterator[None]:
-    """Training sends the VAE off the device once all photos are encoded; decoding needs it back."""
+    """The VAE on the U-Net's device for decoding: training moves it away once all photos are encoded."""
     home = models.vae.device
     models.vae.to(models.device)
     try:

@@ -33,7 +33,7 @@ class Models:
     weight does.
 
     Attributes:
-        folder: where they were read, with what else may lie there (see `word_encoder`); None if not from a folder.
+        folder: where they were read, which may have optional parts (see `word_encoder`); None if not from a folder.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Models:
 
     @property
     def device(self) -> torch.device:
-        """Where the text encoder is, and the U-Net when it is at work."""
+        """The device of the text encoder, and of the U-Net while it is in use."""
         return self.text_encoder.device
 
     @property
@@ -71,13 +71,13 @@ class Models:
 
     @property
     def pixel_factor(self) -> int:
-        """What a picture's sides must be multiples of: 8, as diffusers demands, and what VAE and U-Net halve."""
+        """What height and width must be multiples of: 8, as diffusers requires, and what VAE and U-Net halve."""
         halvings = len(self.unet.config.block_out_channels) - 1
         return math.lcm(8, self.vae_factor * 2**halvings)
 
     @property
     def guidance_scale(self) -> float:
-        """How strongly to follow prompts unless told."""
+        """The default guidance scale."""
         return pretrained.guidance_scale(self.resolution)
 
     @property
@@ -135,9 +135,9 @@ def load(
         variant: suffix of the weight files, such as `"fp16"`.
         tokenizer_name: a tokenizer other than the model's own.
         device: where U-Net, VAE and text encoder go.
-        dtype: of the U-Net and the VAE; the text encoder, which the gradient must cross precisely, stays float32.
+        dtype: of the U-Net and the VAE; the text encoder, which gradients must pass precisely, stays float32.
         quantize: "8bit" or "4bit" for the U-Net's linear layers, through bitsandbytes.
-        unet_device: where the U-Net waits, if not on `device` either.
+        unet_device: where to put the U-Net, if not on `device`.
 
     Raises:
         InputError: the model is missing, incomplete or of another kind, or the Hub cannot be reached.

@@ -50,10 +50,10 @@ class TrainingProtocol(Protocol):
     Attributes:
         models: the frozen parts.
         placeholder: the word that is learned.
-        dataset: what it is learned from; `dataset.plan` says how batches are drawn.
+        dataset: what it is learned from; `dataset.plan` says how batches are sampled.
         config: all settings.
         total_steps: length of the run.
-        packages: the libraries whose versions belong on record.
+        packages: the libraries whose versions run.json records.
     """
 
     models: Any  # ModelsProtocol, with more that is the framework's own
@@ -67,13 +67,13 @@ class TrainingProtocol(Protocol):
         """A copy of the rows on the host, float32 `(num_vectors, hidden)`."""
 
     def set_vectors(self, vectors: np.ndarray) -> None:
-        """Put other rows, float32 `(num_vectors, hidden)`, in the place of those learned last."""
+        """Replace the rows, float32 `(num_vectors, hidden)`."""
 
     def fixed_loss(self, num_samples: int) -> float:
         """Mean loss of a batch of `num_samples` samples that is the same at every step, without a gradient."""
 
     def capture(self, step: int) -> RunState:
-        """The run state after `step` steps: all that the next step depends on, beside seed and step."""
+        """The run state after `step` steps: all that the next step depends on, apart from seed and step."""
 
     def machine(self) -> dict[str, Any]:
         """Where it runs: framework, device, number of processes."""
@@ -111,14 +111,14 @@ Callback = Callable[[Progress], bool | None]  # true: stop after this step, keep
 
 @dataclass
 class LoopResult:
-    """How a loop ended.
+    """How a training loop ended.
 
     Attributes:
         losses: one for each step done.
         step: steps done in all, those before a resume among them.
-        stopped: why it ended before its time; None if it did not.
-        out_of_memory: a step did not fit into memory; everything is as it was before it.
-        diverged: the loss was not finite; the rows are the last good ones, the optimizer is not.
+        stopped: why it ended early; None if it did not.
+        out_of_memory: whether a step did not fit into memory; the state is that before the step.
+        diverged: whether the loss was not finite; the rows are the last good ones, unlike the optimizer's state.
     """
 
     losses: list[float] = field(default_factory=list)

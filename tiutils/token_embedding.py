@@ -1,8 +1,8 @@
 """Tokenizer surgery: a new word, its ids, and the rows of the embedding table that will be learned.
 
 The table itself is never resized or copied. The text encoder's input embedding is wrapped in a `TokenEmbedding`, which
-looks new ids up in a small trainable parameter and all other ids in the frozen table. That a frozen row cannot move is
-then no promise but a fact: no gradient and no optimizer ever sees it.
+looks up new ids in a small trainable parameter and all other ids in the frozen table. So a frozen row cannot move: no
+gradient and no optimizer ever reaches it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def add_placeholder(
     vectors: Tensor | None = None,
     num_vectors: int = 1,
 ) -> Placeholder:
-    """Give the model a new word: ids in its tokenizer, rows beside its embedding table.
+    """Add a new word to the model: ids to its tokenizer, rows to its embedding.
 
     The rows start as copies of the initializer token's vector, or as `vectors`, of shape `(num_vectors, hidden)`.
 
@@ -110,7 +110,7 @@ def start_vectors(models: Models, config: TrainingConfig) -> Tensor:
     """The vectors that a run's rows start from, float32 `(num_vectors, hidden)`.
 
     They are rows of the table, or with Cross Initialization (Pang et al. 2023, arXiv 2312.15905)
-    what the text encoder makes of them, where they stand in a sentence of their own.
+    the text encoder's output for a prompt of these tokens alone.
 
     Raises:
         InputError: see `tokenizer.initializer_ids`.
@@ -123,7 +123,7 @@ def start_vectors(models: Models, config: TrainingConfig) -> Tensor:
 
 
 def remove_placeholder(models: Models, placeholder: Placeholder) -> None:
-    """Take back the word that was added last: tokenizer and embedding are as before.
+    """Remove the word that was added last: tokenizer and embedding are as before.
 
     Raises:
         InputError: another word was added after it.
@@ -167,10 +167,10 @@ def vector_of(models: Models, word: str) -> Tensor:
 
 @torch.no_grad()
 def neighbors(models: Models, vector: Tensor, count: int = 8) -> list[tuple[str, float]]:
-    """The `whole_words` whose rows point most nearly where `vector`, `(hidden,)`, points.
+    """The `whole_words` whose rows are most similar to `vector`, `(hidden,)`.
 
     Returns:
-        words with their cosine similarity, from -1 to 1, the nearest first.
+        words with their cosine similarity, from -1 to 1, the most similar first.
     """
     words = whole_words(models.tokenizer)
     rows = _look_up(models, list(words.values())).float()
@@ -183,7 +183,7 @@ def neighbors(models: Models, vector: Tensor, count: int = 8) -> list[tuple[str,
 def merged(models: Models) -> Models:
     """A copy of the text encoder with all learned rows in a plain, longer table; the other parts are shared.
 
-    That is what a program that knows nothing of `TokenEmbedding` can read.
+    Programs that know nothing of `TokenEmbedding` can read it.
     """
     layers = []
     table = models.text_encoder.get_input_embeddings()

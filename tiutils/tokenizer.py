@@ -1,7 +1,6 @@
-"""New words in a tokenizer: what may be one, the tokens and ids it gets, prompts with it as ids.
+"""New words in a tokenizer: which words are allowed, their tokens and ids, and prompts as ids.
 
-Needs neither PyTorch nor JAX; the rows that the ids stand for are the matter of `token_embedding` and of
-`flax.token_embedding`.
+Imports neither PyTorch nor JAX; `token_embedding` and `flax.token_embedding` hold the rows that belong to the ids.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ SHOWN = 40  # characters of a prompt in a warning
 
 @dataclass(frozen=True)
 class Placeholder:
-    """A word the model is taught. With several vectors it stands for several tokens: `<toy> <toy>_1 <toy>_2`."""
+    """A word the model is taught; with several vectors it is several tokens: `<toy> <toy>_1 <toy>_2`."""
 
     token: str
     tokens: tuple[str, ...]
@@ -79,7 +78,7 @@ def check_placeholder(
 
 
 def warn_of_torn_words(tokenizer: CLIPTokenizer, token: str) -> None:
-    """Say which of the vocabulary's words cannot be said once `token` is a word."""
+    """Warn of words of the vocabulary that contain `token` and would be split at it."""
     torn = [word for word in whole_words(tokenizer) if token.lower() in word]
     if torn:
         some = ", ".join(map(repr, torn[:3])) + (", …" if len(torn) > 3 else "")
@@ -93,7 +92,7 @@ def warn_of_torn_words(tokenizer: CLIPTokenizer, token: str) -> None:
 
 
 def find_clash(tokenizer: CLIPTokenizer, token: str, num_vectors: int = 1) -> str | None:
-    """The token known already that a new word would be mistaken for, or for a vector of; None if it is free."""
+    """The known token that a new word, or one of its vectors, would be mistaken for; None if the word is free."""
     known, added = tokenizer.get_vocab(), tokenizer.get_added_vocab()
     for name in _tokens(token, num_vectors):
         if name in known or f"{name.lower()}</w>" in known:  # the mark says that a word ends there
@@ -104,7 +103,7 @@ def find_clash(tokenizer: CLIPTokenizer, token: str, num_vectors: int = 1) -> st
 
 
 def bracketed(token: str) -> str:
-    """The word as nothing else can hold it: `<coco>` for `coco`."""
+    """The word in brackets, which no other word contains: `<coco>` for `coco`."""
     return f"<{token.strip('<>').lower()}>"
 
 
@@ -191,7 +190,7 @@ def nearest_words(tokenizer: CLIPTokenizer, text: str, count: int = 5) -> list[s
 def with_tokens(
     tokenizer: CLIPTokenizer, tokens: Sequence[str]
 ) -> tuple[CLIPTokenizer, tuple[int, ...]]:
-    """A copy of the tokenizer that knows `tokens`, and their ids; the one given stays as it is."""
+    """A copy of the tokenizer with `tokens` added, and their ids; the original does not change."""
     longer = copy.deepcopy(tokenizer)
     # normalized=False: CLIP lower-cases its input, and `<Cat>` and `<cat>` would be one word otherwise
     longer.add_tokens([AddedToken(t, normalized=False, special=False) for t in tokens])
@@ -220,7 +219,7 @@ def tokens_of(tokenizer: CLIPTokenizer, token: str) -> tuple[str, ...]:
 
 
 def split_prompt(tokenizer: CLIPTokenizer, prompt: str) -> list[str]:
-    """The prompt cut at its learned words as the tokenizer finds them; these stand at odd places.
+    """The prompt split at its learned words, as the tokenizer finds them; the words are the items with odd numbers.
 
     Where several begin, the longest wins, so `<toy>_1` and `charturnerv2` are never read as
     `<toy>` or `charturner`.
@@ -243,8 +242,7 @@ def expand_prompt(tokenizer: CLIPTokenizer, prompt: str) -> str:
 def token_ids(tokenizer: CLIPTokenizer, prompts: Iterable[str], *, warn: bool = True) -> np.ndarray:
     """Ids of the prompts, learned words written out, padded or cut: int64 of shape `(prompts, model_max_length)`.
 
-    What a prompt does not say to the model as it says it to the eye is a warning, unless `warn` is
-    false: see `misreadings`.
+    Warns of what the tokenizer reads differently from how it looks, unless `warn` is false: see `misreadings`.
     """
     prompts = list(prompts)
     if warn:
@@ -267,16 +265,16 @@ def prompt_of(tokenizer: CLIPTokenizer, ids: Sequence[int]) -> np.ndarray:
 
 
 def warn_of_misreadings(tokenizer: CLIPTokenizer, prompts: Iterable[str]) -> None:
-    """Say what of the prompts is read otherwise than it looks, a line each."""
+    """Log a warning for everything in the prompts that is read differently from how it looks."""
     for prompt in dict.fromkeys(prompts):
         for line in misreadings(tokenizer, prompt):
             logger.warning("%s", line)
 
 
 def misreadings(tokenizer: CLIPTokenizer, prompt: str) -> Iterator[str]:
-    """What of a prompt is read otherwise than it looks, a line each.
+    """What the tokenizer reads differently from how it looks, a line each.
 
-    A learned word in another case, or inside a longer word; an end that no longer fits.
+    A learned word in another case, or inside a longer word; the end of a prompt that is too long.
     """
     shown = repr(prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]}…")
     pieces = split_prompt(tokenizer, prompt)
@@ -310,7 +308,7 @@ def misreadings(tokenizer: CLIPTokenizer, prompt: str) -> Iterator[str]:
 def absent_words(
     tokenizer: CLIPTokenizer, prompts: Sequence[str], words: Iterable[str]
 ) -> list[str]:
-    """Those of the learned words that none of the prompts holds with all its vectors, once it is cut."""
+    """The learned words that no prompt, once truncated, contains with all their vectors."""
     rows = token_ids(tokenizer, prompts, warn=False).tolist() if prompts else []
     absent = []
     for word in words:
@@ -324,7 +322,7 @@ def absent_words(
 def without_weights(
     name: str, *, revision: str | None = None, tokenizer_name: str | None = None, **_: Any
 ) -> Any:
-    """What `read_word` asks of a model, from its small files: words and prompts are checked before it is loaded."""
+    """What `read_word` needs of a model, from its small files, to check words and prompts before weights are loaded."""
     folder = pretrained.locate(name, revision=revision, weights=False)
     return types.SimpleNamespace(
         name=str(name),
@@ -363,8 +361,8 @@ def read_word(models: Any, path: str | Path, token: str | None = None) -> Learne
 
 
 def median_norm(table: np.ndarray) -> float:
-    """The median length of a table's rows, `(tokens, hidden)`: what the model takes for a word.
+    """The median norm of a table's rows, `(tokens, hidden)`.
 
-    Learned rows grow far beyond it if nothing holds them (the aim is OneTrainer's).
+    Learned rows grow far beyond it if nothing holds them back (the aim is OneTrainer's).
     """
     return float(np.median(np.linalg.norm(table.astype(np.float32), axis=1)))

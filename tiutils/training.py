@@ -1,7 +1,7 @@
 """The training step and the loop: noise in, one gradient to a few rows, repeat.
 
-A step is a pure function of the seed, the step's number and the run state (rows, optimizer, loss scaler). What watches
-a run is a callback that the caller gives; nothing here draws, prints or uploads.
+A step is a pure function of the seed, the step's number and the run state (rows, optimizer, loss scaler). Whatever
+shows or saves progress is a callback; nothing here generates images, prints or uploads.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Training:
         return self.rows.detach().cpu().numpy().copy()
 
     def set_vectors(self, vectors: np.ndarray) -> None:
-        """Put other rows in the place of those learned last."""
+        """Replace the rows."""
         self.rows.data.copy_(torch.from_numpy(vectors))
 
     def fixed_loss(self, num_samples: int) -> float:
@@ -57,12 +57,12 @@ class Training:
             return fixed_loss(self.models, batch, self.config.train_batch_size)
 
     def machine(self) -> dict[str, Any]:
-        """Where it runs, for the record."""
+        """Where it runs, for run.json."""
         accelerator = self.accelerator
         return {"device": str(accelerator.device), "processes": accelerator.num_processes}
 
     def capture(self, step: int) -> RunState:
-        """The run state after `step` steps: all that the next step depends on, beside seed and step."""
+        """The run state after `step` steps: all that the next step depends on, apart from seed and step."""
         tensors = {"rows": self.vectors()}
         numbers: dict[str, Any] = {}
         for name, value in self.optimizer.state[self.rows].items():
@@ -84,7 +84,7 @@ def prepare(
     accelerator: Accelerator,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Training:
-    """Bring together what the steps need: dataset, rows, optimizer, loss scaler, and the switches for memory."""
+    """Prepare all that the steps need: dataset, rows, optimizer, loss scaler, and the switches that save memory."""
     dataset = encode_dataset(models, concept, placeholder.token, config, accelerator.num_processes)
     if config.enable_xformers_memory_efficient_attention:
         models.unet.enable_xformers_memory_efficient_attention()
@@ -108,7 +108,7 @@ def prepare(
 
 
 def recompute_activations(models: Models) -> None:
-    """Gradient checkpointing of U-Net and text encoder."""
+    """Turn on gradient checkpointing in the U-Net and the text encoder."""
     models.unet.enable_gradient_checkpointing()
     encoder = models.text_encoder
     recompute = getattr(encoder, "activation_checkpointing_enable", None)  # the newer name
@@ -117,7 +117,7 @@ def recompute_activations(models: Models) -> None:
 
 
 def make_optimizer(rows: nn.Parameter, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW over the rows and nothing else; its learning rate is set anew in each step."""
+    """AdamW over the rows and nothing else; each step sets its learning rate."""
     settings: dict[str, Any] = {
         "betas": (config.adam_beta1, config.adam_beta2),
         "weight_decay": config.adam_weight_decay,
@@ -127,7 +127,7 @@ def make_optimizer(rows: nn.Parameter, config: TrainingConfig) -> torch.optim.Op
         import bitsandbytes
 
         return bitsandbytes.optim.AdamW8bit([rows], lr=config.learning_rate, **settings)
-    # the fused one asks the loss scaler's verdict on the GPU; the plain one would wait for it in each step
+    # the fused one checks the loss scaler's verdict on the GPU; the plain one would synchronize in each step
     return torch.optim.AdamW(
         [rows], lr=config.learning_rate, fused=rows.is_cuda or None, **settings
     )
@@ -160,7 +160,7 @@ def add_gradient(training: Training, losses: Tensor) -> Tensor:
 
 
 def move_rows(training: Training, step: int, loss: Tensor) -> Tensor:
-    """The end of a step, when the rows have their gradient; returns the loss, the mean over all processes."""
+    """Finish a step once the rows have their gradient; returns the loss, the mean over all processes."""
     config, accelerator, rows = training.config, training.accelerator, training.rows
     if accelerator.num_processes > 1 and rows.grad is not None:
         shared = accelerator.reduce(torch.cat([rows.grad.flatten(), loss[None]]), reduction="mean")
@@ -191,8 +191,8 @@ def train_rows(
 ) -> LoopResult:
     """The loop: steps `start` to the end, callbacks after each; a non-finite loss ends it with the last good rows.
 
-    `take_step` takes a step, as `training_step` does; `memory.with_memory_retry` is one for where memory may run out, a
-    `cuda_graph.CapturedStep` one that replays what it has recorded.
+    `take_step` replaces `training_step`: `memory.with_memory_retry` retries where memory runs out,
+    `cuda_graph.CapturedStep` replays a recorded step.
     """
     take_step = take_step or training_step
     result = LoopResult(step=start)
@@ -203,10 +203,10 @@ def train_rows(
         rows_before = rows.detach().clone()
         try:
             losses.append(take_step(training, step))
-        except OutOfMemory as error:  # the rows and all else are those of the step before
+        except OutOfMemory as error:  # the state is that before the step
             result.stopped, result.out_of_memory = str(error), True
             break
-        # reading a loss waits for the device, so that a GPU is asked only now and then
+        # reading a loss waits for the device, so on a GPU it is read only every tenth step
         if on_cpu or (step + 1) % 10 == 0 or step + 1 == training.total_steps:
             if not (torch.stack(losses[-10:]).isfinite().all() and rows.isfinite().all()):
                 rows.data.copy_(good_rows)
@@ -225,7 +225,7 @@ def train_rows(
 
 
 def _agreed(accelerator: Accelerator, wish: bool) -> bool:
-    """Whether any process wishes to stop: they must all stop after the same step."""
+    """Whether any process wants to stop: all must stop after the same step."""
     if accelerator.num_processes == 1:
         return wish
     return bool(
@@ -246,12 +246,12 @@ def restore(training: Training, state: RunState) -> None:
     optimizer_state: dict[str, Any] = dict(state.scalars["optimizer_numbers"])
     for name, array in state.tensors.items():
         if name.startswith("optimizer."):
-            # the plain AdamW keeps its step count on the CPU, everything else lies beside the rows
+            # the plain AdamW keeps its step count on the CPU; all else is on the device of the rows
             fused = training.optimizer.param_groups[0].get("fused")
             device = "cpu" if array.ndim == 0 and not fused else training.rows.device
             optimizer_state[name.removeprefix("optimizer.")] = torch.from_numpy(array.copy()).to(
                 device
             )
     training.optimizer.state[training.rows] = optimizer_state
-    if state.scalars["scaler"]:  # a run without one, begun in another precision or in JAX, has none
+    if state.scalars["scaler"]:  # empty if the run was begun in another precision or in JAX
         training.scaler.load_state_dict(state.scalars["scaler"])

@@ -1,10 +1,10 @@
-"""From a picture of a thing to a row: the first guess of a word for it, in one look.
+"""From photos to a row: a first guess of the new word in a single forward pass.
 
-A small convolutional network over the latents that the VAE makes of a photo. It was trained together with the denoiser
-and the text encoder it belongs to, so that the row it names is one that they draw: the idea of E4T (Gal et al. 2023,
+A small convolutional network on the VAE's latents of a photo. It was trained together with the U-Net and the text
+encoder, so that they understand the rows it predicts: the idea of E4T (Gal et al. 2023,
 arXiv 2302.12228) and ELITE (Wei et al. 2023, arXiv 2302.13848), at this course's size.
 
-It lies beside a model's other parts in `word_encoder/`; few models have one.
+It is an optional part of a model, in its folder `word_encoder/`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GROUPS = 16  # of channels, normalized together
 
 
 class Residual(nn.Module):
-    """Two convolutions beside a skip connection: (batch, channels, height, width) to the same."""
+    """Two convolutions with a skip connection: `(batch, channels, height, width)` to the same shape."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -41,7 +41,7 @@ class Residual(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what the convolutions find to what came in."""
+        """Add the convolutions' output to their input."""
         return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
 
 
@@ -73,7 +73,7 @@ class WordEncoder(nn.Module):
         self.last = nn.Linear(channels[-1] * cells, hidden)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """The direction of the row for what each picture shows."""
+        """The direction of the row for each image."""
         seen = self.layers(self.first(latents))
         return F.normalize(self.last(F.silu(self.norm(seen)).flatten(1)).float(), dim=-1)
 
@@ -88,7 +88,7 @@ def load(folder: str | Path) -> WordEncoder | None:
         return None
     sizes = pretrained.read_config(folder, pretrained.WORD_ENCODER)
     try:
-        with torch.device("meta"):  # so that sizes alone cannot ask for memory
+        with torch.device("meta"):  # no memory is allocated for sizes that the weights do not have
             encoder = WordEncoder(**sizes)
         tensors = safetensors.torch.load_file(Path(folder) / pretrained.WORD_ENCODER_WEIGHTS)
         encoder.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
@@ -101,11 +101,11 @@ def load(folder: str | Path) -> WordEncoder | None:
 
 @torch.no_grad()
 def row_from_photos(models: Models, concept: Concept) -> Tensor:
-    """The row that the model's word encoder names for what the photos show: float32 `(hidden,)`, on the model's device.
+    """The row that the model's word encoder predicts from the photos: float32 `(hidden,)`, on the model's device.
 
-    The mean of the directions it sees in the photos, each in its central square and not mirrored, at the median length
-    of the model's rows. The network computes in float32 on the CPU whatever the precision of the other parts: it is
-    asked once, and so gives the same row to a GPU that rounds.
+    The mean of the directions it predicts for the photos' central squares, scaled to the median norm of the model's
+    rows. The network runs in float32 on the CPU whatever the precision of the other parts, so that the row does not
+    depend on the device.
 
     Raises:
         InputError: the model has no word encoder, or one of another model.

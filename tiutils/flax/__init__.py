@@ -1,5 +1,5 @@
-"""The same street in JAX: Stable Diffusion's parts as Flax NNX modules, training and drawing with them.
+"""The JAX backend: Stable Diffusion's parts as Flax NNX modules, training and generating with them.
 
-It reads the folders that PyTorch reads and shares words, batches, files and checkpoints with the rest of `tiutils`.
-Neither torch nor diffusers is needed to run it: a TPU's machine has no diffusers.
+It reads the same model folders as PyTorch and shares words, batches, files and checkpoints with the rest of `tiutils`.
+It needs neither torch nor diffusers, which a TPU's machine may not have.
 """

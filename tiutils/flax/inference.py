@@ -86,7 +86,9 @@ def generate(
     images: list[Image.Image] = []
     for first in range(0, len(jobs), at_once):
         chunk = jobs[first : first + at_once]
-        padded = chunk + chunk[-1:] * (at_once - len(chunk))  # or the last would be compiled anew
+        padded = chunk + chunk[-1:] * (
+            at_once - len(chunk)
+        )  # a smaller last batch would have to be compiled again
         start = np.stack([noise.standard_normal(shape, s) for _, s in padded])
         texts = encoded[[p for p, _ in padded]]
         with jax.default_matmul_precision("float32" if models.dtype == jnp.float32 else None):
@@ -133,7 +135,7 @@ def _generate(
 
     `unconditional`, `(1, tokens, hidden)`, is the encoded negative prompt; without it there is no guidance.
     """
-    if unconditional is not None:  # neighbors, so that each device has both halves of its own
+    if unconditional is not None:  # side by side, so that each device has both halves of its images
         both = jnp.stack([jnp.broadcast_to(unconditional, texts.shape), texts], axis=1)
         texts = both.reshape(-1, *texts.shape[1:])
 

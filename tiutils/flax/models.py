@@ -1,4 +1,4 @@
-"""The frozen parts in JAX: the same folders as `tiutils.models` reads, as Flax NNX modules."""
+"""The frozen parts in JAX: the folders that `tiutils.models` reads, as Flax NNX modules."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FlaxModels:
         vae_scaling: what the VAE's latents are multiplied by, for unit variance.
         vae_factor: pixels along one side of a latent, 8 in Stable Diffusion.
         sample_size: side of the latents the model was made for.
-        folder: where they were read, with what else may lie there (see `word_encoder`); None if not from a folder.
+        folder: where they were read, which may have optional parts (see `word_encoder`); None if not from a folder.
     """
 
     name: str
@@ -69,12 +69,12 @@ class FlaxModels:
 
     @property
     def pixel_factor(self) -> int:
-        """What a picture's sides must be multiples of: eight, and what the VAE and the U-Net halve."""
+        """What height and width must be multiples of: 8, as diffusers requires, and what VAE and U-Net halve."""
         return math.lcm(8, self.vae_factor * 2**self.unet.halvings)
 
     @property
     def guidance_scale(self) -> float:
-        """How strongly to follow prompts unless told."""
+        """The default guidance scale."""
         return pretrained.guidance_scale(self.resolution)
 
     @property
@@ -117,7 +117,7 @@ def load(
         revision: branch, tag or commit on the Hub.
         variant: suffix of the weight files, such as `"fp16"`.
         tokenizer_name: a tokenizer other than the model's own.
-        dtype: of the U-Net and the VAE; the text encoder, which the gradient must cross precisely, stays float32.
+        dtype: of the U-Net and the VAE; the text encoder, which gradients must pass precisely, stays float32.
 
     Raises:
         InputError: the model is missing, incomplete or of a kind that is not supported here.

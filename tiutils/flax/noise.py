@@ -1,7 +1,7 @@
-"""PyTorch's normal random numbers without PyTorch, so that a seed is the same picture in both frameworks.
+"""PyTorch's normal random numbers without PyTorch, so that a seed gives the same image in both frameworks.
 
-PyTorch's CPU generator is MT19937 (Matsumoto & Nishimura 1998), seeded as its authors do, which NumPy has, too; what
-follows is how `torch.randn` makes normals of its words. PyTorch does not promise that this stays: a test compares.
+PyTorch's CPU generator is MT19937 (Matsumoto & Nishimura 1998) with its authors' seeding, which NumPy has, too; the
+rest is how `torch.randn` turns its words into normals. PyTorch does not promise to keep it, so a test compares.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def train(
         devices: those to train on; all that JAX sees by default.
 
     Raises:
-        InputError: something that was given cannot be used; nothing has been overwritten.
+        InputError: a setting or a file cannot be used; nothing has been overwritten.
     """
     check_flax_config(config)
     with reserved(config):
@@ -73,7 +73,7 @@ def _train(
         first_rows(config, concept, models),
         config.initializer_phrase or config.initializer_token,
     )
-    if config.validation_prompt is not None:  # its refusals come now, not in the midst of the run
+    if config.validation_prompt is not None:  # refuse the schedule now, not during the run
         inference.make_sampler(models, 1, "dpmsolver++")
     training = prepare(models, placeholder, concept, config, mesh)
     if checkpoint is not None:
@@ -81,11 +81,11 @@ def _train(
         warn_of_changes(training, checkpoint)
     clock.lap("encoding")
     watching = [*validation(training, inference.generate), *callbacks]
-    return run_session(training, concept, clock, checkpoint, train_rows, watching)
+    return run_session(training, inputs, clock, train_rows, watching)
 
 
 def first_rows(config: TrainingConfig, concept: Concept, models: FlaxModels) -> jax.Array:
-    """What a run's rows start from, float32 `(num_vectors, hidden)`.
+    """The initial rows, float32 `(num_vectors, hidden)`.
 
     Raises:
         InputError: see `token_embedding.start_vectors` and `word_encoder.row_from_photos`.
@@ -96,7 +96,7 @@ def first_rows(config: TrainingConfig, concept: Concept, models: FlaxModels) -> 
 
 
 def check_flax_config(config: TrainingConfig) -> None:
-    """Say which flags cannot act in JAX: refused if the run would be another one without them, else a warning.
+    """Refuse flags that have no effect in JAX if the run would be another one without them; else warn of them.
 
     Raises:
         InputError: names the flag and what to do.

@@ -19,7 +19,7 @@ from tiutils.io.pretrained import PREDICTION_TYPES
 
 SAMPLERS = ("dpmsolver++", "ddim")
 SPACINGS = ("linspace", "leading", "trailing")
-# what would change DPM-Solver++, with the one value that is supported
+# options of DPM-Solver++, with the only value that is supported
 DPM_OPTIONS = {
     "solver_order": 2, "solver_type": "midpoint", "algorithm_type": "dpmsolver++", "final_sigmas_type": "zero",
     "euler_at_final": False, "use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False,
@@ -77,7 +77,7 @@ def _scales(alphas_cumprod: Array, timesteps: Array) -> tuple[Array, Array]:
 class Sampler(NamedTuple):
     """A way from noise to latents in n steps, as tables; made by `sampler`.
 
-    With x_i the latents before step i and u_i what the U-Net says of them, x_{i+1} is the sum of
+    With x_i the latents before step i and u_i the U-Net's prediction for them, x_{i+1} is the sum of
     (x_i, x_{i-1}, u_i, u_{i-1}, …) times row i of the weights.
 
     Attributes:
@@ -121,7 +121,7 @@ def sample(sampler: Sampler, predict: Callable[[Array, Array], Array], latents: 
 
     Args:
         sampler: the tables.
-        predict: the U-Net: latents and a timestep (int32 scalar) to what it predicts, of the latents' shape.
+        predict: the U-Net: latents and a timestep (int32 scalar) to its prediction, of the latents' shape.
         latents: float32 noise.
     """
 
@@ -129,7 +129,7 @@ def sample(sampler: Sampler, predict: Callable[[Array, Array], Array], latents: 
         now, before, said_before = carry
         said = predict(now, row.timesteps).astype(jnp.float32)
         said_lately = jnp.concatenate([said[None], said_before])
-        # products and sums, not a matrix product: that would be rounded to bfloat16 on a TPU
+        # products and sums, because a TPU would round a matrix product to bfloat16
         terms = zip(row.weights, (now, before, *said_lately), strict=True)
         later = sum(weight * term for weight, term in terms)
         return (later, now, said_lately[:-1]), None
@@ -159,7 +159,7 @@ def _dpm_solver(config: Mapping[str, Any], steps: int) -> tuple[np.ndarray, np.n
             raise _unsupported(name, config[name], repr(value))
     if str(config.get("variance_type")).startswith("learned"):  # the fixed ones have no part here
         raise _unsupported("variance_type", config["variance_type"], "'fixed_small'")
-    # one timestep more than steps, and the last of them, the picture, is left out
+    # one more timestep than steps; the last one, the image itself, is left out
     trailing = config.get("timestep_spacing", "linspace") == "trailing"
     timesteps = _timesteps(config, steps) if trailing else _timesteps(config, steps + 1)[:-1]
     products = np.maximum(alphas_cumprod(config).astype(np.float64), NEVER_ZERO)[timesteps]
@@ -169,7 +169,7 @@ def _dpm_solver(config: Mapping[str, Any], steps: int) -> tuple[np.ndarray, np.n
     with np.errstate(divide="ignore"):
         h = np.diff(np.log(signal) - np.log(sigma))  # inf at the end
     gain = -signal[1:] * np.expm1(-h)
-    slope = np.zeros_like(h)  # what is extrapolated from the step before
+    slope = np.zeros_like(h)  # of the extrapolation from the step before
     slope[1:-1] = 0.5 * h[1:-1] / h[:-2]
     weights = np.zeros((len(timesteps), 4))
     weights[:, 0] = sigma[1:] / sigma[:-1]

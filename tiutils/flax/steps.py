@@ -1,4 +1,4 @@
-"""The optimizer's step in JAX: the numbers of PyTorch's AdamW, many steps in one compiled program."""
+"""Optimizer steps in JAX, many in one compiled program, with the same numbers as PyTorch's AdamW."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tiutils.flax.diffusion import Samples
 
 
 class State(NamedTuple):
-    """What a step changes: PyTorch's AdamW state by its own names, and the rows.
+    """What a step changes: the rows, and the state of AdamW under PyTorch's names.
 
     Attributes:
         rows: float32 `(num_vectors, hidden)`.
         exp_avg: mean of the gradients, the same shape.
         exp_avg_sq: mean of their squares, the same shape.
-        step: optimizer steps that these have seen, int32.
+        step: optimizer steps so far, int32.
     """
 
     rows: jax.Array
@@ -78,12 +78,12 @@ def compile_steps(
             lambda x: jnp.zeros((len(rates), *x.shape), x.dtype), (state, jnp.zeros(()))
         )
         with jax.default_matmul_precision(precision_of(config)):
-            # steps beyond the end are not made, where a shorter loop would be compiled anew
+            # steps beyond the end are skipped; a shorter loop would have to be compiled again
             return lax.fori_loop(0, count, one, (state, room))
 
     return steps
 
 
 def precision_of(config: TrainingConfig) -> str | None:
-    """Of matrix products: a TPU would take bfloat16 for float32 where nothing is said."""
+    """The precision of matrix products; by default a TPU would compute float32 products in bfloat16."""
     return None if config.allow_tf32 or config.mixed_precision != "no" else "float32"

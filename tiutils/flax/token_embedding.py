@@ -1,7 +1,7 @@
 """New words and their vectors: as in `tiutils.token_embedding`, the table is neither resized nor copied.
 
-All learned rows stand in one array beside the table, `models.rows`, in the order in which the words were added; their
-ids begin at `models.first_id`, the length of the tokenizer before the first word.
+All learned rows are in one array, `models.rows`, in the order in which the words were added; their ids start at
+`models.first_id`, the length of the tokenizer before the first word.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def add_placeholder(
     vectors: np.ndarray | jax.Array | None = None,
     num_vectors: int = 1,
 ) -> Placeholder:
-    """Give the model a new word; the arguments are those of `tiutils.token_embedding.add_placeholder`.
+    """Add a new word to the model; the arguments are those of `tiutils.token_embedding.add_placeholder`.
 
     Raises:
         InputError: see `tokenizer.check_new_word` and `tokenizer.check_width`.
@@ -95,7 +95,7 @@ def table_of(models: FlaxModels) -> jax.Array:
 
 
 def place_of(models: FlaxModels, placeholder: Placeholder) -> slice:
-    """Where the word's rows stand in `models.rows`.
+    """The place of the word's rows in `models.rows`.
 
     Raises:
         InputError: the model has no such word.
@@ -113,5 +113,5 @@ def rows_of(models: FlaxModels, placeholder: Placeholder) -> jax.Array:
 
 
 def set_rows(models: FlaxModels, placeholder: Placeholder, rows: np.ndarray | jax.Array) -> None:
-    """Put other rows, float32 `(num_vectors, hidden)`, in the word's place."""
+    """Replace the word's rows, float32 `(num_vectors, hidden)`."""
     models.rows = models.rows.at[place_of(models, placeholder)].set(jnp.asarray(rows))

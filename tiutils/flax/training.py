@@ -1,8 +1,8 @@
-"""The training step and the loop in JAX: the same batches, the same loss, the same optimizer as `tiutils.training`.
+"""The training loop in JAX: the same batches, loss and optimizer as in `tiutils.training`.
 
-Many steps go to the device at once, as one loop in one program (`steps`), and the host draws the next batches while the
-device runs. The loop hands back the run state after *each* step (a few kilobytes), so that callbacks, checkpoints and a
-stop are exact to the step all the same.
+Many steps are dispatched at once, as a loop in one compiled program (`steps`), and the host samples the next batches
+while the device runs. The loop returns the run state after *each* step (a few kilobytes), so that callbacks,
+checkpoints and stops are exact to the step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tiutils.protocols import Callback, LoopResult, Progress, identity_of
 from tiutils.tokenizer import Placeholder, median_norm
 
 STEPS_PER_DISPATCH = 10
-OPTIMIZER = "AdamW"  # optax's and PyTorch's compute the same, so that their checkpoints do for both
+OPTIMIZER = "AdamW"  # optax's and PyTorch's compute the same, so checkpoints are interchangeable
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Training:
             state and loss after each step.
         loss: the compiled loss of a micro-batch, summed: rows, frozen weights and samples to a scalar.
         frozen: what the steps read and never change: weights, moments of the photos, prompts, other learned rows.
-        state: after the step that was finished last.
+        state: after the last finished step.
     """
 
     models: FlaxModels
@@ -63,7 +63,7 @@ class Training:
         return np.array(self.state.rows)
 
     def set_vectors(self, vectors: np.ndarray) -> None:
-        """Put other rows in the place of those learned last."""
+        """Replace the rows."""
         self.state = self.state._replace(rows=jnp.asarray(vectors))
         token_embedding.set_rows(self.models, self.placeholder, vectors)
 
@@ -79,7 +79,7 @@ class Training:
         return total / num_samples
 
     def machine(self) -> dict[str, Any]:
-        """Where it runs, for the record."""
+        """Where it runs, for run.json."""
         devices = list(self.mesh.devices.flat)
         kind = devices[0].device_kind
         return {"device": f"{len(devices)} × {kind}", "framework": "flax", "processes": 1}
@@ -96,7 +96,7 @@ class Training:
 
 
 def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices, in one row that shares each micro-batch.
+    """All devices in one axis, which shares each micro-batch.
 
     Raises:
         InputError: the batch does not divide over them.
@@ -118,7 +118,7 @@ def prepare(
     config: TrainingConfig,
     mesh: Mesh | None = None,
 ) -> Training:
-    """Bring together what the steps need: dataset, state, frozen weights on every device, the compiled steps."""
+    """Prepare all that the steps need: dataset, state, frozen weights on every device, the compiled steps."""
     mesh = mesh or make_mesh(config.train_batch_size)
     everywhere = NamedSharding(mesh, P())
     dataset = encode_dataset(models, concept, placeholder.token, config)
@@ -189,7 +189,7 @@ def train_rows(
             training.state = good_state
             result.diverge(step + 1, good_step)
             break
-        # the rows that this finite loss was seen with are those of the step before
+        # this finite loss is that of the rows of the step before
         good_state, good_step = training.state, step
         training.state, result.step = state, step + 1
         token_embedding.set_rows(training.models, training.placeholder, rows)
@@ -207,7 +207,7 @@ def train_rows(
 def run_steps(training: Training, start: int) -> Iterator[tuple[int, State, np.ndarray]]:
     """Step number, state after it and loss of each step from `start` on, as NumPy arrays.
 
-    Always one dispatch ahead: while the caller looks at one, the device runs the next.
+    Always one dispatch ahead: while the caller handles one, the device runs the next.
     """
     everywhere = NamedSharding(training.mesh, P())
     # a copy: it is donated, the caller's stays

@@ -1,4 +1,4 @@
-"""From photos to a row in JAX: `tiutils.word_encoder` once more, the same network from the same file."""
+"""From photos to a row in JAX: the twin of `tiutils.word_encoder`, the same network from the same file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load(folder: str | Path) -> WordEncoder | None:
 
 
 def row_from_photos(models: FlaxModels, concept: Concept) -> jax.Array:
-    """The row that the model's word encoder names for what the photos show: float32 `(hidden,)`.
+    """The row that the model's word encoder predicts from the photos: float32 `(hidden,)`.
 
     See `tiutils.word_encoder.row_from_photos`; the two agree.
 
@@ -45,6 +45,8 @@ def row_from_photos(models: FlaxModels, concept: Concept) -> jax.Array:
         raise InputError(pretrained.no_word_encoder(models.name))
     views = [view for view in concepts.views(concept, center_crop=True) if not view.flip]
     latents, _ = encode_views(models, concept, views, encoder.side * models.vae_factor)
-    with jax.default_matmul_precision("float32"):  # accelerators multiply in fewer digits
+    with jax.default_matmul_precision(
+        "float32"
+    ):  # accelerators multiply with less precision by default
         mean = jax.jit(lambda encoder, x: encoder(x))(encoder, latents).mean(axis=0)
     return mean / jnp.linalg.norm(mean) * median_norm(np.asarray(table_of(models)))

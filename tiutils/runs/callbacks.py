@@ -1,4 +1,4 @@
-"""What watches a run: the progress bar, saving, pictures on the way, trackers, Ctrl-C.
+"""Callbacks of a run: the progress bar, saving, validation images, trackers, Ctrl-C.
 
 Each is called after every step with a `Progress` and returns true to end the run.
 """
@@ -46,12 +46,12 @@ def progress_bar(
             bar.update()
 
         yield update
-        bar.total = bar.n  # to have ended early is no failure, which a notebook would show in red
+        bar.total = bar.n  # a notebook would show a bar that ended early in red, as failed
 
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[Callback]:
-    """Ctrl-C, a cluster's SIGTERM or a closed terminal ends the run after the step under way; again: at once."""
+    """End the run after the current step on Ctrl-C, SIGTERM or a closed terminal; the second time, at once."""
     asked = threading.Event()
 
     def ask(number: int, frame: object) -> None:
@@ -68,7 +68,7 @@ def stop_on_signal() -> Iterator[Callback]:
 def saving(config: TrainingConfig, stopping: EarlyStopping | None = None) -> Callback:
     """Write the rows every --save_steps and a checkpoint every --checkpointing_steps.
 
-    What cannot be written is said, and the run goes on: the rows are still being learned.
+    If a file cannot be written, a warning says so and the run goes on.
     """
 
     def save(progress: Progress) -> None:
@@ -76,7 +76,7 @@ def saving(config: TrainingConfig, stopping: EarlyStopping | None = None) -> Cal
         rows_are_due = step % config.save_steps == 0
         checkpoint_is_due = step % config.checkpointing_steps == 0
         if not (rows_are_due or checkpoint_is_due) or not np.isfinite(training.vectors()).all():
-            return  # on a GPU the loop looks at the loss only now and then
+            return  # on a GPU the loop checks the loss only every tenth step
         try:
             if rows_are_due:
                 write_rows(training, step, f"{run_folder.EMBEDDING}-steps-{step}")
@@ -89,7 +89,7 @@ def saving(config: TrainingConfig, stopping: EarlyStopping | None = None) -> Cal
 
 
 def write_rows(training: TrainingProtocol, step: int, stem: str) -> Path:
-    """Write the learned rows into the output folder; what is to be known about them goes along."""
+    """Write the learned rows into the output folder, with metadata."""
     config, placeholder = training.config, training.placeholder
     suffix = ".bin" if config.no_safe_serialization else ".safetensors"
     base = model_card.base_model(training.models.name)[0]  # without our folders
@@ -112,7 +112,7 @@ def write_rows(training: TrainingProtocol, step: int, stem: str) -> Path:
 def write_checkpoint(
     training: TrainingProtocol, step: int, stopping: EarlyStopping | None = None
 ) -> None:
-    """Write a checkpoint; when it cannot be written, say so and go on."""
+    """Write a checkpoint; if that fails, warn and go on."""
     config, state = training.config, training.capture(step)
     state = stopping.add_to(state) if stopping else state
     try:
@@ -125,12 +125,12 @@ def validation(
     training: TrainingProtocol,
     generate: Callable[..., list[Image.Image]],
     trackers: Sequence[Any] = (),
-    judge: Callable[[int, list[Image.Image], str], dict[str, float]] | None = None,
+    monitor: Callable[[int, list[Image.Image], str], dict[str, float]] | None = None,
 ) -> list[Callback]:
-    """Draw --validation_prompt every --validation_steps, with the parts already loaded.
+    """Generate images of --validation_prompt every --validation_steps, with the models in memory.
 
-    `generate` is the framework's own, of `tiutils.inference` or `tiutils.flax.inference`; `judge`
-    is one of `overfitting`.
+    `generate` is that of `tiutils.inference` or `tiutils.flax.inference`; `monitor` scores the
+    images, see `evaluation.overfitting`.
     """
     config = training.config
     if config.validation_prompt is None:
@@ -163,8 +163,8 @@ def validation(
         except InputError as error:
             logger.warning("%s; the run goes on", error)
         log_images(trackers, images, progress.step)
-        if judge is not None:
-            scores = judge(progress.step, images, prompt)
+        if monitor is not None:
+            scores = monitor(progress.step, images, prompt)
             for tracker in trackers:
                 tracker.log(scores, step=progress.step)
 
@@ -172,7 +172,7 @@ def validation(
 
 
 def log_images(trackers: Sequence[Any], images: list[Image.Image], step: int) -> None:
-    """Give validation pictures to the trackers that show pictures."""
+    """Log validation images with the trackers that can show images."""
     for tracker in trackers:
         if tracker.name in ("tensorboard", "wandb"):
             tracker.log_images({"validation": np.stack([np.asarray(i) for i in images])}, step)

@@ -1,9 +1,9 @@
 """Training steps whose forward and backward pass are recorded once as a CUDA graph, then replayed.
 
-A step of batch 1 is thousands of small kernels; where the host launches them more slowly than the GPU runs them, it
-waits. A graph launches all of them at once. It knows its tensors by their addresses, so each batch is copied into the
-buffers that the first one came in. What follows the gradient (learning rate, clipping, loss scaler, optimizer, length
-of the rows) is a few kernels and stays outside: it may change from step to step, and recording changes none of it.
+A step of batch 1 is thousands of small kernels, and the GPU idles where the host launches them more slowly than it
+runs them. A graph launches all of them at once. It refers to tensors by address, so each batch is copied into the
+buffers of the first one. What follows the gradient (learning rate, clipping, loss scaler, optimizer, norm of the rows)
+is a few kernels and stays outside of the graph, because it may change from step to step.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from tiutils.batches import batch_at
 from tiutils.diffusion import losses_of
 from tiutils.training import Training, add_gradient, move_rows
 
-WARM_UP = 3  # times: libraries choose and allocate what must not happen while a graph is recorded
+WARM_UP = 3  # runs before recording, in which libraries select kernels and allocate workspaces
 
 Work = Callable[[], tuple[Tensor, ...]]
 Recorded = tuple[Callable[[], object], tuple[Tensor, ...]]
 
 
 def record(work: Work) -> Recorded:
-    """Record what `work` does on the GPU: what replays it, and the tensors that each replay fills anew."""
+    """Record `work` as a CUDA graph; returns what replays it, and the tensors that each replay overwrites."""
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
@@ -42,8 +42,8 @@ def record(work: Work) -> Recorded:
 class CapturedStep:
     """Takes steps as `training.training_step` does, on the same batches; for one process and one device.
 
-    The first call records. Until then, and if recording fails, rows, optimizer and loss scaler are as they were. The
-    weights must stay where they are, and settings that decide about the batch as they are.
+    The first call records; if that fails, rows, optimizer and loss scaler are unchanged. Afterwards the weights must
+    stay at their addresses, and the settings of the batch must not change.
     """
 
     def __init__(self, record: Callable[[Work], Recorded] = record):
@@ -61,7 +61,7 @@ class CapturedStep:
         return move_rows(training, step, self.loss.clone())  # the next replay overwrites it
 
     def _load(self, training: Training, step: int) -> None:
-        """Put the batch of `step` where the graph reads it."""
+        """Copy the batch of `step` into the buffers that the graph reads."""
         device = training.rows.device
         arrays = vars(batch_at(training.dataset.plan, step)).values()
         given = [torch.from_numpy(array) for array in arrays]
@@ -69,7 +69,7 @@ class CapturedStep:
             self.buffers = [tensor.to(device, copy=True) for tensor in given]
             return
         for buffer, tensor in zip(self.buffers, given, strict=True):
-            # pinned memory need not wait until the last step is done
+            # a copy from pinned memory need not wait for the previous step
             buffer.copy_(tensor.pin_memory() if buffer.is_cuda else tensor, non_blocking=True)
 
     def _work(self, training: Training) -> tuple[Tensor, Tensor]:
@@ -79,10 +79,13 @@ class CapturedStep:
         loss = torch.zeros((), device=rows.device)
         for start in range(0, config.samples_per_process, config.train_batch_size):
             samples = [buffer[start : start + config.train_batch_size] for buffer in self.buffers]
-            # what autocast keeps for later would be freed between replays
+            # tensors in autocast's cache would be freed between replays
             with training.accelerator.autocast(AutocastKwargs(cache_enabled=False)):
                 losses = losses_of(training.models, training.dataset, *samples)
             loss += add_gradient(training, losses)
-        gradient, rows.grad = rows.grad, None  # outside of the graph other steps have their own
+        gradient, rows.grad = (
+            rows.grad,
+            None,
+        )  # steps outside of the graph have a gradient of their own
         assert gradient is not None
         return loss, gradient

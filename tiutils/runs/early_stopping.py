@@ -1,8 +1,8 @@
 """When to stop, and which step to keep: the loss on one batch that never changes.
 
-The loss of a training step says little: each step draws other noise and another timestep. So a
+The loss of a training step says little, as each step samples other noise and timesteps. So one
 batch is fixed before training (DVAR: Voronov et al. 2023, arXiv 2302.04841); its loss falls while
-the word is learned and then stays where it is. Training stops when the last losses vary little
+the word is learned and then levels off. Training stops when the last losses vary little
 compared with all of them, and the rows with the lowest loss are kept.
 """
 
@@ -30,7 +30,7 @@ def variance_ratio(losses: Sequence[float], window: int) -> float:
 def should_stop(
     losses: Sequence[float], *, every: int = 1, window: int = WINDOW, threshold: float = THRESHOLD
 ) -> bool:
-    """Whether fixed losses, one every so many steps, have come to rest (Voronov et al. 2023, section 4).
+    """Whether fixed losses, one every so many steps, have converged (Voronov et al. 2023, section 4).
 
     Never before there are more losses than the window holds: until then the two variances are one.
     """
@@ -39,7 +39,7 @@ def should_stop(
 
 
 class EarlyStopping:
-    """A callback for `train`: takes the fixed loss every few steps, stops the run, remembers the best rows.
+    """A callback for `train`: computes the fixed loss every few steps, stops the run, keeps the best rows.
 
     `--early_stopping` makes it part of the run: its history is in the checkpoints, the best rows are
     what the run leaves.
@@ -76,7 +76,7 @@ class EarlyStopping:
         self.best_rows: np.ndarray | None = None
 
     def __call__(self, progress: Progress) -> bool:
-        """Look at the run after a step; true stops it."""
+        """Update the history after a step; true stops the run."""
         if progress.step % self.every:
             return False
         loss = progress.training.fixed_loss(self.num_samples)
@@ -87,7 +87,7 @@ class EarlyStopping:
 
     @property
     def converged(self) -> bool:
-        """Whether to stop: the losses have come to rest, or none was the lowest for `patience` steps."""
+        """Whether to stop: the losses have leveled off, or none was the lowest for `patience` steps."""
         losses = list(self.losses.values())
         if self.patience and max(self.losses, default=0) - (self.best_step or 0) >= self.patience:
             return True
@@ -102,7 +102,7 @@ class EarlyStopping:
         return RunState(state.step, tensors, {**state.scalars, "best_step": self.best_step})
 
     def restore(self, state: RunState) -> None:
-        """Go on with the history in a run state; one of a run without it leaves an empty one."""
+        """Take over the history in a run state; empty if that run had none."""
         history = state.tensors.get("stopping.losses", np.empty((0, 2)))
         self.losses = {int(step): float(loss) for step, loss in history}
         self.best_step = state.scalars.get("best_step")
@@ -110,7 +110,7 @@ class EarlyStopping:
 
 
 def early_stopping(config: TrainingConfig, state: RunState | None) -> EarlyStopping | None:
-    """What --early_stopping asks for, with the history of the run that is resumed."""
+    """The callback of --early_stopping, with the history of the run that is resumed; None without the flag."""
     if not config.early_stopping:
         return None
     stopping = EarlyStopping(
@@ -124,7 +124,7 @@ def early_stopping(config: TrainingConfig, state: RunState | None) -> EarlyStopp
 
 
 def check_window(config: TrainingConfig, total_steps: int) -> None:
-    """A run must be longer than what --early_stopping looks back over, or it can never end early.
+    """Refuse a run that is not longer than the window of --early_stopping: it could never end early.
 
     Raises:
         InputError: names both numbers of steps.

@@ -1,4 +1,4 @@
-"""Every mistake that can be found before weights are loaded and before a file is written."""
+"""What a run begins with, and every mistake that can be found before weights are loaded or a file is written."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ UPPER_BOUNDS = {
     "resolution": 2**14,
     "num_validation_images": MAX_IMAGES,
 }
-MAX_SAMPLES = 2**20  # of one step: all that is drawn for them is in memory at once
+MAX_SAMPLES = 2**20  # of one step: all its random numbers are in memory at once
 MAX_COUNT, MAX_FLOAT = 10**9, 1e30  # what stays finite in float32, also times a batch size
 
 NOT_CAPTURED = {
@@ -184,7 +184,7 @@ def check_length(config: TrainingConfig, total_steps: int) -> None:
 
 @contextlib.contextmanager
 def reserved(config: TrainingConfig, *, is_main_process: bool = True) -> Iterator[None]:
-    """Hold the output folder while a run goes on, see `run_folder.reserved`; of several processes one does.
+    """Lock the output folder during a run, see `run_folder.reserved`; of several processes only the main one does.
 
     Raises:
         InputError: a setting cannot work, or another run holds the folder.
@@ -204,7 +204,7 @@ def check_words(
     """
     word, prompt = config.placeholder_token, config.validation_prompt
     templates = concepts.templates(config.learnable_property)
-    dataset.check_templates(word, templates)  # before what is only warned of
+    dataset.check_templates(word, templates)  # before checks that only warn
     num_vectors = config.num_vectors
     dataset.check_num_vectors(tokenizer, word, num_vectors, templates)
     if not (config.pick_initializer or config.initializer_from_photos):
@@ -237,7 +237,7 @@ def check_config(config: TrainingConfig) -> None:
     Raises:
         InputError: names the flag, what was given and what is allowed.
     """
-    check_token(config.hub_token)  # first: its complaint alone does not show the value
+    check_token(config.hub_token)  # first: only its message does not show the value
     kinds = typing.get_type_hints(TrainingConfig)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -297,7 +297,7 @@ def check_config(config: TrainingConfig) -> None:
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
-    """A value from a file or a notebook has had no argument parser to look at it."""
+    """Refuse a value of the wrong type: those from files and notebooks have passed no argument parser."""
     kinds = typing.get_args(kind) or (kind,)
     allowed = {float: (float, int), str: (str, os.PathLike)}
     fits = isinstance(value, tuple(t for k in kinds for t in allowed.get(k, (k,))))

@@ -1,11 +1,11 @@
-"""What fits into a device's memory, and which switches make it fit; told before anything is loaded.
+"""What fits into a device's memory, and which switches make it fit, predicted before anything is loaded.
 
-Weights are counted from the model's configuration. What a step needs beside them stands in memory_table.json, which
-`benchmarks/memory.py` makes for Stable Diffusion 1.5 at 512 pixels: so many bytes and so much for each sample. For
-another model or size that is taken times the latents' area and the width of the U-Net's first block, where
-activations are largest: right for every Stable Diffusion 1.x and 2.x, a little too much for smaller ones.
+Weights are counted from the model's configuration. The memory a step needs in addition is in memory_table.json, which
+`benchmarks/memory.py` measures for Stable Diffusion 1.5 at 512 pixels: a constant, and so many bytes per sample. For
+other models and sizes it is scaled by the latents' area and the width of the U-Net's first block, where activations
+are largest: right for every Stable Diffusion 1.x and 2.x, a little too much for smaller models.
 
-Where memory runs out all the same, `with_memory_retry` begins the step anew with the next leaner plan.
+If memory runs out nevertheless, `with_memory_retry` repeats the step with the next plan that needs less.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from tiutils.io import pretrained
 
 logger = logging.getLogger("tiutils")
 GIB = 2**30
-# Of what is free: for what the table does not see, the workspaces of cuDNN and cuBLAS and the gaps between blocks. A
-# guess that is too bold costs one step begun anew, one that is too timid the time of every step.
+# share of the free memory kept for what the table does not include: workspaces of cuDNN and cuBLAS, fragmentation. Too
+# small a margin costs one repeated step, too large a margin costs time in every step
 MARGIN = 0.1
 BYTES = {"no": 4.0, "fp16": 2.0, "bf16": 2.0, "8bit": 1.0, "4bit": 0.5 + 4 / 64}  # of one weight
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What of a model decides about memory.
+    """The sizes of a model that determine its memory.
 
     Attributes:
         linear: weights in linear layers of the U-Net, those that --quantize packs.
@@ -56,11 +56,11 @@ SD15 = ModelSize(270_049_280, 589_471_684, 123_060_480, 1.0)
 
 @dataclass(frozen=True)
 class Plan:
-    """Switches, and what a step with them is expected to take.
+    """Switches, and the memory and time that a step with them is expected to need.
 
     Attributes:
         peak_bytes: of weights and activations, while training.
-        relative_time: of a step, against the plainest plan of the same model; see the table's "time".
+        relative_time: of a step, compared with the same model without any switches; see "time" in the table.
     """
 
     mixed_precision: str
@@ -72,7 +72,7 @@ class Plan:
     relative_time: float
 
     def applied(self, config: TrainingConfig) -> TrainingConfig:
-        """The settings with these switches: the same run."""
+        """The config with these switches set."""
         names = {field.name for field in dataclasses.fields(config)}
         return dataclasses.replace(config, **{k: v for k, v in vars(self).items() if k in names})
 
@@ -93,7 +93,7 @@ def table() -> dict[str, Any]:
 
 
 def size_of(folder: Path, resolution: int | None = None) -> ModelSize:
-    """What of a model's folder decides about memory; reads its configurations alone."""
+    """The sizes of the model in a folder, from its configurations alone."""
     import torch
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -114,7 +114,7 @@ def size_of(folder: Path, resolution: int | None = None) -> ModelSize:
 
 
 def predicted(config: TrainingConfig, shape: ModelSize = SD15) -> Plan:
-    """What the table says of a run with these settings."""
+    """The plan of a run with these settings, from the table."""
     precision, bits = config.mixed_precision, config.quantize
     batch, accumulation = config.train_batch_size, config.gradient_accumulation_steps
     key = ("no" if precision == "no" else "half", config.gradient_checkpointing, bits)
@@ -140,11 +140,11 @@ def predicted(config: TrainingConfig, shape: ModelSize = SD15) -> Plan:
 
 
 def plans(config: TrainingConfig, shape: ModelSize, device: str) -> list[Plan]:
-    """All ways to make the run that was asked for, the first to be tried first.
+    """All plans for a run, in the order in which to try them.
 
-    Whatever was switched on stays on. How the batch is cut and whether activations are computed twice does not change
-    what is learned; these are in the order of time. Half precision is a GPU's own choice. Fewer bits for the weights,
-    and bfloat16 on a CPU, which is no faster there, change a run slightly and come after all others.
+    Switches that are on stay on. Cutting the batch and gradient checkpointing do not change what is learned; such plans
+    are ordered by time. A GPU always uses half precision. Quantized weights, and bfloat16 on a CPU, where it is no
+    faster, change a run slightly and come after all others.
     """
     samples = config.samples_per_process
     precisions = [config.mixed_precision]
@@ -182,12 +182,12 @@ def plans(config: TrainingConfig, shape: ModelSize, device: str) -> list[Plan]:
 def choose_plan(
     config: TrainingConfig, shape: ModelSize, device: str, free: int
 ) -> tuple[Plan, list[Plan]]:
-    """The first plan that fits into `free` bytes; and those to go on with if it does not fit after all.
+    """The first plan that fits into `free` bytes, and fallbacks in case it does not fit after all.
 
-    The latter differ only in what does not change the run.
+    Fallbacks need less and less memory, and differ only in what does not change the run.
 
     Raises:
-        InputError: not even the leanest fits.
+        InputError: no plan fits.
     """
     ways = plans(config, shape, device)
     budget = free * (1 - MARGIN)
@@ -236,13 +236,13 @@ def with_memory_retry(
     fallbacks: list[Plan],
     take_step: Callable[[Any, int], Any] | None = None,
 ) -> Any:
-    """Take a training step; where memory runs out, the same step anew with the next plan of `fallbacks`.
+    """Take a training step; if memory runs out, repeat it with the next plan of `fallbacks`.
 
-    Until its last lines a step changes nothing but gradients, so that it can be begun anew. `take_step` takes it,
-    `training.training_step` by default.
+    Until its last lines a step changes nothing but gradients, so it can be repeated. `take_step` takes it, by default
+    `training.training_step`.
 
     Raises:
-        OutOfMemory: nothing leaner is left.
+        OutOfMemory: no fallback is left.
     """
     from tiutils import training as loop  # here, as it needs PyTorch
 
@@ -253,7 +253,7 @@ def with_memory_retry(
             if (found := out_of_memory(error)) is None:
                 raise
             said = first_line(found)
-        # only here: the traceback has held on to all that the step had made
+        # not before: the traceback kept all tensors of the step alive
         training.optimizer.zero_grad()
         empty_cache()
         where = f"out of memory in step {step + 1} ({said[:120]})"
@@ -261,13 +261,13 @@ def with_memory_retry(
             raise OutOfMemory(f"{where}; {advice(training.config)}")
         plan = fallbacks.pop(0)
         logger.warning("%s: going on with %s", where, plan)
-        training.config = plan.applied(training.config)  # what is learned stays the same
+        training.config = plan.applied(training.config)  # does not change what is learned
         if plan.gradient_checkpointing:
             loop.recompute_activations(training.models)
 
 
 def empty_cache() -> None:
-    """Give back to a GPU what PyTorch keeps for later."""
+    """Return memory that PyTorch caches to the GPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -275,7 +275,7 @@ def empty_cache() -> None:
 
 
 def advice(config: TrainingConfig) -> str:
-    """What to do when memory has run out."""
+    """What to do after running out of memory."""
     if config.fit:
         return "nothing leaner is left: close other programs, or give a smaller --resolution"
     if config.capture:
@@ -295,7 +295,7 @@ def explain_out_of_memory(config: TrainingConfig) -> Iterator[None]:
 
 
 def explain(config: TrainingConfig, shape: ModelSize = SD15) -> str:
-    """What each switch that is on buys, a line each; by default with Stable Diffusion 1.5 at 512 pixels."""
+    """How much memory each switch saves, a line each; by default for Stable Diffusion 1.5 at 512 pixels."""
     now = predicted(config, shape)
     without: dict[str, dict[str, Any]] = {
         "mixed_precision": {"mixed_precision": "no"},

@@ -56,7 +56,7 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
             the run, keeping what was learned.
 
     Raises:
-        InputError: something that was given cannot be used; nothing has been overwritten.
+        InputError: a setting or a file cannot be used; nothing has been overwritten.
     """
     processes = find_processes()
     with reserved(config, is_main_process=processes.is_main_process):
@@ -76,6 +76,7 @@ def _train(
     )
     # the other processes may be on a machine without the run's folder
     [checkpoint] = broadcast_object_list([inputs.checkpoint])
+    inputs = dataclasses.replace(inputs, checkpoint=checkpoint)
     concept, name = inputs.concept, inputs.model_name
     fallbacks: list[memory.Plan] = []
     if config.fit:
@@ -97,29 +98,28 @@ def _train(
         if checkpoint is not None:
             restore(training, checkpoint)
             warn_of_changes(training, checkpoint)
-        models.vae.to("cpu")  # its work is done; drawing brings it back for a moment
+        models.vae.to("cpu")  # `generate` brings it back while it decodes
         models.unet.to(models.device)
-        if config.capture:  # before the graph, which knows where the weights lie
+        if config.capture:  # before recording: a graph refers to weights by address
             models.unet.to(memory_format=torch.channels_last)
     clock.lap("encoding")
 
     def save_pipeline() -> None:
         save(token_embedding.merged(models), config.output_dir)
 
-    judge = None
-    if accelerator.is_main_process:  # it alone draws
-        judge = overfitting.monitor_for(config, [photo.image for photo in concept.photos], models)
+    monitor = None
+    if accelerator.is_main_process:  # only this one generates pictures
+        monitor = overfitting.monitor_for(config, [photo.image for photo in concept.photos], models)
     take_step = functools.partial(
         memory.with_memory_retry,
         fallbacks=fallbacks,
         take_step=cuda_graph.CapturedStep() if config.capture else None,
     )
-    drawing = validation(training, inference.generate, accelerator.trackers, judge)
+    drawing = validation(training, inference.generate, accelerator.trackers, monitor)
     result = run_session(
         training,
-        concept,
+        inputs,
         clock,
-        checkpoint,
         functools.partial(train_rows, take_step=take_step),
         [*tracking(accelerator), *drawing, *callbacks],
         save_more=save_pipeline if config.save_as_full_pipeline else None,
@@ -137,15 +137,15 @@ def find_processes() -> PartialState:
     precision.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
-    # said outright, because several processes on CPUs are joined only then
+    # explicitly, because accelerate joins several processes on CPUs only then
     processes = PartialState(cpu=not torch.accelerator.is_available())
     if (
         processes.num_processes > 1
         and processes.device.type == "cpu"
         and "OMP_NUM_THREADS" not in os.environ
     ):
-        # as torchrun does: threads of several processes on the same cores wait for one another, and
-        # forked ones, those of a notebook, for threads that stayed behind in the notebook
+        # as torchrun does: threads of several processes compete for the same cores, and processes forked
+        # from a notebook would wait for threads that exist only in the notebook
         torch.set_num_threads(1)
     return processes
 
@@ -153,7 +153,7 @@ def find_processes() -> PartialState:
 def fitted(
     config: TrainingConfig, name: str, processes: PartialState
 ) -> tuple[TrainingConfig, list[memory.Plan]]:
-    """The settings with the fastest plan that fits on every process's device, and the leaner ones.
+    """The config with the first plan that fits on every process's device, and its fallbacks.
 
     Raises:
         InputError: nothing fits.
@@ -173,10 +173,10 @@ def fitted(
 def with_picked_initializer(
     config: TrainingConfig, concept: Concept, models: Models
 ) -> TrainingConfig:
-    """The settings with the word of the model's vocabulary that fits the photos best, to CLIP's eye.
+    """The config with the word of the vocabulary that CLIP finds most similar to the photos as initializer token.
 
     Raises:
-        InputError: there is no CLIP model to ask.
+        InputError: there is no CLIP model.
     """
     named = config.evaluator
     clip = clip_model.bundled_with(models) if named is None else clip_model.load(named)
@@ -193,7 +193,7 @@ def with_picked_initializer(
 
 
 def first_rows(config: TrainingConfig, concept: Concept, models: Models) -> Tensor:
-    """What a run's rows start from, float32 `(num_vectors, hidden)`: of several processes, all get the first one's.
+    """The initial rows, float32 `(num_vectors, hidden)`; all processes get those of the first.
 
     Raises:
         InputError: see `token_embedding.start_vectors` and `word_encoder.row_from_photos`.
@@ -243,7 +243,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def load_models(config: TrainingConfig, name: str, device: torch.device) -> Models:
-    """All parts, the frozen ones in the precision asked for, with their switches set."""
+    """Load the model as the config says."""
     dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     return load(
         name,
@@ -253,5 +253,5 @@ def load_models(config: TrainingConfig, name: str, device: torch.device) -> Mode
         device=device,
         dtype=dtypes[config.mixed_precision],
         quantize=config.quantize,
-        unet_device="cpu",  # until the VAE has done its work: they need not lie there together
+        unet_device="cpu",  # until photos are encoded, so that it and the VAE need not fit together
     )

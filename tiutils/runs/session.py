@@ -25,7 +25,7 @@ from typing import Any
 import tiutils
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
-from tiutils.errors import InputError
+from tiutils.errors import OutOfMemory
 from tiutils.io import hub, run_folder
 from tiutils.io.checkpoints import RunState
 from tiutils.io.run_folder import absolute, entry, find_again, read_record, update_record
@@ -39,6 +39,7 @@ from tiutils.runs.callbacks import (
     write_rows,
 )
 from tiutils.runs.early_stopping import EarlyStopping, early_stopping
+from tiutils.runs.inputs import Inputs
 from tiutils.tokenizer import Placeholder
 
 logger = logging.getLogger("tiutils")
@@ -55,20 +56,20 @@ CHANGE_NO_STEP = {
 
 @dataclass
 class TrainingResult:
-    """What a run leaves in memory; the same lies in `output_dir` as files.
+    """The result of a run, which is also in the files of `output_dir`.
 
     Attributes:
         output_dir: where the files are.
         embedding_path: the learned word, in diffusers' form.
-        placeholder: the word, known to `models` now.
+        placeholder: the word, which `models` knows now.
         models: the frozen parts with the word added, ready for `generate`.
         losses: one for each step done in this session.
-        steps: optimizer steps done in all.
+        steps: optimizer steps done in total.
         seconds: wall-clock time by stage, of this session.
         stopped: why the run ended early; None if it did not.
-        diverged: whether that was a loss that is not a number.
+        diverged: whether it ended because the loss was not finite.
         is_main_process: whether this process wrote the files; of several only one does.
-        stopping: the fixed losses, with --early_stopping.
+        stopping: the history of fixed losses, with --early_stopping.
     """
 
     output_dir: Path
@@ -91,9 +92,8 @@ class TrainingResult:
 
 def run_session(
     training: TrainingProtocol,
-    concept: Concept,
+    inputs: Inputs,
     clock: Stopwatch,
-    state: RunState | None,
     loop: Callable[[Any, int, Sequence[Callback]], LoopResult],
     callbacks: Sequence[Callback],
     *,
@@ -103,19 +103,22 @@ def run_session(
     """Run `loop` to the end with its callbacks, and write what it leaves.
 
     Args:
-        training: all that the steps need.
-        concept: the photos it learns from, for the record.
-        clock: has timed the stages before.
-        state: that of an earlier session, already restored in `training`; None in the first.
+        training: all that the steps need, with the checkpoint of `inputs` restored if there is one.
+        inputs: what the run begins with.
+        clock: has timed the stages so far.
         loop: the framework's own: takes `training`, `start` and callbacks.
         callbacks: called after each step, beside those that save and show progress.
         save_more: writes further files once the rows are written.
-        is_main_process: of several processes only one writes and shows anything.
+        is_main_process: whether this process, the only one of several, writes files and shows progress.
+
+    Raises:
+        OutOfMemory: a step did not fit into memory; what was learned before it is in a checkpoint.
     """
-    config, start = training.config, state.step if state else 0
-    stopping = early_stopping(config, state)
+    config, concept, checkpoint = training.config, inputs.concept, inputs.checkpoint
+    start = checkpoint.step if checkpoint else 0
+    stopping = early_stopping(config, checkpoint)
     earlier = entry(read_record(config.output_dir), "losses", list)[:start]
-    earlier += [None] * (start - len(earlier))  # a killed run took its last losses with it
+    earlier += [None] * (start - len(earlier))  # a killed run did not record its last losses
     if is_main_process:
         write_record(training, concept, clock, "running", start, earlier)
     with (
@@ -123,7 +126,7 @@ def run_session(
         progress_bar(training, start, hidden=not is_main_process) as bar,
     ):
         watching: list[Callback] = [stop]
-        if stopping:  # before the checkpoint, which is to hold what it says of the same step
+        if stopping:  # before the checkpoint of the same step, which includes its history
             watching.append(stopping)
         if is_main_process:
             watching += [bar, saving(config, stopping), *callbacks]
@@ -136,14 +139,14 @@ def run_session(
     if is_main_process and not result.diverged:
         write_checkpoint(training, result.step, stopping)
     if result.out_of_memory:
-        raise InputError(result.stopped)
+        raise OutOfMemory(result.stopped)
     if stopping and stopping.best_step and stopping.best_rows is not None:
         kept = stopping.best_step
         training.set_vectors(stopping.best_rows)
         if result.diverged:
             result.diverge(result.step + 1, kept)
         elif stopping.converged:
-            result.stopped = None  # it is finished
+            result.stopped = None  # the run is complete
     path = Path(config.output_dir) / f"{run_folder.EMBEDDING}.safetensors"
     if is_main_process:
         run_folder.keep_earlier(config.output_dir, kept)
@@ -170,11 +173,11 @@ def run_session(
 
 
 def warn_of_changes(training: TrainingProtocol, state: RunState) -> None:
-    """Say which changed settings keep a resumed run from being the uninterrupted one."""
+    """Warn of changed settings with which a resumed run is not the uninterrupted one."""
     for name, value in identity_of(training).items():
         before, folder = state.scalars.get(name), Path(training.config.output_dir)
         if name == "model" and absolute(value) == absolute(find_again(folder, str(before))):
-            continue  # named from another folder
+            continue  # the same folder, named from another place
         if before != value:
             logger.warning(
                 "resuming with %s %s, but the run was begun with %s: it goes on, on other batches",
@@ -200,7 +203,7 @@ def warn_of_changes(training: TrainingProtocol, state: RunState) -> None:
 
 
 def _changes_steps(name: str, config: TrainingConfig) -> bool:
-    """Whether a step learns something else with another value of this setting."""
+    """Whether steps change with the value of this setting."""
     if name in ("max_train_steps", "num_train_epochs", "repeats"):
         return not config.lr_scheduler.startswith("constant")
     return name not in CHANGE_NO_STEP
@@ -214,13 +217,13 @@ class Stopwatch:
         self.last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """The time since the last call belongs to `stage`."""
+        """Count the time since the last call as that of `stage`."""
         now = time.perf_counter()
         self.seconds[stage], self.last = round(now - self.last, 3), now
 
 
 def public_flags(config: TrainingConfig) -> dict[str, Any]:
-    """The settings as JSON has them, without the access token, which belongs in no file; folders as found anywhere."""
+    """The settings for run.json: without the access token, which belongs in no file, and with absolute paths."""
     flags = {k: v for k, v in dataclasses.asdict(config).items() if k != "hub_token"}
     flags = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in flags.items()}
     return flags | {name: absolute(flags[name]) for name in FOUND_AGAIN}
@@ -234,9 +237,9 @@ def write_record(
     steps: int,
     losses: Sequence[float | None] = (),
 ) -> None:
-    """Write run.json: all that is needed to know what made these files, and to make them again.
+    """Write run.json: everything needed to know how these files were made, and to make them again.
 
-    `losses` has an entry for each step from the first; null where it is not known or not finite.
+    `losses` has an entry for every step from the first; null where the loss is unknown or not finite.
     """
     record = {
         "status": status,

@@ -1,9 +1,10 @@
 """A convolution whose gradient is fast on a CPU, too.
 
-The gradient by a convolution's input is a convolution with the kernel turned about. JAX leaves the turning to XLA,
-which folds it into the convolution; of that kind XLA has no fast one on a CPU: in a `lax.scan` it takes five times as
-long as others (jax 0.10). Here the turned kernel is an array of its own. As the kernels are frozen, XLA turns each of
-them once, before the scan, for as much memory again: on a GPU or a TPU, fast either way, that would be a loss.
+The gradient with respect to a convolution's input is a convolution with the flipped kernel. JAX leaves the flip to XLA,
+which fuses it into the convolution, and on a CPU XLA has no fast code for that: in a `lax.scan` it takes five times as
+long as other convolutions (jax 0.10). Here the flipped kernel is an array of its own. As the kernels are frozen, XLA
+flips each of them once, before the scan, at the cost of a second copy in memory: not worthwhile on a GPU or a TPU,
+which are fast either way.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def convolution() -> Any:
-    """What `nnx.Conv` shall call: `convolve` on a CPU, JAX's own elsewhere."""
+    """The function for `nnx.Conv` to call: `convolve` on a CPU, JAX's own elsewhere."""
     return convolve if jax.default_backend() == "cpu" else lax.conv_general_dilated
 
 
@@ -39,17 +40,19 @@ def _forward(x: Array, kernel: Array, strides: tuple[int, ...], padding: Pads) -
 
 
 def _backward(strides: tuple[int, ...], padding: Pads, kept: Any, gradient: Array) -> Any:
-    """Gradients by input and kernel; compiled without the second where nobody asks for it."""
+    """Gradients with respect to input and kernel; XLA drops the second where it is not used."""
     x, kernel = kept
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)  # (k, k, outputs, inputs)
-    between = [(0, 0, stride - 1) for stride in strides]  # zeros where a stride left places out
+    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)  # (k, k, outputs, inputs)
+    between = [
+        (0, 0, stride - 1) for stride in strides
+    ]  # zeros at the positions that a stride skips
     spread = lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0), *between, (0, 0, 0)])
     pads = []
     for axis, (before, _) in enumerate(padding, start=1):
         size = kernel.shape[axis - 1]
         start = size - 1 - before
         pads.append((start, x.shape[axis] + size - 1 - spread.shape[axis] - start))
-    by_input = lax.conv_general_dilated(spread, turned, (1, 1), pads, dimension_numbers=LAYOUT)
+    by_input = lax.conv_general_dilated(spread, flipped, (1, 1), pads, dimension_numbers=LAYOUT)
     plain = functools.partial(
         lax.conv_general_dilated, window_strides=strides, padding=padding, dimension_numbers=LAYOUT
     )

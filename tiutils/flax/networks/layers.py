@@ -1,6 +1,6 @@
-"""What the three networks are built of; pictures are `(batch, height, width, channels)` inside.
+"""Building blocks of the networks; images are `(batch, height, width, channels)` inside.
 
-Modules are named as in the weight files, so that a path in a module *is* the name of its weight: see `weights`.
+Modules are named as in the weight files, so that a path in a module is the name of its weight: see `weights`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class LayerFactory:
     """Makes layers of one dtype. Their initial weights are zeros: `weights.load_into` fills them."""
 
     def __init__(self, dtype: Any):
-        # random weights would be traced for nothing: drawing their keys took most of a model's loading
+        # no random weights: tracing their keys took most of the time of loading a model
         no_random_keys = SimpleNamespace(params=lambda: None)
         self.kinds = {"dtype": dtype, "param_dtype": dtype, "rngs": no_random_keys}
         self.zeros = {"kernel_init": nnx.initializers.zeros_init()}
 
     def linear(self, inputs: int, outputs: int, *, bias: bool = True) -> nnx.Linear:
-        """A matrix, with a bias."""
+        """A linear layer."""
         return nnx.Linear(inputs, outputs, use_bias=bias, **self.zeros, **self.kinds)
 
     def conv(
@@ -58,7 +58,7 @@ class LayerFactory:
         )
 
     def embed(self, count: int, width: int) -> nnx.Embed:
-        """A table of vectors."""
+        """An embedding table."""
         return nnx.Embed(count, width, embedding_init=nnx.initializers.zeros_init(), **self.kinds)
 
     def layer_norm(self, channels: int, epsilon: float = 1e-5) -> nnx.LayerNorm:
@@ -67,7 +67,7 @@ class LayerFactory:
 
 
 class ModuleList(nnx.Module):
-    """Modules with numbers for names, as in `resnets.0.conv1`; a None leaves its number out."""
+    """Modules named by number, as in `resnets.0.conv1`; the number of a None is skipped."""
 
     def __init__(self, modules: Sequence[nnx.Module | None]):
         for number, module in enumerate(modules):
@@ -80,7 +80,7 @@ class ModuleList(nnx.Module):
 
 
 class Resnet(nnx.Module):
-    """Two convolutions and a way around them; the timestep, if there is one, comes in between."""
+    """Two convolutions with a skip connection; the timestep embedding, if any, is added in between."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ def dot_product_attention(
 
 
 class Downsample(nnx.Module):
-    """Half the height and width."""
+    """Halves height and width."""
 
     def __init__(self, make: LayerFactory, channels: int, *, padding: Any):
         self.conv = make.conv(channels, channels, stride=2, padding=padding)
@@ -167,7 +167,7 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Twice the height and width: each pixel four times, then a convolution."""
+    """Doubles height and width: each pixel four times, then a convolution."""
 
     def __init__(self, make: LayerFactory, channels: int):
         self.conv = make.conv(channels, channels)
@@ -180,7 +180,7 @@ class Upsample(nnx.Module):
 
 
 class ResizingBlock(nnx.Module):
-    """A stage that ends with half or twice the size, or the same; its parts are named as in the weight files."""
+    """A block that may end by halving or doubling height and width; its parts are named as in the weight files."""
 
     def __init__(
         self, make: LayerFactory, channels: int, *, halve: bool, double: bool, padding: Any = 1
@@ -211,8 +211,8 @@ def read_options(
         fixed: options that may have one value only.
 
     Raises:
-        InputError: an option has a value that is not supported, or not of its kind. Options that are unknown here are
-            refused, too, unless they are switched off: a network that ignored one would draw something else.
+        InputError: an option has a value that is not supported, or not of its kind. Unknown options are
+            refused, too, unless they are off: a network that ignored one would compute something else.
     """
     for name, value in config.items():
         if name.startswith("_") or name in free:

@@ -1,4 +1,4 @@
-"""CLIP's text encoder (Radford et al. 2021, arXiv 2103.00020): token vectors to what the U-Net attends to."""
+"""CLIP's text encoder (Radford et al. 2021, arXiv 2103.00020): token vectors to encoder hidden states."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ACTIVATIONS = {
 
 
 class TextEncoder(nnx.Module):
-    """In two halves, so that learned rows can be put among the vectors: `embed`, then the transformer."""
+    """Called in two steps, `embed` and the transformer, so that learned rows can be inserted in between."""
 
     def __init__(self, config: Mapping[str, Any], *, dtype: Any = jnp.float32):
         known = {name: config[name] for name in OPTIONS if name in config}
@@ -59,7 +59,7 @@ class TextEncoder(nnx.Module):
 
 
 class Embeddings(nnx.Module):
-    """The two tables."""
+    """The token and position embeddings."""
 
     def __init__(self, make: LayerFactory, c: Any):
         self.token_embedding = make.embed(c.vocab_size, c.hidden_size)
@@ -67,14 +67,14 @@ class Embeddings(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """The layers, under the name they have in the files."""
+    """The layers, under their name in the weight files."""
 
     def __init__(self, make: LayerFactory, c: Any):
         self.layers = ModuleList([Layer(make, c) for _ in range(c.num_hidden_layers)])
 
 
 class Layer(nnx.Module):
-    """Attention to the tokens before, then two matrices, each with a way around."""
+    """Causal self-attention, then an MLP, each with a skip connection."""
 
     def __init__(self, make: LayerFactory, c: Any):
         self.layer_norm1 = make.layer_norm(c.hidden_size, c.layer_norm_eps)
@@ -89,7 +89,7 @@ class Layer(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """Causal: a token sees itself and those before it."""
+    """Causal: a token attends to itself and those before it."""
 
     def __init__(self, make: LayerFactory, c: Any):
         if c.hidden_size % c.num_attention_heads:
@@ -109,7 +109,7 @@ class SelfAttention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Two matrices with an activation between them."""
+    """Two linear layers with an activation between them."""
 
     def __init__(self, make: LayerFactory, c: Any):
         self.activation = c.hidden_act

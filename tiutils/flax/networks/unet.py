@@ -1,4 +1,4 @@
-"""The U-Net of Stable Diffusion 1.x and 2.x (Rombach et al. 2022, arXiv 2112.10752): it names the noise in latents."""
+"""The U-Net of Stable Diffusion 1.x and 2.x (Rombach et al. 2022, arXiv 2112.10752): predicts the noise in latents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPTIONS = {  # with diffusers' defaults: old files leave many out
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     "layers_per_block": 2, "transformer_layers_per_block": 1, "cross_attention_dim": 1280,
     "norm_num_groups": 32, "norm_eps": 1e-5, "flip_sin_to_cos": True, "freq_shift": 0.0,
-    # without effect here: a 1×1 convolution is a matrix, scores are always float32, and what is frozen drops nothing
+    # without effect here: 1×1 convolutions are linear layers, scores are always float32, frozen layers have no dropout
     "use_linear_projection": False, "upcast_attention": False, "dropout": 0.0,
 }  # fmt: skip
 FIXED = {
@@ -43,10 +43,10 @@ HAS_ATTENTION = {
 
 
 class UNet(nnx.Module):
-    """Down, through the middle, and up again with what was seen on the way down.
+    """Downsampling blocks, a middle block, and upsampling blocks with skip connections.
 
-    With `gradient_checkpointing` a gradient keeps the inputs of resnets and transformers only and computes the rest
-    again: less memory, more time, the same numbers. It may be switched between calls.
+    With `gradient_checkpointing` only the inputs of resnets and transformers are kept for the backward pass, which
+    recomputes the rest: less memory, more time, the same numbers. It may be switched between calls.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class UNet(nnx.Module):
             return Block(make, c, inputs, width, counts, time_width, only_cross, **resize)
 
         down: list[Block] = []
-        skips = [widths[0]]  # skips: widths of what the way up will be given
+        skips = [widths[0]]  # channels of the skip connections
         kinds = zip(c.down_block_types, widths, c.heads, c.only_cross, strict=True)
         for kind, width, heads, only_cross in kinds:
             last = len(down) == len(widths) - 1
@@ -92,7 +92,7 @@ class UNet(nnx.Module):
             inputs = []
             for _ in range(c.layers_per_block + 1):
                 inputs.append(widest + skips.pop())
-                widest = width  # of what comes from below
+                widest = width  # of the input from the layer before
             double = len(up) < len(widths) - 1
             up.append(stage(kind, inputs, width, heads, only_cross, double=double))
         self.up_blocks = ModuleList(up)
@@ -105,7 +105,7 @@ class UNet(nnx.Module):
         Args:
             latents: `(batch, channels, height, width)`, noisy.
             timesteps: `(batch,)` integers.
-            encoder_hidden_states: `(batch, tokens, hidden)`, what the text encoder made of the prompts.
+            encoder_hidden_states: `(batch, tokens, hidden)`, the text encoder's output for the prompts.
 
         Returns:
             The shape of `latents`, in the U-Net's dtype.
@@ -146,7 +146,7 @@ class UNet(nnx.Module):
         return x
 
     def _waves(self, timesteps: Array) -> Array:
-        """Sines and cosines of the timestep, `(batch, channels)` (Vaswani et al. 2017, section 3.5)."""
+        """Sinusoidal embedding of the timesteps, `(batch, channels)` (Vaswani et al. 2017, section 3.5)."""
         half = self.time_channels // 2
         rates = jnp.exp(-math.log(10000) * jnp.arange(half) / (half - self.freq_shift))
         angles = timesteps.astype(jnp.float32)[:, None] * rates
@@ -174,7 +174,7 @@ class UNet(nnx.Module):
 
 
 class TimeEmbedding(nnx.Module):
-    """Two matrices that make of the timestep's waves what resnets add."""
+    """Two linear layers that turn the sinusoidal embedding into the timestep embedding of the resnets."""
 
     def __init__(self, make: LayerFactory, inputs: int, width: int):
         self.linear_1 = make.linear(inputs, width)
@@ -186,7 +186,7 @@ class TimeEmbedding(nnx.Module):
 
 
 class Block(ResizingBlock):
-    """Layers at one size of the latents, each a resnet and perhaps a transformer, then a change of size."""
+    """Layers at one resolution, each a resnet and perhaps a transformer, then a change of resolution."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class Block(ResizingBlock):
 
 
 class Transformer(nnx.Module):
-    """A picture's positions attend to each other and to the prompt; with `only_cross` to the prompt twice."""
+    """Positions attend to each other and to the prompt; with `only_cross`, to the prompt twice."""
 
     def __init__(self, make: LayerFactory, c: Any, channels: int, heads: int, only_cross: bool):
         self.norm = make.group_norm(channels, c.norm_num_groups, 1e-6)
@@ -242,7 +242,7 @@ class Transformer(nnx.Module):
 
 
 class TransformerBlock(nnx.Module):
-    """Attention to oneself, attention to the prompt, a gated pair of matrices; each with a way around."""
+    """Self-attention, cross-attention and a gated feed-forward layer, each with a skip connection."""
 
     def __init__(
         self, make: LayerFactory, channels: int, heads: int, context_width: int, only_cross: bool
@@ -262,7 +262,7 @@ class TransformerBlock(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Four times wider and back, gated by GELU (Shazeer 2020, arXiv 2002.05202)."""
+    """Expands four times and back, gated by GELU (Shazeer 2020, arXiv 2002.05202)."""
 
     def __init__(self, make: LayerFactory, channels: int):
         self.net = ModuleList(
@@ -277,7 +277,7 @@ class FeedForward(nnx.Module):
 
 
 class Gate(nnx.Module):
-    """One half of the matrix's output, gated by the other."""
+    """One half of the linear layer's output, gated by the other."""
 
     def __init__(self, make: LayerFactory, channels: int, outputs: int):
         self.proj = make.linear(channels, 2 * outputs)

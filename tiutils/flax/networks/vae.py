@@ -1,4 +1,4 @@
-"""The autoencoder (Kingma & Welling 2013; Rombach et al. 2022): pictures to latents an eighth their size, and back."""
+"""The autoencoder (Kingma & Welling 2013; Rombach et al. 2022): images to latents an eighth their size, and back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIXED = {
 
 
 class VAE(nnx.Module):
-    """Encoder and decoder; latents are as they come, not scaled: that is for the caller to do."""
+    """Encoder and decoder; latents are not scaled, which is left to the caller."""
 
     def __init__(self, config: Mapping[str, Any], *, dtype: Any = jnp.float32):
         c = read_options(config, "VAE", OPTIONS, FIXED)
@@ -70,7 +70,7 @@ class VAE(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Halves the picture between its stages."""
+    """Halves height and width between its blocks."""
 
     def __init__(self, make: LayerFactory, c: Any):
         widths = c.block_out_channels
@@ -94,7 +94,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Doubles the picture between its stages."""
+    """Doubles height and width between its blocks."""
 
     def __init__(self, make: LayerFactory, c: Any):
         widths = c.block_out_channels[::-1]
@@ -118,7 +118,7 @@ class Decoder(nnx.Module):
 
 
 class Block(ResizingBlock):
-    """Resnets at one size of the picture, then a change of size."""
+    """Resnets at one resolution, then a change of resolution."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class Block(ResizingBlock):
 
 
 class Middle(nnx.Module):
-    """Where the picture is smallest, each position sees all others."""
+    """Self-attention between two resnets, at the lowest resolution."""
 
     def __init__(self, make: LayerFactory, c: Any, width: int):
         self.resnets = ModuleList([_resnet(make, c, width, width) for _ in range(2)])

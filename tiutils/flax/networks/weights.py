@@ -1,8 +1,8 @@
 """Weight files to Flax modules: the same safetensors files that PyTorch reads, one tensor at a time.
 
-A path in a module is the name of its weight, but for the last word (Flax says kernel, scale and embedding where torch
-says weight) and the layout (Flax has a matrix's inputs first, and a convolution's channels last). So there is no table
-of names. A file is memory-mapped; the host never holds more than one tensor beside what is on the device.
+A path in a module is the name of its weight, except for the last word (Flax says kernel, scale and embedding where
+torch says weight) and the layout (in Flax the inputs of a linear layer come first, a convolution's channels last). So
+there is no table of names. Files are memory-mapped; the host never holds more than one tensor at a time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors import safe_open
 from tiutils.errors import InputError, first_line, out_of_memory
 
 Module = TypeVar("Module", bound=nnx.Module)
-STEMS = ("model", "diffusion_pytorch_model")  # as transformers and diffusers call their files
+STEMS = ("model", "diffusion_pytorch_model")  # the names of transformers and diffusers
 FLAX_FILES = ("flax_model.msgpack", "diffusion_flax_model.msgpack")
 # no weights of the networks here: a constant of old transformers, and CLIP's other half
 IGNORED = re.compile(
@@ -94,7 +94,7 @@ def _canonical(name: str) -> str:
 
 
 def _to_flax(tensor: np.ndarray, dimensions: int, path: str, is_flax: bool) -> np.ndarray:
-    """A tensor in Flax's layout, as a view; what is a matrix here may be a 1×1 convolution in the file."""
+    """A view of a tensor in Flax's layout; a linear layer here may be a 1×1 convolution in the file."""
     if not path.endswith(".kernel"):
         return tensor
     if not is_flax:
@@ -129,7 +129,7 @@ def _open(
 
 
 def _safetensors(folder: Path, variant: str | None) -> list[Path]:
-    """The folder's weight files: one, or the shards that an index names; none if there are none."""
+    """The folder's weight files: one, or the shards that an index names, or none."""
     infix = f".{variant}" if variant else ""
     for stem in STEMS:
         whole = folder / f"{stem}{infix}.safetensors"

@@ -17,7 +17,7 @@ GROUPS, EPSILON = 16, 1e-5
 
 
 class WordEncoder(nnx.Module):
-    """Always float32: it is asked once a run."""
+    """Always float32: it runs once per training."""
 
     def __init__(self, config: Mapping[str, Any]):
         c = read_options(config, "word encoder", OPTIONS, {})
@@ -37,7 +37,7 @@ class WordEncoder(nnx.Module):
         x = self.first(latents.transpose(0, 2, 3, 1))
         for layer in self.layers:
             x = layer(x)
-        seen = nnx.silu(self.norm(x)).transpose(0, 3, 1, 2)  # the file's matrix has channels first
+        seen = nnx.silu(self.norm(x)).transpose(0, 3, 1, 2)  # as the weights in the file expect
         rows = self.last(seen.reshape(len(seen), -1))
         return rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
 
