@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from tiutils.config import LR_SCHEDULERS, TrainingConfig, learning_rate_at
+from tiutils.config import LR_SCHEDULERS, SamplingConfig, TrainingConfig, learning_rate_at
 from tiutils.errors import InputError
-from tiutils.runs.inputs import check_config
+from tiutils.runs.inputs import check_config, check_device
 
 GOOD = TrainingConfig("photos", "<my-toy>", "toy")
 KINDS = {field.name: str(field.type).split(" |")[0] for field in dataclasses.fields(TrainingConfig)}
@@ -37,6 +37,34 @@ def refused(**flags):
 
 def test_the_defaults_pass():
     check_config(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("flags", "devices"),
+    [({"mixed_precision": "fp16"}, {"cuda", "mps"}), ({"capture": True}, {"cuda"}), ({}, None)],
+)
+def test_switches_that_not_every_device_has(flags, devices):
+    for device in ("cpu", "cuda", "mps"):
+        if devices is None or device in devices:
+            check_device(dataclasses.replace(GOOD, **flags), device, 1)
+        else:
+            with pytest.raises(InputError, match=f"--{next(iter(flags))} .*needs a GPU"):
+                check_device(dataclasses.replace(GOOD, **flags), device, 1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0; it must be 1 or more"),
+        ({"batch_size": 10**6}, "batch_size is 1000000; it must be 100000 or less"),
+        ({"num_inference_steps": 1000}, "num_inference_steps is 1000; it must be 999 or less"),
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"guidance_scale": math.nan}, "guidance_scale is nan; it must be a number"),
+    ],
+)
+def test_sampling_that_cannot_work_is_refused_as_it_is_set(setting, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(SamplingConfig(), **setting)
 
 
 def test_there_are_numbers_to_test():

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiutils import concept, diffusion, models, token_embedding, training
 from tiutils.config import TrainingConfig
-from tiutils.errors import InputError
+from tiutils.errors import InputError, OutOfMemory
 from tiutils.runs import inputs
 
 
@@ -46,6 +46,18 @@ def fingerprints(parts, without=()):
         for name, tensor in named.items()
         if not name.endswith(without)
     }
+
+
+def test_only_running_out_of_memory_ends_the_loop_quietly(small_model, photos):
+    session = make_training(small_model, photos)
+
+    def fail(error):
+        raise error
+
+    kept = training.train_rows(session, take_step=lambda *_: fail(OutOfMemory("out of memory")))
+    assert kept.out_of_memory and kept.stopped == "out of memory" and kept.losses == []
+    with pytest.raises(InputError, match="another mistake"):
+        training.train_rows(session, take_step=lambda *_: fail(InputError("another mistake")))
 
 
 @pytest.mark.parametrize("use_8bit_adam", [False, True])

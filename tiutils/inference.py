@@ -115,7 +115,7 @@ def generate(
     # Without a text encoder (which is always float32) it computes in the U-Net's own dtype.
     pipe.register_modules(text_encoder=None, tokenizer=None)
     images: list[Image.Image] = []
-    with _vae_beside_unet(models), torch.autocast(models.device.type, enabled=False):
+    with _vae_on_device(models), torch.autocast(models.device.type, enabled=False):
         for first in range(0, len(jobs), sampling.batch_size):
             chunk = jobs[first : first + sampling.batch_size]
             batch = pipe(
@@ -208,7 +208,7 @@ def _first_noise(models: Models, seeds: Sequence[int], height: int, width: int) 
 
 
 @contextlib.contextmanager
-def _vae_beside_unet(models: Models) -> Iterator[None]:
+def _vae_on_device(models: Models) -> Iterator[None]:
     """The VAE on the U-Net's device for decoding: training moves it away once all photos are encoded."""
     home = models.vae.device
     models.vae.to(models.device)

@@ -9,6 +9,7 @@ from PIL import Image
 
 import tiutils
 from tiutils.evaluation import overfitting
+from tiutils.figures import output
 from tiutils.io import run_folder
 
 
@@ -81,3 +82,9 @@ def test_who_judges(tmp_path, monkeypatch):
     (tmp_path / "evaluator").mkdir()
     overfitting.monitor_for(config_of(tmp_path, **drawing), [], parts)
     assert loaded == ["mine", str(tmp_path / "evaluator")]
+
+
+def test_the_curves_say_what_they_show():
+    figure = overfitting.curves(history([0.3, 0.5], [0.2, 0.2]))
+    assert "prompt goes from 0.400 at step 100 to 0.200 at step 200" in output.alt_text(figure)
+    assert [len(axis.lines) for axis in figure.axes] == [3, 3]

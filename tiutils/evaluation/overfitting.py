@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tiutils.config import TrainingConfig
 from tiutils.evaluation import clip as clip_model
 from tiutils.evaluation.clip import ClipScorer
+from tiutils.figures import output
 from tiutils.io.run_folder import entry, read_record, update_record
 from tiutils.models import Models
 
@@ -102,3 +104,30 @@ def has_fallen(history: History) -> int | None:
         return None
     error = np.std(fall, ddof=1) / np.sqrt(len(fall))
     return best if np.mean(fall) > 2 * error else None
+
+
+def curves(history: History) -> Figure:
+    """Similarity to the photos and prompt following over the steps, each picture a dot, the means a line."""
+    figure = Figure(figsize=(6.4, 2.8), dpi=output.DPI, layout="constrained")
+    text = []
+    for axis, name, color in zip(
+        figure.subplots(1, 2),
+        ("similarity", "following"),
+        (output.BLUE, output.VERMILION),
+        strict=True,
+    ):
+        what = {"similarity": "likeness to the photos", "following": "following of the prompt"}[
+            name
+        ]
+        means = [float(np.mean(scores[name])) for scores in history.values()]
+        for step, scores in history.items():
+            axis.plot([step] * len(scores[name]), scores[name], ".", color=color, alpha=0.4)
+        axis.plot(list(history), means, color=color, linewidth=1.8)
+        axis.set(xlabel="step", ylabel=f"{what} (cosine)")
+        axis.spines[["top", "right"]].set_visible(False)
+        first, *_, last = [*history, list(history)[-1]]
+        text.append(
+            f"{what} goes from {means[0]:.3f} at step {first} to {means[-1]:.3f} at step {last}"
+        )
+    figure.set_label("; ".join(text).capitalize() + ".")
+    return figure

@@ -138,7 +138,7 @@ def find_processes() -> PartialState:
     """
     AcceleratorState._reset_state(reset_partial_state=True)
     # explicitly, because accelerate joins several processes on CPUs only then
-    processes = PartialState(cpu=not torch.accelerator.is_available())
+    processes = PartialState(cpu=best_device().type == "cpu")
     if (
         processes.num_processes > 1
         and processes.device.type == "cpu"
@@ -230,7 +230,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
     output_dir = Path(config.output_dir)
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
+        cpu=best_device().type == "cpu",
         mixed_precision=config.mixed_precision,
         log_with=report_to,
         project_config=ProjectConfiguration(

@@ -182,19 +182,18 @@ class Upsample(nnx.Module):
 class ResizingBlock(nnx.Module):
     """A block that may end by halving or doubling height and width; its parts are named as in the weight files."""
 
-    def __init__(
-        self, make: LayerFactory, channels: int, *, halve: bool, double: bool, padding: Any = 1
-    ):
-        self.halves, self.doubles = halve, double
-        if halve:
+    def __init__(self, make: LayerFactory, channels: int, resizing: str, padding: Any = 1):
+        """`resizing` is "halve", "double" or ""; `padding` that of a halving convolution."""
+        self.resizing = resizing
+        if resizing == "halve":
             self.downsamplers = ModuleList([Downsample(make, channels, padding=padding)])
-        if double:
+        if resizing == "double":
             self.upsamplers = ModuleList([Upsample(make, channels)])
 
     def resize(self, x: Array) -> Array:
-        """`(b, h, w, c)` to half or twice the size, or the same."""
-        samplers = self.downsamplers if self.halves else self.upsamplers if self.doubles else ()
-        for sampler in samplers:
+        """`(b, h, w, c)` to half or twice the height and width, or the same."""
+        samplers = {"halve": "downsamplers", "double": "upsamplers"}.get(self.resizing)
+        for sampler in getattr(self, samplers) if samplers else ():
             x = sampler(x)
         return x
 

@@ -58,20 +58,14 @@ class UNet(nnx.Module):
     ):
         c = _options(config)
         make = LayerFactory(dtype)
-        widths, time_width = c.block_out_channels, 4 * c.block_out_channels[0]
+        widths = c.block_out_channels
         self.dtype, self.gradient_checkpointing = dtype, gradient_checkpointing
         self.in_channels, self.context_width = c.in_channels, c.cross_attention_dim
         self.sample_size, self.halvings = c.sample_size, len(widths) - 1
         self.time_channels, self.freq_shift = widths[0], c.freq_shift
         self.flip_sin_to_cos = c.flip_sin_to_cos
-        self.time_embedding = TimeEmbedding(make, widths[0], time_width)
+        self.time_embedding = TimeEmbedding(make, widths[0], c.time_width)
         self.conv_in = make.conv(c.in_channels, widths[0])
-
-        def stage(
-            kind: str, inputs: list[int], width: int, heads: int, only_cross: bool, **resize: bool
-        ) -> Block:
-            counts = [heads] * len(inputs) if HAS_ATTENTION[kind] else []
-            return Block(make, c, inputs, width, counts, time_width, only_cross, **resize)
 
         down: list[Block] = []
         skips = [widths[0]]  # channels of the skip connections
@@ -79,13 +73,12 @@ class UNet(nnx.Module):
         for kind, width, heads, only_cross in kinds:
             last = len(down) == len(widths) - 1
             inputs = [skips[-1], *[width] * (c.layers_per_block - 1)]
-            down.append(stage(kind, inputs, width, heads, only_cross, halve=not last))
+            counts = [heads] * len(inputs) if HAS_ATTENTION[kind] else []
+            down.append(Block(make, c, inputs, width, counts, only_cross, "" if last else "halve"))
             skips += [width] * (c.layers_per_block + (not last))
         self.down_blocks = ModuleList(down)
         widest = widths[-1]
-        self.mid_block = Block(
-            make, c, [widest, widest], widest, c.heads[-1:], time_width, c.mid_only_cross
-        )
+        self.mid_block = Block(make, c, [widest] * 2, widest, c.heads[-1:], c.mid_only_cross)
         up: list[Block] = []
         reverse = (column[::-1] for column in (widths, c.heads, c.only_cross))
         for kind, width, heads, only_cross in zip(c.up_block_types, *reverse, strict=True):
@@ -93,8 +86,9 @@ class UNet(nnx.Module):
             for _ in range(c.layers_per_block + 1):
                 inputs.append(widest + skips.pop())
                 widest = width  # of the input from the layer before
-            double = len(up) < len(widths) - 1
-            up.append(stage(kind, inputs, width, heads, only_cross, double=double))
+            counts = [heads] * len(inputs) if HAS_ATTENTION[kind] else []
+            last = len(up) == len(widths) - 1
+            up.append(Block(make, c, inputs, width, counts, only_cross, "" if last else "double"))
         self.up_blocks = ModuleList(up)
         self.conv_norm_out = make.group_norm(widths[0], c.norm_num_groups, c.norm_eps)
         self.conv_out = make.conv(widths[0], c.out_channels)
@@ -118,20 +112,20 @@ class UNet(nnx.Module):
         x = self.conv_in(latents.astype(self.dtype).transpose(0, 2, 3, 1))
         time = self.time_embedding(self._waves(timesteps))
         skips = [x]
-        for stage in self.down_blocks:
-            for layer in stage.layers():
+        for block in self.down_blocks:
+            for layer in block.layers():
                 x = self._run(layer, x, time, context)
                 skips.append(x)
-            if stage.halves:
-                x = stage.resize(x)
+            if block.resizing:
+                x = block.resize(x)
                 skips.append(x)
         for layer in self.mid_block.layers():
             x = self._run(layer, x, time, context)
-        for stage in self.up_blocks:
-            for layer in stage.layers():
+        for block in self.up_blocks:
+            for layer in block.layers():
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
                 x = self._run(layer, x, time, context)
-            x = stage.resize(x)
+            x = block.resize(x)
         return self.conv_out(nnx.silu(self.conv_norm_out(x))).transpose(0, 3, 1, 2)
 
     def _run(
@@ -195,22 +189,19 @@ class Block(ResizingBlock):
         inputs: list[int],
         width: int,
         heads: list[int],
-        time_width: int,
         only_cross: bool,
-        *,
-        halve: bool = False,
-        double: bool = False,
+        resizing: str = "",
     ):
         norm = {"groups": c.norm_num_groups, "epsilon": c.norm_eps}
         self.resnets = ModuleList(
-            [Resnet(make, n, width, time_width=time_width, **norm) for n in inputs]
+            [Resnet(make, n, width, time_width=c.time_width, **norm) for n in inputs]
         )
         self.has_attention = bool(heads)
         if heads:
             self.attentions = ModuleList(
                 [Transformer(make, c, width, count, only_cross) for count in heads]
             )
-        super().__init__(make, width, halve=halve, double=double)
+        super().__init__(make, width, resizing)
 
     def layers(self) -> list[tuple[Resnet, Transformer | None]]:
         """Each resnet with the transformer that follows it."""
@@ -289,16 +280,17 @@ class Gate(nnx.Module):
 
 
 def _options(config: Mapping[str, Any]) -> Any:
-    """The checked options, with `heads` and `only_cross` of each stage on the way down.
+    """The checked options, with `heads` and `only_cross` of each downsampling block.
 
     diffusers calls the number of heads `attention_head_dim` (its issue 2011); Stable Diffusion 1.x has one number
-    for all stages, 2.x a list.
+    for all blocks, 2.x a list.
     """
     heads = config.get("attention_head_dim", 8)
     only_cross = config.get("only_cross_attention", False)
     apart = ("attention_head_dim", "only_cross_attention", "mid_block_only_cross_attention")
     rest = {name: value for name, value in config.items() if name not in apart}
     c = read_options(rest, "U-Net", OPTIONS, FIXED)
+    c.time_width = 4 * c.block_out_channels[0]
     kinds = [*c.down_block_types, *c.up_block_types]
     stages = len(c.block_out_channels)
     c.only_cross = [only_cross] * stages if isinstance(only_cross, bool) else only_cross

@@ -75,12 +75,12 @@ class Encoder(nnx.Module):
     def __init__(self, make: LayerFactory, c: Any):
         widths = c.block_out_channels
         self.conv_in = make.conv(c.in_channels, widths[0])
-        stages, width_before = [], widths[0]
+        blocks, width_before = [], widths[0]
         for i, width in enumerate(widths):
             inputs = [width_before, *[width] * (c.layers_per_block - 1)]
-            stages.append(Block(make, c, inputs, width, halve=i < len(widths) - 1))
+            blocks.append(Block(make, c, inputs, width, "halve" if i < len(widths) - 1 else ""))
             width_before = width
-        self.down_blocks = ModuleList(stages)
+        self.down_blocks = ModuleList(blocks)
         self.mid_block = Middle(make, c, widths[-1])
         self.conv_norm_out = make.group_norm(widths[-1], c.norm_num_groups, 1e-6)
         self.conv_out = make.conv(widths[-1], 2 * c.latent_channels)
@@ -88,8 +88,8 @@ class Encoder(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """`(b, H, W, 3)` to `(b, h, w, 2 * latent channels)`."""
         x = self.conv_in(x)
-        for stage in self.down_blocks:
-            x = stage(x)
+        for block in self.down_blocks:
+            x = block(x)
         return self.conv_out(nnx.silu(self.conv_norm_out(self.mid_block(x))))
 
 
@@ -100,39 +100,30 @@ class Decoder(nnx.Module):
         widths = c.block_out_channels[::-1]
         self.conv_in = make.conv(c.latent_channels, widths[0])
         self.mid_block = Middle(make, c, widths[0])
-        stages, width_before = [], widths[0]
+        blocks, width_before = [], widths[0]
         for i, width in enumerate(widths):
             inputs = [width_before, *[width] * c.layers_per_block]
-            stages.append(Block(make, c, inputs, width, double=i < len(widths) - 1))
+            blocks.append(Block(make, c, inputs, width, "double" if i < len(widths) - 1 else ""))
             width_before = width
-        self.up_blocks = ModuleList(stages)
+        self.up_blocks = ModuleList(blocks)
         self.conv_norm_out = make.group_norm(widths[-1], c.norm_num_groups, 1e-6)
         self.conv_out = make.conv(widths[-1], c.out_channels)
 
     def __call__(self, x: Array) -> Array:
         """`(b, h, w, latent channels)` to `(b, H, W, 3)`."""
         x = self.mid_block(self.conv_in(x))
-        for stage in self.up_blocks:
-            x = stage(x)
+        for block in self.up_blocks:
+            x = block(x)
         return self.conv_out(nnx.silu(self.conv_norm_out(x)))
 
 
 class Block(ResizingBlock):
     """Resnets at one resolution, then a change of resolution."""
 
-    def __init__(
-        self,
-        make: LayerFactory,
-        c: Any,
-        inputs: list[int],
-        width: int,
-        *,
-        halve: bool = False,
-        double: bool = False,
-    ):
+    def __init__(self, make: LayerFactory, c: Any, inputs: list[int], width: int, resizing: str):
         self.resnets = ModuleList([_resnet(make, c, n, width) for n in inputs])
         below_and_right = ((0, 1), (0, 1))
-        super().__init__(make, width, halve=halve, double=double, padding=below_and_right)
+        super().__init__(make, width, resizing, below_and_right)
 
     def __call__(self, x: Array) -> Array:
         """`(b, h, w, c)` to half or twice the size, or the same."""
