@@ -134,7 +134,7 @@ def load(folder: str | Path) -> Concept:
     """Open every photo in `folder`, not in its sub-folders, in natural order: 2.jpg before 10.jpg.
 
     Photos are turned upright by their EXIF tag and become sRGB, whatever they are marked with (a
-    color profile, code points), also greyscale, palette, CMYK and 16-bit ones; of an animation the
+    color profile, code points), also grayscale, palette, CMYK and 16-bit ones; of an animation the
     first frame is taken. See-through pixels are put on white: the color stored beneath them is
     arbitrary (often black, with a ragged edge), while a thing cut out on white looks like the shop
     photos that the models have seen in millions.
@@ -278,8 +278,8 @@ def _to_rgb(image: Image.Image, space: colors.Space | bytes | None, name: str) -
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if not image.has_transparency_data:
         return colors.to_srgb(image, space, name)
-    is_grey = image.mode in ("LA", "L", "1")
-    opaque = image.convert("LA").convert("L") if is_grey else image.convert("RGBA").convert("RGB")
+    is_gray = image.mode in ("LA", "L", "1")
+    opaque = image.convert("LA").convert("L") if is_gray else image.convert("RGBA").convert("RGB")
     cut_out = colors.to_srgb(opaque, space, name)
     cut_out.putalpha(image.convert("RGBA").getchannel("A"))
     flat = Image.new("RGBA", image.size, "white")

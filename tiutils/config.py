@@ -56,25 +56,28 @@ class TrainingConfig:
     placeholder_token: str = option("", "the new word, such as '<wood-toy>'; lower case is safest")
     initializer_token: str = option("", "a known word to start from, such as 'toy'; one token")
     initializer_phrase: str | None = option(
-        None, "several words to start from instead; each of their tokens gives one vector"
+        None,
+        "several words to start from, instead of --initializer_token; each token becomes one vector",
     )
     pick_initializer: bool = option(
-        False, "start from the vocabulary's word that the evaluator finds nearest to the photos"
+        False,
+        "start from the word in the vocabulary that CLIP (--evaluator) finds closest to the photos",
     )
     initializer_from_photos: bool = option(
         False,
         "start from what the model's word encoder sees in the photos, if it has one [as E4T, arXiv 2302.12228]; "
-        "--initializer_token is then the plain word to compare with alone",
+        "--initializer_token then serves only as the plain word for comparison",
     )
     cross_initialization: bool = option(
         False,
-        "start from what the text encoder makes of them [Cross Initialization, arXiv 2312.15905]",
+        "start from the text encoder's output for the initializer [Cross Initialization, arXiv 2312.15905]",
     )
     learnable_property: str = option("object", "what the photos show", choices=("object", "style"))
-    num_vectors: int = option(1, "rows of the embedding table that the word gets")
+    num_vectors: int = option(1, "number of vectors (rows of the embedding table) for the new word")
     pretrained_model_name_or_path: str | None = option(
         None,
-        "model folder, .safetensors file or Hub id; Stable Diffusion 1.5 with a GPU and the Hub, else the bundled one",
+        "model folder, .safetensors file, or Hub id; by default Stable Diffusion 1.5 with a GPU and access to the Hub, "
+        "otherwise the bundled model",
         script="required",
         path=True,
     )
@@ -84,76 +87,90 @@ class TrainingConfig:
 
     # photos
     resolution: int | None = option(
-        None, "side of the training pictures in pixels; the model's own", script=512
+        None,
+        "width and height of the training images in pixels; by default the model's own",
+        script=512,
     )
     center_crop: bool = option(
         False,
-        "use only the central square of a photo; else three squares along it [the script squashes photos instead]",
+        "use only the center square of each photo; by default three squares along its longer side "
+        "[the script squashes photos instead]",
     )
     captions: bool = option(
         False,
-        "learn from the sentences in text files beside the photos, 1.txt of 1.jpg; {} is the word",
+        "train on captions from text files next to the photos, such as 1.txt for 1.jpg; {} stands for the word",
     )
-    masked_loss: bool = option(False, "count each place by the photo's alpha, where it has one")
+    masked_loss: bool = option(
+        False, "weight the loss at each pixel by the photo's alpha channel, if it has one"
+    )
     repeats: int = option(
-        100, "how often an epoch repeats the photos; counts only with --num_train_epochs"
+        100, "number of times an epoch repeats the photos; matters only with --num_train_epochs"
     )
 
     # how long and how fast
     num_train_epochs: int | None = option(
-        None, "length in epochs; used when --max_train_steps is not given", script="100, never used"
+        None,
+        "length of training in epochs; ignored if --max_train_steps is given",
+        script="100, never used",
     )
     max_train_steps: int | None = option(
-        None, "length in optimizer steps; 500 if no epochs are given", script=5000
+        None,
+        "length of training in optimizer steps; 500 if --num_train_epochs is not given either",
+        script=5000,
     )
-    train_batch_size: int = option(4, "samples of one forward pass, per process", script=16)
-    gradient_accumulation_steps: int = option(1, "forward passes in one optimizer step")
-    learning_rate: float = option(5e-3, "of AdamW", script=1e-4)
+    train_batch_size: int = option(
+        4, "number of samples in one forward pass, per process", script=16
+    )
+    gradient_accumulation_steps: int = option(1, "number of forward passes in one optimizer step")
+    learning_rate: float = option(5e-3, "learning rate of AdamW", script=1e-4)
     scale_lr: bool = option(
         False, "multiply the learning rate by batch size × accumulation × processes"
     )
-    lr_scheduler: str = option(
-        "constant", "the learning rate over the steps", choices=LR_SCHEDULERS
-    )
+    lr_scheduler: str = option("constant", "schedule of the learning rate", choices=LR_SCHEDULERS)
     lr_warmup_steps: int | None = option(
-        None, "steps of linear warm-up; a tenth of the run; no effect with 'constant'", script=500
+        None,
+        "number of linear warm-up steps; by default a tenth of the run; no effect with 'constant'",
+        script=500,
     )
-    lr_num_cycles: int = option(1, "cycles of cosine_with_restarts")
-    adam_beta1: float = option(0.9, "decay of AdamW's first moment")
-    adam_beta2: float = option(0.999, "decay of AdamW's second moment")
-    adam_weight_decay: float = option(1e-2, "decoupled weight decay")
-    adam_epsilon: float = option(1e-8, "AdamW's epsilon")
-    max_grad_norm: float | None = option(None, "shorten gradients longer than this")
+    lr_num_cycles: int = option(1, "number of cycles in cosine_with_restarts")
+    adam_beta1: float = option(0.9, "decay rate of AdamW's first moment")
+    adam_beta2: float = option(0.999, "decay rate of AdamW's second moment")
+    adam_weight_decay: float = option(1e-2, "weight decay of AdamW")
+    adam_epsilon: float = option(1e-8, "epsilon of AdamW, which keeps it from dividing by zero")
+    max_grad_norm: float | None = option(
+        None, "clip gradients to this norm; by default they are not clipped"
+    )
     norm_control: float = option(
         0.2,
-        "share by which each step pulls a row's length to the vocabulary's median; 1 keeps it there",
+        "fraction by which each step pulls a vector's norm toward the vocabulary's median; 1 holds it there",
         script="none",
     )
     snr_gamma: float | None = option(
-        None, "weigh losses by min(SNR, this) / SNR, 5 in the paper [Min-SNR, arXiv 2303.09556]"
+        None,
+        "weight losses by min(SNR, this value) / SNR; the paper uses 5 [Min-SNR, arXiv 2303.09556]",
     )
     timestep_sampling: str = option(
         "noisy",
-        "which noise levels; 'noisy': more of the high ones",
+        "how noise levels are drawn; 'noisy' favors the high ones",
         choices=("uniform", "noisy"),
         script="uniform",
     )
     use_8bit_adam: bool = option(
-        False, "AdamW with 8-bit states, from bitsandbytes; acts on 4096 values and more"
+        False, "use bitsandbytes' AdamW with 8-bit states; has an effect only from 4096 values up"
     )
 
     # when to stop, which step to keep
     early_stopping: bool = option(
         False,
-        "end when the loss of a fixed batch has come to rest; keep the step where it was lowest",
+        "stop when the loss on a fixed batch levels off, and keep the step where it was lowest",
     )
-    early_stopping_steps: int = option(10, "take the fixed loss every N steps")
+    early_stopping_steps: int = option(10, "measure the loss on the fixed batch every N steps")
     early_stopping_window: int = option(
         310,
-        "steps whose losses must vary little against all before [the paper's, arXiv 2302.04841]",
+        "stop when the loss has varied little over this many steps [value from the paper, arXiv 2302.04841]",
     )
     early_stopping_patience: int | None = option(
-        None, "end, too, when the fixed loss was not the lowest for N steps"
+        None, "also stop when the loss on the fixed batch has not improved for N steps"
     )
 
     # device
@@ -165,70 +182,70 @@ class TrainingConfig:
     )
     quantize: str | None = option(
         None,
-        "keep the weights of the U-Net's linear layers in fewer bits, by bitsandbytes",
+        "store the weights of the U-Net's linear layers in fewer bits, using bitsandbytes",
         choices=("8bit", "4bit"),
     )
     fit: bool = option(
         False,
-        "choose precision, micro-batches, checkpointing and bits so that the run fits into memory",
+        "choose precision, micro-batches, checkpointing, and quantization so that the run fits into memory",
     )
     enable_xformers_memory_efficient_attention: bool = option(
-        False, "xFormers' attention instead of PyTorch's own"
+        False, "use xFormers' attention instead of PyTorch's own"
     )
     capture: bool = option(
         False,
         "replay forward and backward pass as a CUDA graph: the same steps, faster where launching kernels takes most "
         "of the time; one process; steps are measured, whole runs not yet",
     )
-    allow_tf32: bool = option(False, "TF32 matrix products on Ampere GPUs and later")
+    allow_tf32: bool = option(False, "allow TF32 matrix products on Ampere and later GPUs")
     deterministic: bool = option(
-        False, "bit-exact repetition on a GPU, slower; a CPU always repeats exactly"
+        False, "make runs on a GPU bit-exact repeatable, but slower; runs on a CPU always are"
     )
     dataloader_num_workers: int = option(
-        0, "cannot act: photos are encoded once, nothing is loaded during training"
+        0, "accepted, but has no effect: photos are encoded once, before training"
     )
 
     # what is written
     output_dir: str = option(
-        "text-inversion-model", "folder for all that the run writes", path=True
+        "text-inversion-model", "folder for everything that the run writes", path=True
     )
-    seed: int = option(0, "of every random draw", script="none: another one each time")
+    seed: int = option(0, "seed of all random numbers", script="none: different each time")
     save_steps: int = option(500, "write learned_embeds-steps-N.safetensors every N steps")
     checkpointing_steps: int = option(
         500, "write checkpoint-N/ every N steps, for --resume_from_checkpoint"
     )
-    checkpoints_total_limit: int | None = option(None, "keep only so many checkpoints, the newest")
+    checkpoints_total_limit: int | None = option(
+        None, "keep only this many checkpoints, the newest ones"
+    )
     resume_from_checkpoint: str | None = option(
-        None, "path of a checkpoint, or 'latest' of the output folder", path=True
+        None, "path of a checkpoint, or 'latest' for the newest one in --output_dir", path=True
     )
     save_as_full_pipeline: bool = option(False, "also write the whole model with the word in it")
     no_safe_serialization: bool = option(
-        False, "write the learned rows as PyTorch .bin instead of .safetensors"
+        False, "write the learned word as PyTorch .bin instead of .safetensors"
     )
     validation_prompt: str | None = option(
-        None, "draw this prompt during training; it should hold the new word"
+        None, "prompt to draw during training; it should contain the new word"
     )
-    num_validation_images: int = option(4, "pictures of each validation")
+    num_validation_images: int = option(4, "number of pictures to draw at each validation")
     evaluator: str | None = option(
         None,
-        "CLIP model, folder or Hub id, that judges these pictures; the bundled model has its own",
+        "folder or Hub id of a CLIP model that scores the validation pictures; the bundled model has its own",
         path=True,
     )
-    validation_steps: int = option(100, "draw every N steps")
+    validation_steps: int = option(100, "draw the validation prompt every N steps")
     report_to: str | None = option(
         None,
-        "log to 'tensorboard', 'wandb', 'comet_ml' or 'all', where installed",
+        "log to 'tensorboard', 'wandb', 'comet_ml', or 'all' of these that are installed",
         script="tensorboard",
     )
-    logging_dir: str = option("logs", "folder of the logs inside --output_dir", path=True)
-    push_to_hub: bool = option(
-        False, "publish the learned word on the Hub when done; never by default"
-    )
+    logging_dir: str = option("logs", "folder for the logs, inside --output_dir", path=True)
+    push_to_hub: bool = option(False, "publish the learned word on the Hub when training is done")
     hub_model_id: str | None = option(
-        None, "repository on the Hub; the output folder's name by default"
+        None, "repository on the Hub; by default named after the output folder"
     )
     hub_token: str | None = option(
-        None, "access token of the Hub; that of `hf auth login` by default", secret=True
+        None, "access token for the Hub; by default the one from `hf auth login`", secret=True
     )
 
     def __post_init__(self) -> None:

@@ -148,7 +148,7 @@ def load(
     tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name)
     try:
         pretrained.refuse_code(folder)
-        with _no_progress_bars():
+        with no_progress_bars():
             read = _read_file if single_file.is_one(name) else _read_folder
             text_encoder, vae, unet = read(name, folder, variant, dtype)
             noise_scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
@@ -219,7 +219,7 @@ def save(models: Models, folder: str | Path) -> Path:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    with _no_progress_bars():
+    with no_progress_bars():
         pipeline.save_pretrained(folder)
     weights = folder / "text_encoder" / "model.safetensors"
     tensors = {
@@ -246,7 +246,7 @@ def save(models: Models, folder: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Silence the libraries' loading bars: a model of this project loads in a second."""
     logs = [transformers.utils.logging, diffusers.utils.logging]
     shown = [log for log in logs if log.is_progress_bar_enabled()]

@@ -33,7 +33,8 @@ def test_a_word_is_told_with_its_place_in_the_vocabulary(toy, small_model, parts
     status = main(["inspect", str(toy), "--pretrained_model_name_or_path", str(small_model)])
     lines = capsys.readouterr().out.splitlines()
     assert status == 0
-    assert lines[0] == f"{toy}: diffusers" and lines[1] == "'<my-toy>': 2 × 32"
+    assert lines[0] == f"{toy}: a learned word in diffusers format"
+    assert lines[1] == "'<my-toy>': 2 vectors of width 32"
     first, second = (next(line for line in lines if line.startswith(f"  '{t}'")) for t in
                      ("<my-toy>", "<my-toy>_1"))  # fmt: skip
     table = parts.text_encoder.get_input_embeddings().weight.detach().norm(dim=1)
@@ -87,12 +88,21 @@ def test_no_control_character_reaches_the_terminal(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("halves", "expected"),
     [
-        ({"<toy>": (3, 768)}, ["3 × 768 clip_l", "Stable Diffusion 1.x"]),
-        ({"<toy>": (1, 1024)}, ["1 × 1024 clip_h", "Stable Diffusion 2.x"]),
-        ({"<toy>": (1, 99)}, ["1 × 99", "whose text encoder is 99 wide"]),
-        ({"clip_l": (1, 768), "clip_g": (1, 1280)}, ["768 clip_l, 1 × 1280 clip_g", "SDXL"]),
-        ({"clip_l": (1, 768), "t5": (1, 4096)}, ["1 × 4096 t5", "these text encoders"]),
-        ({"<a>": (1, 768), "<b>": (2, 768)}, ["'<a>': 1 × 768", "'<b>': 2 × 768"]),
+        ({"<toy>": (3, 768)}, ["3 vectors of width 768 (clip_l)", "Stable Diffusion 1.x"]),
+        ({"<toy>": (1, 1024)}, ["1 vector of width 1024 (clip_h)", "Stable Diffusion 2.x"]),
+        ({"<toy>": (1, 99)}, ["1 vector of width 99", "whose text encoder is 99 wide"]),
+        (
+            {"clip_l": (1, 768), "clip_g": (1, 1280)},
+            ["768 (clip_l), 1 vector of width 1280 (clip_g)", "SDXL"],
+        ),
+        (
+            {"clip_l": (1, 768), "t5": (1, 4096)},
+            ["1 vector of width 4096 (t5)", "these text encoders"],
+        ),
+        (
+            {"<a>": (1, 768), "<b>": (2, 768)},
+            ["'<a>': 1 vector of width 768", "'<b>': 2 vectors of width 768"],
+        ),
     ],
 )
 def test_what_another_models_word_fits_is_told_and_is_no_failure(
@@ -162,7 +172,7 @@ def test_one_of_several_words_is_converted(tmp_path):
     np.testing.assert_array_equal(read(path).vectors, made.vectors(2))
 
 
-@pytest.mark.parametrize(("target", "message"), [("toy.safetensors", "is there already"),
+@pytest.mark.parametrize(("target", "message"), [("toy.safetensors", "already exists"),
                                                  ("x.ckpt", "must end in"), ("x", "must end in")])  # fmt: skip
 def test_no_file_is_overwritten_and_no_ending_guessed(toy, target, message):
     before = toy.read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -291,7 +292,7 @@ def test_settings_from_an_earlier_run(tmp_path):
     ],
 )
 def test_a_wrong_settings_file_is_one_line(tmp_path, capsys, name, text, expected):
-    assert main(["train", *MUST, *write_config(tmp_path / name, text)]) == 2
+    assert main(["train", *MUST, *write_config(tmp_path / name, text), "--quiet"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("tiutils: ") and error.count("\n") == 1 and expected in error, error
 
@@ -313,14 +314,19 @@ def test_a_settings_file_that_is_not_there(tmp_path, capsys):
 )
 def test_exit_status_of_training(monkeypatch, capsys, stopped, diverged, status):
     result = argparse.Namespace(
-        placeholder=argparse.Namespace(token="<t>"), steps=3, embedding_path="file",
+        placeholder=argparse.Namespace(token="<t>"), steps=3, embedding_path="a run/file",
         stopped=stopped, diverged=diverged, is_main_process=True,
         best_step=None,
     )  # fmt: skip
     monkeypatch.setattr("tiutils.runs.run.train", lambda config: result)
-    assert main(["train", *MUST]) == status
+    assert main(["train", *MUST, "--quiet"]) == status
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[0] == "<t> after 3 steps: file"
+    first, *steps = printed.out.splitlines()
+    assert first == "<t> after 3 steps: a run/file"
+    assert [shlex.split(line.partition(":")[2])[1:3] for line in steps] == [
+        ["evaluate", "a run"], ["generate", "--embedding"], ["convert", "a run/file"]
+    ]  # fmt: skip
+    assert shlex.split(steps[1])[-1] == "a <t> on the beach"
     assert printed.err == (f"tiutils: {stopped}\n" if stopped else "")
 
 
@@ -342,7 +348,7 @@ def test_warnings_are_lines_and_are_said_once(monkeypatch, capsys):
 
     monkeypatch.setattr("tiutils.runs.run.train", warn)
     for _ in range(2):  # a second command in one process does not say all twice
-        main(["train", *MUST])
+        main(["train", *MUST, "--quiet"])
         assert capsys.readouterr().err == "tiutils: mind the gap\n"
     monkeypatch.setenv("RANK", "1")
     main(["train", *MUST])
@@ -420,7 +426,8 @@ def test_a_quiet_training_says_its_result_alone(small_model, photos, tmp_path, c
     printed = capsys.readouterr()
     assert printed.err == "" and "<my-toy> after 1 steps" in printed.out
     assert main([*flags, "--output_dir", str(tmp_path / "b")]) == 0
-    assert "1/1" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"loading {small_model} ...\n") and "1/1" in printed
 
 
 @pytest.mark.parametrize(
@@ -516,4 +523,4 @@ def test_the_module_is_the_command():
         [sys.executable, "-m", "tiutils", "train"], capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("tiutils: --train_data_dir is missing"), done.stderr
+    assert "\ntiutils: --train_data_dir is missing" in done.stderr, done.stderr

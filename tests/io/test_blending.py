@@ -97,8 +97,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert found.token == "<c>" and found.metadata["blend"] == "0.75 <a> + 0.25 <b>"
     np.testing.assert_allclose(found.vectors, slerp(X, Y, 0.25)[None], rtol=1e-6)
     for arguments, said in (
-        (made, "is there already"),
-        (["blend", "a.safetensors=x", "b=1.safetensors", "d.pt"], "'x' is no number"),
+        (made, "already exists"),
+        (["blend", "a.safetensors=x", "b=1.safetensors", "d.pt"], "'x' is not a number"),
         (["blend", "a.safetensors", "d.pt"], "two words or more"),
         (["blend", "a.safetensors", "b=1.safetensors", "d.txt"], "must end in"),
     ):

@@ -87,8 +87,8 @@ def test_a_folder_here_is_no_repository(files, tmp_path, monkeypatch):
     assert model_card.base_model("C:\\models\\sd15\\") == ("sd15", False)
 
 
-def test_the_licence(files, tmp_path):
-    def licence(record=RECORD, given=None, made=None):
+def test_the_license(files, tmp_path):
+    def license_of(record=RECORD, given=None, made=None):
         path = files["learned_embeds.safetensors"]
         if made:
             word = LearnedEmbedding("<toy>", np.ones((2, 8)), {"license": made})
@@ -100,12 +100,12 @@ def test_the_licence(files, tmp_path):
         assert ("None was stated." in body) == ("license" not in front)
         return front.get("license")
 
-    assert licence() is None, "that of another's model is not ours to guess"
-    assert licence(RECORD | {"model": DEFAULT_MODEL}) == "creativeml-openrail-m"
-    assert licence(RECORD | {"model": DEFAULT_MODEL}, made="mit") == "mit"
-    assert licence(given="cc0-1.0", made="mit") == "cc0-1.0"
+    assert license_of() is None, "that of another's model is not ours to guess"
+    assert license_of(RECORD | {"model": DEFAULT_MODEL}) == "creativeml-openrail-m"
+    assert license_of(RECORD | {"model": DEFAULT_MODEL}, made="mit") == "mit"
+    assert license_of(given="cc0-1.0", made="mit") == "cc0-1.0"
     with pytest.raises(InputError, match="--license"):
-        licence(given="MIT or so\nbase_model: x")
+        license_of(given="MIT or so\nbase_model: x")
 
 
 def test_a_picture_is_described_in_its_own_words(files, tmp_path):

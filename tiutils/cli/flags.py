@@ -84,7 +84,7 @@ def help_of(field: dataclasses.Field[Any]) -> str:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Which model, as in `tiutils train`; a run's folder says which one it was trained on."""
     parser.add_argument(
-        "--pretrained_model_name_or_path", help="model folder, .safetensors file or Hub id"
+        "--pretrained_model_name_or_path", help="model folder, .safetensors file, or Hub id"
     )
     for name in ("revision", "variant", "tokenizer_name"):
         parser.add_argument(f"--{name}", help=help_of(TrainingConfig.__dataclass_fields__[name]))
@@ -133,18 +133,23 @@ def sampling_config(options: argparse.Namespace) -> SamplingConfig:
 
 
 def add_sampling_flags(
-    parser: argparse.ArgumentParser, num_images: int, num_steps: int = 25
+    parser: argparse.ArgumentParser, num_images: int, num_steps: int = 25, note: str = ""
 ) -> None:
-    """Flags of every command that generates pictures."""
+    """Flags of every command that generates pictures; `note` is added to the help of --num_images."""
     parser.add_argument(
-        "--num_images", type=int, default=num_images, help="pictures of each prompt (%(default)s)"
+        "--num_images",
+        type=int,
+        default=num_images,
+        help=f"number of pictures to draw for each prompt{note} (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the first picture (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the first picture (default: %(default)s)"
+    )
     parser.add_argument(
         "--num_inference_steps",
         type=int,
         default=num_steps,
-        help="steps of the sampler (%(default)s)",
+        help="number of sampling steps (default: %(default)s)",
     )
     parser.add_argument(
         "--guidance_scale",
@@ -159,7 +164,7 @@ def add_framework_flag(parser: argparse.ArgumentParser) -> None:
         "--framework",
         choices=("pytorch", "flax"),
         default="pytorch",
-        help="flax is JAX, for TPUs (%(default)s)",
+        help="library that computes; flax runs on JAX, also on TPUs (default: %(default)s)",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a learned word is, told in words: its file, its fit, its place in the vocabulary; converting."""
+"""Describe a learned word: its file, the models it fits, its neighbors in the vocabulary. Convert and blend words."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def describe(
         tokenizer_name: a tokenizer other than the model's own.
 
     Raises:
-        InputError: `source` is no learned word; see `embeddings.read`.
+        InputError: `source` is not a learned word; see `embeddings.read`.
     """
     found = embeddings.read_all(source)
     model = name or pretrained.default_model(accelerated=_has_gpu())
-    lines = [f"{printable(str(source))}: {found[0].layout}"]
+    lines = [f"{printable(str(source))}: a learned word in {found[0].layout} format"]
     for learned in found:
         lines += _facts(learned)
         try:
             folder = pretrained.locate(model, revision=revision, weights=False)
             lines += _comparison(learned, model, folder, variant, tokenizer_name)
-        except InputError as error:  # the word is sound all the same
+        except InputError as error:  # the word itself can still be described
             lines.append(f"  not compared  {error}")
     return "\n".join(lines)
 
@@ -64,7 +64,10 @@ def _has_gpu() -> bool:
 
 def _facts(learned: LearnedEmbedding) -> list[str]:
     halves = learned.by_encoder
-    shapes = (f"{len(v)} × {v.shape[1]} {name}".rstrip() for name, v in halves.items())
+    shapes = (
+        f"{len(v)} vector{'s'[: len(v) != 1]} of width {v.shape[1]}{f' ({name})' if name else ''}"
+        for name, v in halves.items()
+    )
     width = learned.vectors.shape[1]
     fits = "SDXL" if halves.keys() == {"clip_l", "clip_g"} else FITS.get(width, "")
     if learned.others and fits != "SDXL":
@@ -79,7 +82,7 @@ def _facts(learned: LearnedEmbedding) -> list[str]:
 
 
 def _shown(text: str) -> str:
-    """A stranger's text, cut to what fits on a line of a terminal."""
+    """Text of unknown origin, cut to fit on a line of a terminal."""
     return printable(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…")
 
 
@@ -93,7 +96,7 @@ def _comparison(
     """Norms and nearest words, for each vector of width `hidden` of the model.
 
     Raises:
-        InputError: the model cannot be had, or is of another width.
+        InputError: the model is unavailable, or has another width.
     """
     hidden = pretrained.read_config(folder, "text_encoder").get("hidden_size")
     if learned.others or learned.vectors.shape[1] != hidden:
@@ -124,7 +127,7 @@ def _token_table(model: str, folder: Path, variant: str | None) -> np.ndarray:
     """The text encoder's token embeddings, float32 of shape (vocabulary, hidden).
 
     Raises:
-        InputError: they are not there, or not as safetensors.
+        InputError: they are missing, or not stored as safetensors.
     """
     from safetensors import safe_open
 
@@ -144,7 +147,7 @@ def _token_table(model: str, folder: Path, variant: str | None) -> np.ndarray:
             return file.get_tensor(name).astype(np.float32)
     except Exception as error:  # the parser's errors, the Hub client's, and its HTTP library's
         raise InputError(
-            f"the text encoder of {model} is not here ({first_line(error)})"
+            f"cannot read the text encoder of {model} ({first_line(error)})"
         ) from error
 
 
@@ -157,25 +160,25 @@ def convert_for(
     token: str | None = None,
     license: str | None = None,
 ) -> tuple[Path, list[str]]:
-    """Write a learned word as a program wants it; returns the file, and what to do with it, in lines.
+    """Write a learned word as a program needs it; return the file and lines that say how to use it.
 
     Args:
         source: see `embeddings.read`.
         engine_name: see `engines.ENGINES`.
-        folder: where the file goes; the current one if None. The file's name is the program's business.
+        folder: where the file goes; the current one if None. The program determines the file's name.
         word: as in `convert`.
         token: as in `convert`.
         license: as in `convert`.
 
     Raises:
-        InputError: as `convert`; or an unknown program, or a file's name in place of a folder.
+        InputError: as `convert`; or the program is unknown, or `folder` is the name of a file.
     """
     engine = engines.engine_of(engine_name)
     folder = Path(folder if folder is not None else ".")
     if folder.suffix in embeddings.SUFFIXES and not folder.is_dir():
         raise InputError(
             f"{str(folder)!r} is the name of a file, but --for {engine.name} names the file itself, after the word: "
-            "give a folder, or none for this one"
+            "give a folder, or none for the current one"
         )
     learned = _named_anew(embeddings.read(source, word), token, license)
     if note := engines.warning(engine, learned.token):
@@ -206,13 +209,13 @@ def convert(
 
     Args:
         source: see `embeddings.read`.
-        target: a new file; its ending says in which form.
-        word: which one, of a file with several.
+        target: a new file; its extension determines the format.
+        word: the word to convert, if the file has several.
         token: a new name for it.
-        license: what others may do with it, such as `cc-by-4.0`; kept in the file where it can be.
+        license: the license to record, such as `cc-by-4.0`, in formats that have a place for it.
 
     Raises:
-        InputError: the source is no learned word, or the target exists or has another ending.
+        InputError: the source is not a learned word, or the target exists or has another extension.
     """
     target = _new_file(target)
     learned = _named_anew(embeddings.read(source, word), token, license)
@@ -228,7 +231,7 @@ def blend_files(sources: Sequence[str], target: str | Path, token: str) -> Path:
         token: the new word.
 
     Raises:
-        InputError: as `convert` and `blending.blend`; or a weight is no number.
+        InputError: as `convert` and `blending.blend`; or a weight is not a number.
     """
     target = _new_file(target)
     pairs = [_file_and_weight(text) for text in sources]
@@ -245,23 +248,23 @@ def _file_and_weight(text: str) -> tuple[str, float]:
         return source, float(weight)
     except ValueError:
         raise InputError(
-            f"{text!r}: the weight {weight!r} is no number; write FILE=0.7, or the file alone for a weight of 1"
+            f"{text!r}: the weight {weight!r} is not a number; write FILE=0.7, or just FILE for a weight of 1"
         ) from None
 
 
 def _new_file(target: str | Path) -> Path:
-    """Where a word may be written.
+    """The path of a new file for a word.
 
     Raises:
-        InputError: another ending than those of a learned word, or the file is there already.
+        InputError: the extension is not that of a learned word, or the file already exists.
     """
     target = files.given(target, "OUT")
     if target.suffix not in (".safetensors", ".bin", ".pt"):
         raise InputError(
-            f"{str(target)!r} must end in .safetensors, .bin (diffusers) or .pt (A1111)"
+            f"{str(target)!r} must end in .safetensors, .bin (diffusers), or .pt (A1111)"
         )
     if os.path.lexists(target):
-        raise InputError(f"{str(target)!r} is there already: choose another name")
+        raise InputError(f"{str(target)!r} already exists: choose another name")
     return target
 
 

@@ -8,8 +8,11 @@ import importlib
 import importlib.util
 import logging
 import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -71,7 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="learn a word from photos")
     train.add_argument(
-        "--config", metavar="FILE", help="read flags from a TOML or JSON file; flags given here win"
+        "--config",
+        metavar="FILE",
+        help="read flags from a TOML or JSON file; flags on the command line take precedence",
     )
     add_training_flags(train)
     add_framework_flag(train)
@@ -86,124 +91,146 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE[=WORD]",
-        help="a learned word: a file, a run's folder or a Hub id, under a new name; of a file with "
-        "several words all, or the one named; may repeat",
+        help="learned word: a file, a run's folder, or a Hub id; =WORD renames it, or picks one word "
+        "of a file that has several; may be repeated",
     )
     generate.add_argument(
-        "--prompt", action="append", required=True, help="what to draw; may repeat"
+        "--prompt", action="append", required=True, help="what to draw; may be repeated"
     )
-    generate.add_argument("--output_dir", default="pictures", help="folder for the PNG files")
+    generate.add_argument(
+        "--output_dir", default="pictures", help="folder for the PNG files (default: %(default)s)"
+    )
     add_model_flags(generate)
     add_sampling_flags(generate, num_images=4)
     add_framework_flag(generate)
     generate.set_defaults(run=run_generate)
 
     evaluate = commands.add_parser(
-        "evaluate", help="photos | before | after, and scores; of several runs, side by side"
+        "evaluate", help="draw photos | before | after, and score; compare several runs"
     )
-    evaluate.add_argument("run_dirs", nargs="+", help="output folder of `tiutils train`")
+    evaluate.add_argument("run_dirs", nargs="+", help="output folder of a `tiutils train` run")
     evaluate.add_argument(
-        "--held_out", metavar="DIR", help="photos to compare with; held_out/ beside the photos"
+        "--held_out",
+        metavar="DIR",
+        help="folder with photos to compare with "
+        "(default: held_out/ in the photos' folder, if there)",
     )
     evaluate.add_argument(
-        "--prompt", action="append", help="prompts with {} for the word; may repeat"
+        "--prompt", action="append", help="prompt with {} in place of the word; may be repeated"
     )
     evaluate.add_argument(
         "--evaluator",
         metavar="CLIP",
-        help="folder or Hub id of a CLIP model that judges, too (default: the model's own)",
+        help="folder or Hub id of a CLIP model for further scores (default: the model's own)",
     )
     evaluate.add_argument(
-        "--output_dir", default="comparison", help="folder for a comparison of several runs"
+        "--output_dir",
+        default="comparison",
+        help="folder for the comparison of several runs (default: %(default)s)",
     )
     evaluate.add_argument(
         "--train_data_dir",
         metavar="DIR",
-        help="the photos, if they are not where the run found them",
+        help="folder with the photos, if they have moved since training",
     )
     evaluate.add_argument(
-        "--no-scores", "--no_scores", action="store_true", help="draw the picture only"
+        "--no-scores", "--no_scores", action="store_true", help="only draw the picture"
     )
     add_model_flags(evaluate)
-    add_sampling_flags(evaluate, num_images=2, num_steps=15)
+    note = "; scores use at least 8 pictures of each word"
+    add_sampling_flags(evaluate, num_images=2, num_steps=15, note=note)
     evaluate.set_defaults(run=run_evaluate)
 
     push = commands.add_parser(
-        "push", help="publish a learned word and its card on the Hub, for you alone to see"
+        "push", help="publish a learned word and its card on the Hub, privately by default"
     )
-    push.add_argument("run_dir", help="output folder of `tiutils train`")
-    push.add_argument("--hub_model_id", help="repository; the folder's name by default")
-    push.add_argument("--hub_token", help="access token; that of `hf auth login` by default")
-    push.add_argument("--public", action="store_true", help="let everyone see it")
-    push.add_argument("--license", help="the Hub's name of a licence, such as cc-by-4.0")
+    push.add_argument("run_dir", help="output folder of a `tiutils train` run")
+    push.add_argument("--hub_model_id", help="repository on the Hub (default: the folder's name)")
+    push.add_argument(
+        "--hub_token", help="access token for the Hub (default: the one from `hf auth login`)"
+    )
+    push.add_argument("--public", action="store_true", help="make the repository public")
+    push.add_argument("--license", help="the Hub's name of a license, such as cc-by-4.0")
     push.add_argument(
         "--picture",
         action="append",
         default=[],
         metavar="PNG",
-        help="for the card, such as one of `tiutils generate`; may repeat",
+        help="picture for the card, such as one from `tiutils generate`; may be repeated",
     )
     push.add_argument(
         "--save_as_full_pipeline",
         action="store_true",
-        help="upload the whole model too, of a run that was trained with this flag",
+        help="also upload the whole model; needs a run that was trained with this flag",
     )
     push.set_defaults(run=run_push)
 
-    inspect = commands.add_parser("inspect", help="what a file with a learned word holds")
-    inspect.add_argument("source", metavar="FILE", help="a file, a run's folder or a Hub id")
+    inspect = commands.add_parser("inspect", help="show what is in a learned word's file")
+    inspect.add_argument(
+        "source", metavar="FILE", help="file, run's folder, or Hub id of a learned word"
+    )
     add_model_flags(inspect)
     inspect.set_defaults(run=run_inspect)
 
     convert = commands.add_parser("convert", help="write a learned word in another form")
-    convert.add_argument("source", metavar="IN", help="a file, a run's folder or a Hub id")
+    convert.add_argument(
+        "source", metavar="IN", help="file, run's folder, or Hub id of a learned word"
+    )
     convert.add_argument(
         "target",
         metavar="OUT",
         nargs="?",
-        help=".safetensors, .bin or .pt (A1111); not with --for, which names the file itself",
+        help="new file: .safetensors, .bin, or .pt (A1111); omit it with --for, which chooses the name",
     )
     convert.add_argument(
         "--for",
         dest="engine",
         metavar="PROGRAM",
-        help="write the file that a program wants, and say what to write in its prompt: diffusers, comfyui, "
-        "a1111, invokeai or sd.cpp",
+        help="write the file that this program needs, and print what to put in its prompt: diffusers, comfyui, "
+        "a1111, invokeai, or sd.cpp",
     )
     convert.add_argument(
-        "--output_dir", metavar="DIR", help="folder for the file of --for (default: this one)"
+        "--output_dir",
+        metavar="DIR",
+        help="folder for the file that --for writes (default: the current one)",
     )
-    convert.add_argument("--word", help="which one, if the file has several")
-    convert.add_argument("--token", metavar="WORD", help="a new name for the word")
-    convert.add_argument("--license", help="what others may do with it, such as cc-by-4.0")
+    convert.add_argument("--word", help="word to convert, if the file has several")
+    convert.add_argument("--token", metavar="WORD", help="new name for the word")
+    convert.add_argument("--license", help="license to record in the file, such as cc-by-4.0")
     convert.set_defaults(run=run_convert)
 
-    blend = commands.add_parser("blend", help="make one word of several, weighed")
+    blend = commands.add_parser("blend", help="combine several words into one, with weights")
     blend.add_argument(
-        "words", nargs="+", metavar="FILE[=WEIGHT]", help="a learned word and its weight, 1 if none"
+        "words", nargs="+", metavar="FILE[=WEIGHT]", help="learned word and its weight (default: 1)"
     )
+    blend.add_argument("target", metavar="OUT", help="new file: .safetensors, .bin, or .pt (A1111)")
     blend.add_argument(
-        "target", metavar="OUT", help="a new file: .safetensors, .bin or .pt (A1111)"
-    )
-    blend.add_argument(
-        "--token", default="<blend>", metavar="WORD", help="the new word (%(default)s)"
+        "--token",
+        default="<blend>",
+        metavar="WORD",
+        help="name of the new word (default: %(default)s)",
     )
     blend.set_defaults(run=run_blend)
 
     merge = commands.add_parser(
-        "merge", help="write a whole model with learned words in it, for programs that load none"
+        "merge",
+        help="write a whole model that includes learned words, for programs that cannot load them",
     )
     merge.add_argument(
         "embedding",
         nargs="*",
         metavar="FILE[=WORD]",
-        help="learned words, as in `generate`; none makes a folder of a model in one file",
+        help="learned words, as in `generate`; with none, a single-file model is written as a folder",
     )
-    merge.add_argument("--output_dir", required=True, metavar="FOLDER", help="a new folder")
+    merge.add_argument(
+        "--output_dir", required=True, metavar="FOLDER", help="new folder for the model"
+    )
     add_model_flags(merge)
     merge.set_defaults(run=run_merge)
 
-    doctor = commands.add_parser("doctor", help="what is installed, what fits, what to change")
+    doctor = commands.add_parser(
+        "doctor", help="check what is installed, what fits, and what to change"
+    )
     doctor.set_defaults(run=run_doctor)
     for command in commands.choices.values():
         command.add_argument("--quiet", action="store_true", help="show no progress on stderr")
@@ -229,21 +256,32 @@ def backend(name: str, framework: str) -> Any:
 def run_train(options: argparse.Namespace) -> int:
     """`tiutils train`."""
     if options.validation_epochs is not None:
-        logger.warning(
-            "--validation_epochs has nothing to do: --validation_steps says when to draw"
-        )
-    result = backend("run", options.framework).train(training_config(options))
+        logger.warning("--validation_epochs has no effect: use --validation_steps")
+    config = training_config(options)
+    if os.environ.get("RANK", "0") == "0":  # importing the libraries alone takes seconds
+        progress.say(f"loading {config.pretrained_model_name_or_path or 'the model'}")
+    result = backend("run", options.framework).train(config)
     if not result.is_main_process:
         return EXIT_OK
     kept = f"{result.best_step} of " if result.best_step else ""
     print(f"{result.placeholder.token} after {kept}{result.steps} steps: {result.embedding_path}")
-    from tiutils.io import engines
-
-    print("\n".join(engines.lines(result.placeholder.token, result.embedding_path)))
+    print("\n".join(next_steps(result.placeholder.token, result.embedding_path)))
     if result.stopped is None:
         return EXIT_OK
     print(f"tiutils: {result.stopped}", file=sys.stderr)
     return EXIT_FAILED if result.diverged else EXIT_INTERRUPTED
+
+
+def next_steps(word: str, embedding: str | Path) -> list[str]:
+    """What to do with a learned word, as commands to copy, a line for each."""
+    run = str(Path(embedding).parent)
+    join = subprocess.list2cmdline if os.name == "nt" else shlex.join
+    commands = {
+        "compare": ["tiutils", "evaluate", run],
+        "draw": ["tiutils", "generate", "--embedding", run, "--prompt", PLACES[0].format(word)],
+        "other programs": ["tiutils", "convert", str(embedding), "--for", "PROGRAM"],
+    }
+    return [f"  {what + ':':<16}{printable(join(command))}" for what, command in commands.items()]
 
 
 def run_generate(options: argparse.Namespace) -> int:

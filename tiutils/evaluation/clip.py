@@ -23,7 +23,7 @@ from tiutils import concept
 from tiutils.errors import InputError, first_line
 from tiutils.io import files, hub
 from tiutils.io.pretrained import load_tokenizer
-from tiutils.models import Models
+from tiutils.models import Models, no_progress_bars
 
 Images = Sequence[Image.Image]
 
@@ -108,7 +108,8 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> ClipScorer:
             f"reached or has none; give a folder with a CLIPModel, or leave --evaluator out"
         )
     try:
-        model, report = CLIPModel.from_pretrained(name, output_loading_info=True)
+        with no_progress_bars():
+            model, report = CLIPModel.from_pretrained(name, output_loading_info=True)
     except Exception as error:  # over a damaged folder, transformers raises anything
         raise InputError(f"cannot read {name!r} as a CLIP model: {first_line(error)}") from error
     if report["missing_keys"]:  # transformers would go on with random weights

@@ -95,28 +95,28 @@ def evaluate(
     """Draw prompts with plain words and learned ones, from the same noise; then score.
 
     Of one run, `before_after.png`, the scores in `run.json` and `report.html` go into its folder; of
-    several, `comparison.png` and `comparison.json` go into `output_dir`. What is there already
-    stays: another picture is called `before_after-2.png`.
+    several, `comparison.png` and `comparison.json` go into `output_dir`. Existing files are
+    kept: a second picture is called `before_after-2.png`.
 
     Args:
         run_dirs: output folders of runs, all on one model.
         prompts: what to draw, with `{}` for the word.
-        photos: the photos, if they are not where the runs found them.
+        photos: the photos, if they have moved since training.
         held_out: photos to compare with that training has not seen; the folder `held_out` beside
             each run's photos if there is one, else the photos themselves.
-        model: arguments of `models.load`, instead of what the runs say of their model.
+        model: arguments of `models.load` that replace the model recorded by the runs.
         judge: a CLIP model, folder or Hub id; the one that came with the model, if one did.
-        output_dir: where a comparison goes.
-        sampling: how pictures are generated, two of each prompt if it does not say; the scores take the same, and more
-            where that is few. With 25 steps the scores are the same as with 15 (benchmarks/README.md).
-        scores: whether to score at all.
-        on_image: called with the picture's file as soon as it is there, long before the scores.
+        output_dir: folder for a comparison.
+        sampling: how pictures are generated, two of each prompt if it does not say; scores use these and, if they are
+            fewer than `SCORED`, more. With 25 steps the scores are the same as with 15 (benchmarks/README.md).
+        scores: whether to compute scores.
+        on_image: called with the picture's path as soon as it is written, long before the scores are ready.
 
     Raises:
-        InputError: no run there, no photos, runs on different models, or no such judge.
+        InputError: a run, its photos, or the judge is missing, or the runs used different models.
     """
     if missing := [prompt for prompt in prompts if "{}" not in prompt]:
-        raise InputError(f"the prompt {missing[0]!r} has no {{}} where the word is to stand")
+        raise InputError(f"the prompt {missing[0]!r} has no {{}} where the word belongs")
     folders = [given(run_dir, "the run's folder") for run_dir in run_dirs]
     subjects = [_subject(folder, photos, held_out) for folder in folders]
     chosen = _model(folders, model or {})
@@ -162,7 +162,7 @@ def evaluate(
             update_record(target, {"scores": record[0]} if scores else {})
         elif scores:
             write_new(_numbered(picture.with_suffix(".json")), to_json(record))
-    except InputError as error:  # whoever waited for the scores is to see them all the same
+    except InputError as error:  # still return the scores
         logger.warning("%s", error)
     return Report(picture, tuple(subject.embedding for subject in subjects), word_scores, page)
 
@@ -175,20 +175,20 @@ def _model(run_dirs: Sequence[Path], changed: dict[str, Any]) -> dict[str, Any]:
     if any(each != found[0] for each in found):
         names = sorted({" ".join(filter(None, each.values())) for each in found})
         raise InputError(
-            f"the runs are on different models ({', '.join(names)}); compare those on one, "
+            f"the runs used different models ({', '.join(names)}); compare runs of one model, "
             f"or give --pretrained_model_name_or_path"
         )
     return {**found[0], **changed}
 
 
 def _keep(data: bytes, folder: Path, name: str) -> Path:
-    """Write a file under its name, or a numbered one where another is; the very same may be there already."""
+    """Write a file under its name, or a numbered one if the name is taken; an identical file is left as it is."""
     for path in _numbered(folder / name):
         if not os.path.lexists(path):
             return write_new(_numbered(folder / name), data)
         if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
             return path
-    raise AssertionError("names do not end")
+    raise AssertionError("unreachable: there is always a free number")
 
 
 def _numbered(path: Path) -> Iterator[Path]:
@@ -279,18 +279,18 @@ def _subject(run_dir: Path, photos: str | Path | None, held_out: str | Path | No
         or learned.metadata.get("initializer_token")
     )
     if not plain_word and entry(flags, "initializer_from_photos", bool):
-        plain_word = learnable_property  # no word was started from
+        plain_word = learnable_property  # training started from no word
     if not plain_word:
         raise InputError(
-            f"{run_dir}/run.json does not say which word was started from: it lacks initializer_token in its "
-            f'flags; put it there, such as "toy"'
+            f"{run_dir}/run.json has no initializer_token among its flags; "
+            f'add the word that training started from, such as "toy"'
         )
     concept.templates(learnable_property)  # refuses another
     try:
         photo_folder = concept.find_photos(photos or find_again(run_dir, str(folder)))
     except InputError as error:
         raise InputError(
-            f"the photos of {run_dir} are not there ({error}); say with --train_data_dir where they are now"
+            f"cannot find the photos of {run_dir} ({error}); give their folder with --train_data_dir"
         ) from error
     reference_folder = given(held_out, "--held_out") if held_out else photo_folder / "held_out"
     if held_out is None and not reference_folder.is_dir():

@@ -118,15 +118,6 @@ def file_name_of(word: str) -> str:
     return f"{name}-word".lstrip("-") if not name or RESERVED.fullmatch(name) else name
 
 
-def lines(word: str, source: str | Path) -> list[str]:
-    """How to use a word in other programs, to print after training: the command, and a line for each program."""
-    width = max(map(len, ENGINES))
-    return [
-        f"after `tiutils convert {source} --for NAME`, write in a prompt:",
-        *(f"  {engine.name:<{width}}  {engine.written(word)}" for engine in ENGINES.values()),
-    ]
-
-
 def table(word: str) -> str:
     """A Markdown table of the programs: file, place, prompt; for any word, even one with backticks."""
 

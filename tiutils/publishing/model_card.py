@@ -16,7 +16,7 @@ from tiutils.io import embeddings, engines, hub, pretrained
 from tiutils.io.run_folder import entry
 
 MAX_PICTURE_BYTES = 8 * 2**20
-# Base models whose licence is known to bind what is made from them; of others the card says to look.
+# Base models whose license is known to bind what is made from them; of others the card says to look.
 LICENSES = {pretrained.DEFAULT_MODEL: "creativeml-openrail-m"}
 
 
@@ -32,7 +32,7 @@ def model_card(
         license: see `push`.
 
     Raises:
-        InputError: that is no name of a licence.
+        InputError: `license` is not the Hub's name of a license.
     """
     file = next(name for name in embeddings.FILE_NAMES if name in files)
     learned = embeddings.read(files[file])
@@ -91,9 +91,9 @@ writes it, for `{"`, `".join(engines.ENGINES)}`.
 
 The photos are not published.
 
-## Licence
+## License
 
-{terms} The base model's own licence holds as well for pictures made with it.
+{terms} The base model's own license also applies to pictures made with it.
 """
 
 

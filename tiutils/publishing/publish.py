@@ -38,7 +38,8 @@ def check_access(token: str | None = None, repo_id: str | None = None) -> str:
     Raises:
         InputError: no token, one that may not write there, no network, or a repository that cannot be used.
     """
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.utils import validate_repo_id
 
     api = _client(token)
     try:
@@ -54,9 +55,13 @@ def check_access(token: str | None = None, repo_id: str | None = None) -> str:
     try:
         account = api.whoami()
     except Exception as error:  # the Hub client's errors, its HTTP library's, and the network's
+        found = (
+            "there is no access token"
+            if isinstance(error, LocalTokenNotFoundError)
+            else _reason(error)
+        )
         raise InputError(
-            f"the Hub did not accept us ({_reason(error)}); run `hf auth login`, or give --hub_token, or publish "
-            f"later with `tiutils push`"
+            f"cannot log in to the Hub ({found}): run `hf auth login`, or give --hub_token"
         ) from error
     name = account["name"]
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
@@ -89,7 +94,7 @@ def publish(
         repo_id: `name` or `owner/name`; the folder's name if None.
         token: an access token; that of `hf auth login` if None.
         public: let everyone see it. A repository that is public already stays so.
-        license: the Hub's name of a licence, such as `"cc-by-4.0"`; else what the file says, else the base model's.
+        license: the Hub's name of a license, such as `"cc-by-4.0"`; else what the file says, else the base model's.
         pictures: PNG files for the card; the run's last validation picture if there are none.
         full_pipeline: upload the whole model too, as `--save_as_full_pipeline` wrote it: gigabytes.
 
