@@ -346,7 +346,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
         print("\n" + "\n\n".join(map(report.as_text, made.word_scores)))
     if len(options.run_dirs) == 1:
         print(f"\nthe learned word:         {made.words[0]}")
-        print(f"all on one page:          {made.page}")
+        if made.page:
+            print(f"open in a browser:        {made.page}")
         print("what to open next:        notebooks/00_start_here.ipynb")
     return EXIT_OK
 

@@ -6,26 +6,24 @@ import dataclasses
 import itertools
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from PIL import Image
 
 from tiutils import concept, inference, models
 from tiutils.config import SamplingConfig
 from tiutils.errors import InputError, printable
 from tiutils.evaluation import clip as clip_model
-from tiutils.evaluation import comparison, overfitting, web_page
+from tiutils.evaluation import comparison, web_page
 from tiutils.evaluation.comparison import Score
-from tiutils.figures import curves, grids, output
+from tiutils.figures import grids, output
 from tiutils.io import embeddings
 from tiutils.io.files import check_writable, given, to_json, write_new
 from tiutils.io.progress import bar
-from tiutils.io.run_folder import SHEETS, entry, find_again, model_of, read_record, update_record
+from tiutils.io.run_folder import entry, find_again, model_of, read_record, update_record
 from tiutils.tokenizer import (
     find_clash,
     read_word,
@@ -346,40 +344,20 @@ def _page(
     scores: WordScores | None = None,
 ) -> Path:
     """Write the page of one run; returns its path."""
-    record, each = read_record(subject.run_dir), len(drawn[word]) // len(prompts)
-    flags = entry(record, "flags", dict)
-    known = (int, float)
-    losses = [x if isinstance(x, known) else None for x in entry(record, "losses", list)]
-    sheets: dict[int, Image.Image] = {
-        int(match[1]): Image.open(path, formats=["PNG"])
-        for path in sorted(subject.run_dir.glob(f"{SHEETS}*.png"))
-        if (match := re.fullmatch(rf"{SHEETS}([0-9]{{1,9}})\.png", path.name))
-    }
-    history = overfitting.history_in(record)
-    figures = {"The loss": curves.loss_curve(losses)} if any(losses) else {}
-    if history:
-        figures["Likeness and prompt following"] = overfitting.curves(history)
-    steps = entry(record, "steps", int)
+    each = len(drawn[word]) // len(prompts)
+    pairs = zip(drawn[subject.plain_word], drawn[word], strict=True)
     page = web_page.Page(
         word,
         subject.plain_word,
-        f"Learned from {len(subject.photos)} photos in {steps} steps; it began as “{subject.plain_word}”.",
         subject.photos,
         [
             web_page.Pair(concept.fill(prompts[number // each], word), before, after)
-            for number, (before, after) in enumerate(
-                zip(drawn[subject.plain_word], drawn[word], strict=True)
-            )
+            for number, (before, after) in enumerate(pairs)
         ],
-        sheets=sheets,
-        curves={
-            heading: (output.to_png(figure), output.alt_text(figure))
-            for heading, figure in figures.items()
-        },
         scores=(scores.scores, scores.plain_scores) if scores else None,
         reference_folder=subject.reference_folder,
         embedding=subject.embedding.name,
-        flags=flags,
+        **web_page.recorded(subject.run_dir),
     )
     return _keep(web_page.render(page).encode(), subject.run_dir, PAGE)
 

@@ -1,33 +1,43 @@
-"""`report.html`: what a run has learned, as one page that needs no server, no network and no other file."""
+"""`report.html`: what a run has learned, as one page that needs no server, no network, and no other file."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+import math
 import os
+import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tiutils.config import TrainingConfig
+from tiutils.errors import printable
+from tiutils.evaluation import overfitting
 from tiutils.evaluation.comparison import METRICS, Score
+from tiutils.figures import curves, output
 from tiutils.io.engines import ENGINES
+from tiutils.io.run_folder import SHEETS, entry, read_record
 
 TEMPLATE = Path(__file__).with_name("web_page.html")
 PHOTO, DRAWN, SHEET = 288, 512, 960  # the longest side of an embedded picture, in pixels
-# A page is for sharing: it says nothing of the folders of the machine that made it.
+SCALES = (1, 0.7, 0.5, 0.35, 0.25)  # of these sides: the first that keeps the page small enough
+MAX_BYTES = 2_000_000
+MAX_SHEETS = 6  # of a long run: the first, the last, and some between
+# A page is made to be shared: it names no folder of the machine that made it.
 PER_MACHINE = ("output_dir", "logging_dir", "resume_from_checkpoint")
 PATHS = ("train_data_dir", "pretrained_model_name_or_path", "tokenizer_name", "evaluator")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt's picture by the plain word and by the learned one, from the same noise."""
+    """A prompt drawn with the plain word and with the learned one, from the same noise."""
 
     prompt: str
     before: Image.Image
@@ -35,17 +45,26 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Chart:
+    """A figure, which brings its own alt text, and how to read it."""
+
+    title: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
 class Page:
-    """All that the page shows.
+    """All that the page shows. What is empty is left out.
 
     Attributes:
         word: the learned word.
         plain_word: the word it is compared with.
-        facts: what made the word, in a sentence.
         photos: what it was learned from.
         pairs: pictures before and after.
-        sheets: pictures drawn during the training, by step.
-        curves: by heading, a figure's PNG and the sentence that says what it shows.
+        steps: how many the training took; 0 if unknown.
+        sheets: pictures drawn during training, with their alt text, by step.
+        charts: curves over the steps.
         scores: the measures of the word, and the plain word's values; None if it was not scored.
         reference_folder: the photos that the scores compare with.
         embedding: the name of the word's file, beside the page.
@@ -54,99 +73,187 @@ class Page:
 
     word: str
     plain_word: str
-    facts: str
     photos: Sequence[Image.Image]
     pairs: Sequence[Pair]
-    sheets: dict[int, Image.Image] = field(default_factory=dict)
-    curves: dict[str, tuple[bytes, str]] = field(default_factory=dict)
+    steps: int = 0
+    sheets: Mapping[int, tuple[Image.Image, str]] = field(default_factory=dict)
+    charts: Sequence[Chart] = ()
     scores: tuple[dict[str, Score], dict[str, float]] | None = None
     reference_folder: str = ""
     embedding: str = "learned_embeds.safetensors"
-    flags: dict[str, Any] = field(default_factory=dict)
+    flags: Mapping[str, Any] = field(default_factory=dict)
+
+
+def recorded(run_dir: Path) -> dict[str, Any]:
+    """What the folder of a run holds for its `Page`: steps, sheets, charts, flags.
+
+    Anybody may have written these files: what cannot be read is left out.
+    """
+    record = read_record(run_dir)
+    losses = [
+        loss if isinstance(loss, float) and math.isfinite(loss) else None
+        for loss in entry(record, "losses", list)
+    ]
+    history = dict(sorted(overfitting.history_in(record).items()))
+    charts = []
+    if any(loss is not None for loss in losses):
+        caption = (
+            "Single steps are noisy, for each draws its own noise; the running mean is what counts."
+        )
+        charts.append(Chart("Loss", caption, curves.loss_curve(losses)))
+    if history:
+        caption = (
+            "What CLIP says of the pictures drawn during training. Where the left rises while the right falls, the "
+            "word begins to stand for the photos as they are."
+        )
+        charts.append(Chart("Overfitting", caption, overfitting.curves(history)))
+    return {
+        "steps": entry(record, "steps", int),
+        "sheets": _read_sheets(run_dir),
+        "charts": charts,
+        "flags": entry(record, "flags", dict),
+    }
+
+
+def _read_sheets(run_dir: Path) -> dict[int, tuple[Image.Image, str]]:
+    """Pictures drawn during training and their alt text, by step; of many, some."""
+    paths = {
+        int(match[1]): path
+        for path in run_dir.glob(f"{SHEETS}*.png")
+        if (match := re.fullmatch(rf"{SHEETS}([0-9]{{1,9}})\.png", path.name))
+    }
+    steps, sheets = sorted(paths), {}
+    if (count := len(steps)) > MAX_SHEETS:
+        steps = [steps[k * (count - 1) // (MAX_SHEETS - 1)] for k in range(MAX_SHEETS)]
+    for step in steps:
+        try:
+            with Image.open(paths[step], formats=["PNG"]) as image:
+                alt = image.info.get("Description") or f"Drawn after {step} steps"
+                sheets[step] = image.convert("RGB"), str(alt)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue
+    return sheets
 
 
 def render(page: Page) -> str:
-    """The page as HTML. Whatever a person or a file has said is escaped; equal pages are equal text."""
+    """The page as HTML, with pictures as large as `MAX_BYTES` allows; equal pages are equal text.
+
+    Everything that a person or a file has said is escaped.
+    """
+    text = ""
+    for scale in SCALES:
+        text = _render(page, scale)
+        if len(text.encode()) <= MAX_BYTES:
+            break
+    return text
+
+
+def _render(page: Page, scale: float) -> str:
+    photos = "1 photo" if len(page.photos) == 1 else f"{len(page.photos)} photos"
+    steps = f" in {page.steps} steps" if page.steps else ""
     sections = [
-        _photos(page),
-        _pairs(page),
-        _sheets(page),
-        *(_curve(heading, *curve) for heading, curve in page.curves.items()),
+        _photos(page, scale),
+        _pairs(page, scale),
+        _sheets(page, scale),
+        *(_chart(chart) for chart in page.charts),
         _scores(page),
         _engines(page),
         _settings(page),
     ]
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=_text(f"{page.word}: a learned word"),
-        heading=f"A new word: <code>{_text(page.word)}</code>",
-        lead=_text(page.facts),
+        word=_text(page.word),
+        lead=_text(f"Learned from {photos}{steps}, starting from “{page.plain_word}”."),
         sections="\n".join(section for section in sections if section),
     )
 
 
-def _photos(page: Page) -> str:
+def _photos(page: Page, scale: float) -> str:
     items = [
-        f"<li>{_image(photo, PHOTO, f'Photo {number} of {len(page.photos)}.', 'photo')}</li>"
+        f"<li>{_image(photo, PHOTO * scale, f'Photo {number} of {len(page.photos)}')}</li>"
         for number, photo in enumerate(page.photos, start=1)
     ]
-    return _section("The photos", '<ul class="row">', *items, "</ul>")
+    return _section("Photos", '<ul class="photos">', *items, "</ul>") if items else ""
 
 
-def _pairs(page: Page) -> str:
-    figures = [
-        f'<figure><div class="pair" data-prompt="{_text(pair.prompt)}">'
-        f"{_image(pair.before, DRAWN, f'“{pair.prompt}”, before training.', 'before')}"
-        f"{_image(pair.after, DRAWN, f'“{pair.prompt}”, after training.', 'after')}"
-        f"</div><figcaption>{_text(pair.prompt)}</figcaption></figure>"
-        for pair in page.pairs
-    ]
+def _pairs(page: Page, scale: float) -> str:
+    figures = []
+    for number, pair in enumerate(page.pairs, start=1):
+        sides = [
+            f'<div class="{side}">'
+            f"{_image(image, DRAWN * scale, f'Picture {number} {side} training: “{pair.prompt}”')}"
+            f'<span class="tag">{side}</span></div>'
+            for side, image in (("before", pair.before), ("after", pair.after))
+        ]
+        figures.append(
+            f'<figure><div class="pair">{"".join(sides)}</div>'
+            f"<figcaption>{_text(pair.prompt)}</figcaption></figure>"
+        )
     said = (
-        f"Both from the same noise: with <code>{_text(page.plain_word)}</code> on the left, with "
-        f"<code>{_text(page.word)}</code> on the right. Move the slider to see one behind the other."
+        f"Before: drawn with <code>{_text(page.plain_word)}</code>. "
+        f"After: the same noise, with <code>{_text(page.word)}</code>."
+        '<span class="how" hidden> Drag across a picture to compare, or select it and use the arrow keys.</span>'
     )
-    return _section("Before and after", f"<p>{said}</p>", '<div class="pairs">', *figures, "</div>")
+    body = ('<div class="pairs">', *figures, "</div>")
+    return _section("Before and after", f"<p>{said}</p>", *body) if figures else ""
 
 
-def _sheets(page: Page) -> str:
-    if not page.sheets:
-        return ""
+def _sheets(page: Page, scale: float) -> str:
     figures = [
-        f"<figure>{_image(sheet, SHEET, f'Pictures drawn after {step} steps.')}"
-        f"<figcaption>step {step}</figcaption></figure>"
-        for step, sheet in sorted(page.sheets.items())
+        f"<figure><figcaption>Step {step}</figcaption>{_image(sheet, SHEET * scale, alt)}</figure>"
+        for step, (sheet, alt) in sorted(page.sheets.items())
     ]
-    return _section("While it was learned", '<div class="row">', *figures, "</div>")
+    said = "The same prompt, always from the same noise."
+    body = ('<div class="strip">', *figures, "</div>")
+    return _section("During training", f"<p>{said}</p>", *body) if figures else ""
 
 
-def _curve(heading: str, png: bytes, alt: str) -> str:
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    image = f'<img src="{source}" alt="{_text(alt)}">'
-    return _section(heading, f'<figure class="card">{image}</figure>', f"<p>{_text(alt)}</p>")
+def _chart(chart: Chart) -> str:
+    width, height = (round(100 * side) for side in chart.figure.get_size_inches())
+    chart.figure.set_dpi(200)  # sharp on dense screens
+    source = f"data:image/png;base64,{base64.b64encode(output.to_png(chart.figure)).decode()}"
+    alt = _text(output.alt_text(chart.figure))
+    image = f'<img width="{width}" height="{height}" src="{source}" alt="{alt}">'
+    caption = f"<figcaption>{_text(chart.caption)}</figcaption>"
+    return _section(chart.title, f'<figure class="chart">{image}{caption}</figure>')
 
 
 def _scores(page: Page) -> str:
     if page.scores is None:
         return _section(
-            "Scores", "<p>Not computed: <code>tiutils evaluate</code> without --no-scores does.</p>"
+            "Scores",
+            "<p>Not computed. Run <code>tiutils evaluate</code> without <code>--no-scores</code> to add them.</p>",
         )
     scores, plain = page.scores
     rows = [
         [
             METRICS[name][0],
-            f"{plain[name]:.4f}",
-            f"{score.value:.4f}",
-            f"{score.better_by:+.4f}",
-            f"{score.low:+.4f} … {score.high:+.4f}",
+            _number(plain[name], ""),
+            _number(score.value, ""),
+            _number(score.better_by, "+"),
+            f"{_number(score.low, '+')} to {_number(score.high, '+')}",
+            _verdict(score),
         ]
         for name, score in scores.items()
     ]
-    photos = "/".join(Path(page.reference_folder).parts[-2:])
-    caption = (
-        f"Against the photos in {photos}. The last column is how much “better by” varies with the noise that pictures "
-        f"start from. ↑: more is better, ↓: less is."
+    caption = f"Compared with the photos in {'/'.join(Path(page.reference_folder).parts[-2:])}"
+    heads = ["Measure", page.plain_word, page.word, "Better by", "95% interval", "Verdict"]
+    said = (
+        "↑ more is better, ↓ less is better. “Better by” is positive where the learned word wins. Its interval covers "
+        "other noise to draw from, not other training runs; the verdict is clear where the interval leaves out zero."
     )
-    heads = ["measure", page.plain_word, page.word, "better by", "from … to"]
-    return _section("Scores", _table(caption, heads, rows, numbers=range(1, 5)))
+    return _section(
+        "Scores", _table(caption, heads, rows, numbers=range(1, 5)), f'<p class="note">{said}</p>'
+    )
+
+
+def _number(value: float, sign: str) -> str:
+    """Four decimals, with a minus as wide as a plus."""
+    return f"{value:{sign}.4f}".replace("-", "−")
+
+
+def _verdict(score: Score) -> str:
+    return "better" if score.low > 0 else "worse" if score.high < 0 else "not clear"
 
 
 def _engines(page: Page) -> str:
@@ -161,30 +268,35 @@ def _engines(page: Page) -> str:
     ]
     link = f'<a href="{_text(page.embedding)}" download>{_text(page.embedding)}</a>'
     said = (
-        f"The word is {link}, beside this page. <code>tiutils convert FILE --for PROGRAM</code> writes the file that a "
-        f"program wants."
+        f"The learned word is the file {link}, in the same folder as this page. "
+        f"<code>tiutils convert {_text(page.embedding)} --for PROGRAM</code> writes it as a program wants it."
     )
-    heads = ["program", "file", "where", "in the prompt"]
-    return _section("Take it along", f"<p>{said}</p>", _table("In other programs", heads, rows))
+    heads = ["Program", "File", "Where it goes", "In the prompt"]
+    table = _table("What to write in other programs", heads, rows)
+    return _section("Use the word", f"<p>{said}</p>", table)
 
 
 def _settings(page: Page) -> str:
     defaults = {each.name: each.default for each in fields(TrainingConfig)}
     shown = {
-        name: Path(value).name if name in PATHS and os.path.isabs(value or "") else value
+        name: Path(value).name
+        if name in PATHS and isinstance(value, str) and os.path.isabs(value)
+        else value
         for name, value in page.flags.items()
         if name not in PER_MACHINE
     }
     changed = {name: value for name, value in shown.items() if value != defaults.get(name)}
-    heads = ["flag", "value"]
+    heads = ["Setting", "Value"]
 
     def rows(flags: dict[str, Any]) -> list[list[str]]:
         return [[f"--{name}", "" if value is None else str(value)] for name, value in flags.items()]
 
+    if not shown:
+        return ""
     every = _table("All settings", heads, rows(shown))
     return _section(
         "Settings",
-        _table("Those that are not the defaults", heads, rows(changed)),
+        _table("Changed from the defaults", heads, rows(changed)) if changed else "",
         f"<details><summary>All settings</summary>{every}</details>",
     )
 
@@ -202,15 +314,17 @@ def _table(
     def cells(texts: Sequence[str], of_head: bool) -> str:
         found = []
         for place, text in enumerate(texts):
-            tag = "th" if of_head or place == 0 else "td"
+            tag, shown = "th" if of_head or place == 0 else "td", _text(text)
             scope = f' scope="{"col" if of_head else "row"}"' if tag == "th" else ""
             look = ' class="number"' if place in right else ""
-            found.append(f"<{tag}{scope}{look}>{_text(text)}</{tag}>")
+            if place == 0:  # a flag too long for a phone breaks between its words
+                shown = shown.replace("_", "_<wbr>")
+            found.append(f"<{tag}{scope}{look}>{shown}</{tag}>")
         return f"<tr>{''.join(found)}</tr>"
 
     return "\n".join(
         [
-            '<div class="scroll" tabindex="0" role="region" aria-label="' + _text(caption) + '">',
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(caption)}">',
             f"<table><caption>{_text(caption)}</caption>",
             f"<thead>{cells(heads, True)}</thead>",
             "<tbody>",
@@ -220,17 +334,18 @@ def _table(
     )
 
 
-def _image(image: Image.Image, side: int, alt: str, look: str = "") -> str:
-    """An `img` that carries its picture, no larger than `side` pixels."""
+def _image(image: Image.Image, side: float, alt: str) -> str:
+    """An `img` that carries its picture, no larger than `side` pixels, and nothing that a camera wrote into it."""
     image = image.convert("RGB")
+    image.info = {}
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, format="jpeg", quality=92, subsampling=0)
+    image.save(buffer, format="jpeg", quality=90)
     source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     size = f'width="{image.width}" height="{image.height}"'
-    return f'<img class="{look}" {size} src="{source}" alt="{_text(alt)}">'
+    return f'<img {size} src="{source}" alt="{_text(alt)}">'
 
 
 def _text(text: str) -> str:
-    """Text for HTML, in an element or in an attribute."""
-    return html.escape(text, quote=True)
+    """Text for HTML, in an element or in an attribute; what no file or screen can hold is spelled out."""
+    return html.escape(printable(text), quote=True)
