@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +46,9 @@ def test_evaluate_draws_scores_and_says_where(run_dir, photos, capsys):
     after = json.loads((run_dir / "run.json").read_text())
     assert after.items() >= before.items(), "what the run wrote is kept"
     assert set(after["scores"]["scores"]) == set(after["scores"]["plain_scores"]) == MEASURES
+    page = (run_dir / report.PAGE).read_text(encoding="utf-8")
+    assert str(run_dir / report.PAGE) in text and "a &lt;my-toy&gt; in snow" in page
+    assert "Better by" in page and "Not computed" not in page
 
 
 def test_the_picture_comes_before_the_scores_and_stays(run_dir, tmp_path, capsys, monkeypatch):
@@ -52,13 +56,16 @@ def test_the_picture_comes_before_the_scores_and_stays(run_dir, tmp_path, capsys
     record = json.loads((run / "run.json").read_text())
     first = (run / report.PICTURE).read_bytes() if (run / report.PICTURE).exists() else None
     monkeypatch.setattr(report, "_score_words", lambda *_: pytest.fail("scored"))
-    names = []
+    names, pages = [], []
     for prompt in ("a {} in sand", "a {} on snow", "a {} on snow"):
         assert main(["evaluate", str(run), *DRAW, "--prompt", prompt, "--no-scores"]) == 0
         printed = capsys.readouterr()
         assert "2/2" in printed.err and json.loads((run / "run.json").read_text()) == record
         names += [line.split()[-1] for line in printed.out.splitlines() if ".png" in line]
+        pages += [line.split()[-1] for line in printed.out.splitlines() if ".html" in line]
     assert len(set(names)) == 2 and names[1] == names[2], "the same picture is there already"
+    assert len(set(pages)) == 2 and pages[1] == pages[2], "the same page is there already"
+    assert "Not computed" in Path(pages[0]).read_text(encoding="utf-8")
     assert first is None or (run / report.PICTURE).read_bytes() == first
 
 
@@ -171,9 +178,9 @@ def test_the_page_shows_what_the_run_has_recorded(run_dir, tmp_path, capsys):
     (run / report.PAGE).unlink(missing_ok=True)
     Image.new("RGB", (64, 32)).save(run / "validation-steps-2.png")
     assert main(["evaluate", str(run), *DRAW, "--prompt", "a {} in snow", "--no-scores"]) == 0
-    assert f"all on one page:          {run / report.PAGE}" in capsys.readouterr().out
+    assert f"open in a browser:        {run / report.PAGE}" in capsys.readouterr().out
     page = (run / report.PAGE).read_text()
-    for said in ("<h2>The loss</h2>", "Likeness and prompt following", "step 2", "a &lt;my-toy&gt; in snow",
+    for said in ("<h2>Loss</h2>", "<h2>Overfitting</h2>", "Step 2", "a &lt;my-toy&gt; in snow",
                  "at step 1 to", "Not computed", "--initializer_token"):  # fmt: skip
         assert said in page, said
     assert str(tmp_path) not in page, "a page is for sharing"

@@ -156,8 +156,9 @@ def evaluate(
     page: Path | None = None
     try:
         if is_one:
+            if scores:
+                update_record(target, {"scores": record[0]})
             page = _page(subjects[0], prompts, pictures, words[0], *word_scores)
-            update_record(target, {"scores": record[0]} if scores else {})
         elif scores:
             write_new(_numbered(picture.with_suffix(".json")), to_json(record))
     except InputError as error:  # still return the scores

@@ -97,14 +97,12 @@ def recorded(run_dir: Path) -> dict[str, Any]:
     history = dict(sorted(overfitting.history_in(record).items()))
     charts = []
     if any(loss is not None for loss in losses):
-        caption = (
-            "Single steps are noisy, for each draws its own noise; the running mean is what counts."
-        )
+        caption = "Each step draws new noise, so single values jump; follow the running mean."
         charts.append(Chart("Loss", caption, curves.loss_curve(losses)))
     if history:
         caption = (
-            "What CLIP says of the pictures drawn during training. Where the left rises while the right falls, the "
-            "word begins to stand for the photos as they are."
+            "A CLIP model's judgment of the pictures drawn during training. If likeness rises while prompt following "
+            "falls, the word is starting to stand for the photos as they are."
         )
         charts.append(Chart("Overfitting", caption, overfitting.curves(history)))
     return {
@@ -215,7 +213,8 @@ def _chart(chart: Chart) -> str:
     alt = _text(output.alt_text(chart.figure))
     image = f'<img width="{width}" height="{height}" src="{source}" alt="{alt}">'
     caption = f"<figcaption>{_text(chart.caption)}</figcaption>"
-    return _section(chart.title, f'<figure class="chart">{image}{caption}</figure>')
+    scrolled = _scrollable(f"Chart: {chart.title}", image)
+    return _section(chart.title, f'<figure class="chart">{scrolled}{caption}</figure>')
 
 
 def _scores(page: Page) -> str:
@@ -236,7 +235,7 @@ def _scores(page: Page) -> str:
         ]
         for name, score in scores.items()
     ]
-    caption = f"Compared with the photos in {'/'.join(Path(page.reference_folder).parts[-2:])}"
+    caption = f"Compared with the photos in {Path(page.reference_folder).name}"
     heads = ["Measure", page.plain_word, page.word, "Better by", "95% interval", "Verdict"]
     said = (
         "↑ more is better, ↓ less is better. “Better by” is positive where the learned word wins. Its interval covers "
@@ -322,16 +321,17 @@ def _table(
             found.append(f"<{tag}{scope}{look}>{shown}</{tag}>")
         return f"<tr>{''.join(found)}</tr>"
 
-    return "\n".join(
-        [
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(caption)}">',
-            f"<table><caption>{_text(caption)}</caption>",
-            f"<thead>{cells(heads, True)}</thead>",
-            "<tbody>",
-            *(cells(row, False) for row in rows),
-            "</tbody></table></div>",
-        ]
+    body = "\n".join(cells(row, False) for row in rows)
+    return _scrollable(
+        caption,
+        f"<table><caption>{_text(caption)}</caption>\n<thead>{cells(heads, True)}</thead>\n"
+        f"<tbody>\n{body}\n</tbody></table>",
     )
+
+
+def _scrollable(name: str, wide: str) -> str:
+    """What is too wide for a phone, in a frame that scrolls, by keyboard as well."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(name)}">{wide}</div>'
 
 
 def _image(image: Image.Image, side: float, alt: str) -> str:
