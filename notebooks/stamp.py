@@ -37,10 +37,10 @@ def stamp(path: Path, address: str) -> bool:
     first.source, found = re.subn(
         rf'("TIUTILS_REPOSITORY", "){ADDRESS}', rf"\g<1>{address}", first.source
     )
-    if not found or first.outputs:
-        sys.exit(f"{path.name}: its first cell must name the repository, and print nothing")
+    if not found:
+        sys.exit(f"{path.name}: its first cell must name the repository")
     if "made_from" in first.metadata:
-        first.metadata["made_from"] = digest(first.source)  # without output, none is out of date
+        first.metadata["made_from"] = digest(first.source)  # what it prints says no address
     page = address.removeprefix("https://github.com/")
     link = f"https://colab.research.google.com/github/{page}/blob/main/notebooks/{path.name}"
     heading, *lines = title.source.splitlines()

@@ -7,7 +7,7 @@ import nbformat
 
 ROOT = Path(__file__).parent.parent
 ENTRIES = re.findall(
-    r"^### ([^\n]+)\n\n(.+?)\s*(?=^### |\Z)",
+    r"^## ([^\n]+)\n\n(.+?)\s*(?=^## |\Z)",
     (ROOT / "docs" / "glossary.md").read_text(),
     re.M | re.S,
 )

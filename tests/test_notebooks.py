@@ -1,5 +1,7 @@
 """What a reader of a stored notebook relies on. That they run is nbmake's task (`make notebooks`)."""
 
+import ast
+import html
 import re
 import runpy
 import shutil
@@ -9,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import pages
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -74,14 +77,21 @@ def test_outputs_name_no_place_on_the_machine_that_made_them(path):
     assert str(ROOT) not in path.read_text()
 
 
-def test_every_picture_has_alt_text(notebook):
+def test_every_picture_has_alt_text_and_the_same_as_a_caption(notebook):
     pictures = [output for output in outputs_of(notebook) if "image/png" in output.get("data", {})]
     assert pictures
     for output in pictures:
-        assert len(output.metadata["image/png"]["alt"]) > 20
-        assert output.data["text/plain"] == output.metadata["image/png"]["alt"]
+        alt = output.metadata["image/png"]["alt"]
+        assert len(alt) > 20 and output.data["text/plain"] == alt
+        said = html.escape(alt)
+        page = output.data["text/html"]
+        assert f'<img alt="{said}"' in page and f"<em>{said}</em></figcaption>" in page
     for cell in cells_of(notebook, "markdown"):
         assert "![](" not in cell.source
+
+
+def test_a_reader_of_the_exported_page_misses_no_description(path):
+    assert check.undescribed(path) == 0
 
 
 def test_widgets_carry_their_state(notebook):
@@ -100,7 +110,6 @@ def test_cells_are_short_and_prose_leads(notebook):
     assert len(prose) >= len(code)
     for cell in code:
         assert 1 <= len(cell.source.splitlines()) <= 25, cell.id
-    assert len([line for line in code[0].source.splitlines() if line.strip()]) <= 10
 
 
 def test_there_are_predictions_exercises_and_an_end(notebook):
@@ -121,28 +130,127 @@ def test_stubs_are_stored_unsolved(notebook):
     assert "not yet" in text and "not quite" not in text
 
 
+# The first cell: the same in all, folded, and plain about what it cannot do
+
+FIRST = cells_of(nbformat.read(NOTEBOOKS[0], as_version=4), "code")[0]
+
+
+def test_all_notebooks_have_the_same_first_cell_folded(notebook):
+    first = cells_of(notebook, "code")[0]
+    assert first.source == FIRST.source
+    assert first.metadata["jupyter"] == {"source_hidden": True}  # JupyterLab folds it
+    assert first.metadata["cellView"] == "form" and first.source.startswith("# @title ")  # Colab
+
+
+def run_first_cell(folder, before="", after="", **environment):
+    folder.mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-c", before + FIRST.source + after],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-def test_the_first_cell_fetches_the_course_where_the_notebook_is_alone(tmp_path, notebook):
+def test_the_first_cell_fetches_the_course_where_the_notebook_is_alone(tmp_path):
     """As on Colab: an empty folder, the address of the repository, and the cell as it stands."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    first = cells_of(notebook, "code")[0].source
     alone = tmp_path / "content"
-    alone.mkdir()
-    code = "\nimport tiutils; print(tiutils.__file__)"
-    ran = [
-        subprocess.run(
-            [sys.executable, "-c", first + code],
-            cwd=alone,
-            env={"PATH": "/usr/bin:/bin", "TIUTILS_REPOSITORY": f"file://{ROOT}"},
-            capture_output=True,
-            text=True,
-        )
-        for _ in range(2)  # a second run must not stumble over the first
-    ]
-    for done in ran:
+    quick = "\nimport tiutils; print(tiutils.__file__)"
+    # a second run must not stumble over the first
+    for after in (quick, quick.replace("print", "print(COURSE); print")):
+        done = run_first_cell(alone, after=after, TIUTILS_REPOSITORY=f"file://{ROOT}")
         assert done.returncode == 0, done.stderr
-        assert done.stdout.strip() == str(alone / "course" / "tiutils" / "__init__.py")
+        assert "device" in done.stdout and "memory" in done.stdout
+        expected = str(alone / "course" / "tiutils" / "__init__.py")
+        assert done.stdout.splitlines()[-1] == expected
+
+
+def test_without_an_address_the_first_cell_says_so_and_asks_no_git(tmp_path):
+    done = run_first_cell(
+        tmp_path / "content", TIUTILS_REPOSITORY="https://github.com/OWNER/course"
+    )
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == "This page is alone and has no address: open it inside the course's folder.\n"
+    )
+    assert not any((tmp_path / "content").iterdir())
+
+
+def test_in_a_browser_the_first_cell_says_in_one_sentence_that_nothing_runs_there(tmp_path):
+    done = run_first_cell(tmp_path, before="import sys; sys.platform = 'emscripten'\n")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "does not run inside a browser" in done.stderr
+
+
+# papermill: `-p WORD '<cup>'` puts a cell of assignments behind the one tagged `parameters`
+
+
+def parameters_of(notebook):
+    """The place of the tagged cell among the code cells, and its names with their values; or None."""
+    code = cells_of(notebook, "code")
+    tagged = [i for i, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])]
+    if not tagged:
+        return None
+    (place,) = tagged
+    statements = ast.parse(code[place].source).body
+    values = {s.targets[0].id: ast.literal_eval(s.value) for s in statements}  # nothing else in it
+    return place, values
+
+
+def names_in(source, kind):
+    return {
+        node.id
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, kind)
+    }
+
+
+def test_the_notebooks_that_train_take_parameters():
+    given = {path.stem[:2]: parameters_of(nbformat.read(path, as_version=4)) for path in NOTEBOOKS}
+    for number in ("00", "03"):
+        assert {"PHOTOS", "WORD", "INITIALIZER", "STEPS"} <= given[number][1].keys()
+
+
+def test_parameters_are_used_and_never_set_again(notebook):
+    if (given := parameters_of(notebook)) is None:
+        return
+    place, values = given
+    code = [cell.source for cell in cells_of(notebook, "code")]
+    later = code[place + 1 :]
+    for name in values:
+        assert any(name in names_in(source, ast.Load) for source in later), f"{name} is not used"
+        assert not any(name in names_in(source, ast.Store) for source in code[:place] + later), name
+
+
+@pytest.mark.parametrize("name", ["00_start_here", "03_training_loop"])
+def test_what_papermill_injects_reaches_the_training(tmp_path, name):
+    """The cells between the parameters and the training that choose photos and settings, as they stand."""
+    code = pages.sources(name)
+    photos = ROOT / "data" / "concepts" / "teddy-bear"
+    injected = f"PHOTOS, WORD, INITIALIZER, STEPS = {str(photos)!r}, '<cup>', 'cup', 40"
+    parts = SimpleNamespace(name="data/tiny-sd", resolution=128, device=SimpleNamespace(type="cpu"))
+    known = {
+        "parts": parts, "COURSE": ROOT, "Path": Path, "UPLOADS": tmp_path / "none", "BATCH": 4, "small": True,
+        "device": parts.device,
+    }  # fmt: skip
+    wanted = {"00_start_here": ("word", "config"), "03_training_loop": ("parts", "train")}[name]
+    exec(code["machine"] + "\nimport torch", known)
+    known["models"] = SimpleNamespace(load=lambda **_: parts, best_device=lambda: "cpu")
+    for source in (code["parameters"], injected):
+        exec(source, known)
+    for cell in wanted:
+        statements = ast.parse(code[cell]).body
+        kept = [s for s in statements if not isinstance(s, ast.With | ast.Expr | ast.If)]
+        exec(compile(ast.Module(kept, []), cell, "exec"), known)
+    config = known["config"]
+    assert len(known["thing"].photos) == len(list(photos.glob("*.jpg")))
+    assert (config.train_data_dir, config.placeholder_token) == (str(photos), "<cup>")
+    assert (config.initializer_token, config.max_train_steps) == ("cup", 40)
 
 
 def test_the_check_notices_a_deterministic_cell_that_prints_something_else():

@@ -1,4 +1,4 @@
-"""Solutions to the exercises of 05_flax_tpu.ipynb."""
+"""Solutions to the exercises of 06_flax_tpu.ipynb."""
 
 
 def product_step(alpha_bar, beta):

@@ -19,16 +19,26 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tiutils.course import setup
+
 IMAGES = ("gpu", "tpu")
 HANDS_OFF = {"torch", "numpy", "ipywidgets", "ipython", "jax", "jaxlib", "flax"}
-# The cell as it stands; its `run` only asks pip.
-ASK_PIP = """
+# What the first cell lets pip bring; pip is only asked.
+ASK_PIP = f"""
 import json, subprocess, sys
-def run(command, check):
-    command = [*command, "--quiet", "--dry-run", "--report", "-", "--only-binary=:all:"]
-    report = json.loads(subprocess.run(command, check=check, stdout=subprocess.PIPE).stdout)
-    for one in report["install"]: print("WOULD INSTALL", one["metadata"]["name"], one["metadata"]["version"])
-exec(sys.argv[1])
+sys.path.insert(0, {str(pages.ROOT)!r})
+from tiutils.course import setup
+needed = setup.NEEDED + setup.FOR_JAX
+command = setup.pip_install(needed, setup.missing_of(needed))
+command += ["--quiet", "--dry-run", "--report", "-", "--only-binary=:all:"]
+report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+for one in report["install"]: print("WOULD INSTALL", one["metadata"]["name"], one["metadata"]["version"])
+"""
+PLAIN_PIP = """
+import json, subprocess, sys
+command = [sys.executable, "-m", "pip", "install", "diffusers>=0.42", "--quiet", "--dry-run", "--report", "-"]
+report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+for one in report["install"]: print("WOULD INSTALL", one["metadata"]["name"], one["metadata"]["version"])
 """
 
 
@@ -59,10 +69,10 @@ def image(request, tmp_path_factory) -> tuple[str, Path]:
     return request.param, venv / "bin" / "python"
 
 
-def would_install(python: Path, cell: str) -> dict[str, str]:
-    """Versions by name of what the cell lets pip bring; skipped without a network, which CI has."""
+def would_install(python: Path, question: str) -> dict[str, str]:
+    """Versions by name of what pip would bring; skipped without a network, which CI has."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [python, "-W", "ignore", "-c", ASK_PIP, cell]
+    command = [python, "-W", "ignore", "-c", question]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     if "No matching distribution" in done.stderr and not os.environ.get("CI"):
         pytest.skip("no package index can be reached")
@@ -71,33 +81,22 @@ def would_install(python: Path, cell: str) -> dict[str, str]:
     return {canonicalize_name(name): version for _, _, name, version in lines}
 
 
-def install_cell(name: str) -> str:
-    """The cell of a notebook that installs."""
-    (source,) = (source for source in pages.sources(name).values() if '"install"' in source)
-    return source
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [path.stem for path in pages.NOTEBOOKS])
-def test_a_notebook_replaces_nothing_that_matters(image, name):
+def test_the_set_up_replaces_nothing_that_matters(image):
     kind, python = image
-    there, cell = on_image(kind), install_cell(name)
-    new = would_install(python, cell)
+    there, new = on_image(kind), would_install(python, ASK_PIP)
     replaced = new.keys() & there.keys()
     assert replaced <= {"huggingface-hub"}, f"pip would replace {replaced}"
     if replaced:  # not imported yet; as new as diffusers wants and as old as transformers bears
         assert Version(on_image(kind)["huggingface-hub"]) < Version(new["huggingface-hub"])
         assert Version(new["huggingface-hub"]) < Version("2")
-    brought = {"bitsandbytes", "diffusers"} - there.keys()
-    assert new.keys() - replaced == {package for package in brought if f'"{package}"' in cell}
+    assert new.keys() - replaced == {*setup.NEEDED, *setup.FOR_JAX} - there.keys()
 
 
 @pytest.mark.slow
 def test_pip_replaces_what_it_is_not_told_to_keep(image):
     """That the test above can fail: alone, today's diffusers brings a Hub client that transformers 5.15 refuses."""
-    new = would_install(
-        image[1], 'run([sys.executable, "-m", "pip", "install", "diffusers>=0.42"], check=True)'
-    )
+    new = would_install(image[1], PLAIN_PIP)
     assert Version(new["huggingface-hub"]) >= Version("2")
 
 

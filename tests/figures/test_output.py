@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import re
 import subprocess
 import sys
 
@@ -65,16 +66,43 @@ def test_saved_figures_are_small(tmp_path):
 
 
 def test_show_gives_notebooks_png_alt_text_and_plain_text():
-    data, metadata = output.show(RED, alt="A red square")._repr_mimebundle_()
+    data, metadata = output.show(RED, alt='A "red" square <1>')._repr_mimebundle_()
     assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).size == (16, 16)
-    assert data["text/plain"] == "A red square"
-    assert metadata == {"image/png": {"alt": "A red square"}}
+    assert data["text/plain"] == 'A "red" square <1>'
+    assert metadata == {"image/png": {"alt": 'A "red" square <1>'}}
+
+
+def test_html_has_the_picture_its_alt_text_and_the_same_as_a_caption():
+    page = output.as_html(RED, alt='A "red" square <1>')
+    said = "A &quot;red&quot; square &lt;1&gt;"
+    assert page.count(said) == 2 and f'<img alt="{said}"' in page
+    assert re.search(rf"<figcaption[^>]*><em>{said}</em></figcaption>", page)
+    (data,) = re.findall(r'src="data:image/webp;base64,([^"]+)"', page)
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.format == "WEBP" and image.size == (16, 16)
+    with pytest.raises(InputError, match="alt text"):
+        output.as_html(RED)
+
+
+@pytest.mark.parametrize("template", ["lab", "classic", "basic"])
+def test_nbconvert_shows_the_caption_and_lacks_no_description(template):
+    nbconvert = pytest.importorskip("nbconvert")
+    import nbformat
+
+    data, metadata = output.show(RED, alt="A red square")._repr_mimebundle_()
+    shown = nbformat.v4.new_output("display_data", data=data, metadata=metadata)
+    cell = nbformat.v4.new_code_cell("show", outputs=[shown])
+    page, _ = nbconvert.HTMLExporter(template_name=template).from_notebook_node(
+        nbformat.v4.new_notebook(cells=[cell])
+    )
+    assert 'alt="A red square"' in page and "<em>A red square</em>" in page
+    assert page.count("base64,") == 1 and "No description" not in page
 
 
 def test_show_as_a_notebook_sees_it():
     formatters = pytest.importorskip("IPython.core.formatters")
     data, metadata = formatters.DisplayFormatter().format(output.show(RED, alt="A red square"))
-    assert set(data) == {"image/png", "text/plain"}
+    assert set(data) == {"text/html", "image/png", "text/plain"}
     assert metadata["image/png"]["alt"] == "A red square"
 
 

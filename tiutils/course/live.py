@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tiutils.course.widgets import as_html
 from tiutils.errors import InputError
-from tiutils.figures import curves
+from tiutils.figures import curves, output
 from tiutils.protocols import Progress
 
 if TYPE_CHECKING:
@@ -157,7 +156,7 @@ class LiveView:
     def _show(self) -> None:
         """Update the figure. Without a finite loss there is none; the training loop reports that itself."""
         with contextlib.suppress(InputError):
-            self._page.value = as_html(self.figure())
+            self._page.value = output.as_html(self.figure())
 
     def _wait(self, total: int) -> None:
         """Wait until the pause ends, also by `stop`."""

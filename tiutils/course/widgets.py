@@ -71,7 +71,7 @@ def above_figure(plot: Callable[..., Figure], *controls: Any) -> Any:
 
     def update(_: Any = None) -> None:
         try:
-            page.value = as_html(plot(*(control.value for control in controls)))
+            page.value = output.as_html(plot(*(control.value for control in controls)))
         except InputError as error:
             page.value = html.escape(str(error))
 
@@ -176,13 +176,6 @@ def before_after_slider(before: Image.Image, after: Image.Image) -> Any:
 
     percent = ipywidgets.IntSlider(value=50, min=0, max=100, description="after, %")
     return above_figure(functools.partial(grids.wipe, before, after), percent)
-
-
-def as_html(figure: Figure) -> str:
-    """A figure as an HTML image with its alt text, for an `ipywidgets.HTML`."""
-    data = base64.b64encode(output.to_png(figure)).decode()
-    alt = html.escape(output.alt_text(figure), quote=True)
-    return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="max-width: 100%">'
 
 
 class DownloadLink:

@@ -12,6 +12,8 @@ import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from tiutils.io import files
 BLUE, GREEN, VERMILION, GRAY = "#0072B2", "#009E73", "#D55E00", "#7F7F7F"
 
 DPI = 100
+COLORS, FEW_COLORS = 256, 64  # of a figure's PNG; of one that few programs display
 Images = Sequence[Image.Image]
 
 
@@ -66,7 +69,7 @@ def save(picture: Figure | Image.Image, path: str | Path, *, alt: str | None = N
         InputError: the image has no `alt`, or the file cannot be written.
     """
     path = files.given(path)
-    files.write(path, to_png(picture, alt=alt, full_color=isinstance(picture, Image.Image)))
+    files.write(path, to_png(picture, alt=alt, colors=_colors_of(picture)))
     return path
 
 
@@ -74,7 +77,7 @@ def save_new(
     picture: Figure | Image.Image, folder: Path, names: Iterator[str], *, alt: str | None = None
 ) -> Path:
     """Write a PNG as `save` does, into `folder` under the first name that is free; return its path."""
-    data = to_png(picture, alt=alt, full_color=isinstance(picture, Image.Image))
+    data = to_png(picture, alt=alt, colors=_colors_of(picture))
     return files.write_new((folder / name for name in names), data)
 
 
@@ -86,35 +89,56 @@ def numbered(folder: Path) -> Iterator[str]:
 
 
 def show(picture: Figure | Image.Image, *, alt: str | None = None) -> Shown:
-    """An object that a notebook displays as an image with alt text; arguments as in `save`."""
-    return Shown(to_png(picture, alt=alt), _alt_of(picture, alt))
+    """An object that a notebook displays as an image with its alt text as a caption; arguments as in `save`."""
+    png, html = to_png(picture, alt=alt, colors=FEW_COLORS), as_html(picture, alt=alt)
+    return Shown(png, html, _alt_of(picture, alt))
 
 
+@dataclass(frozen=True)
 class Shown:
-    """A PNG with alt text, as Jupyter and Colab display it; as plain text, the alt text alone."""
+    """An image in the forms that readers of notebooks take.
 
-    def __init__(self, png: bytes, alt: str):
-        self.png, self.alt = png, alt
+    Neither nbconvert's default template nor JupyterLab reads the alt text in the metadata of an `image/png`. So
+    the HTML has it, and a caption; the PNG is for programs without HTML, the alt text for those without images.
+    """
+
+    png: bytes
+    html: str
+    alt: str
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
-        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}
+        data = {
+            "text/html": self.html,
+            "image/png": base64.b64encode(self.png).decode(),
+            "text/plain": self.alt,
+        }
         return data, {"image/png": {"alt": self.alt}}
 
 
+def as_html(picture: Figure | Image.Image, *, alt: str | None = None) -> str:
+    """A figure element with the image as WebP, a third of a PNG's size, its alt text, and the same as a caption.
+
+    The caption is for the eyes: a screen reader has read the alt text already.
+    """
+    text, buffer = escape(_alt_of(picture, alt)), io.BytesIO()
+    _render(picture).save(buffer, format="webp", quality=75, method=6)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        '<figure style="margin: 0">'
+        f'<img alt="{text}" src="data:image/webp;base64,{data}" style="max-width: 100%">'
+        f'<figcaption aria-hidden="true"><em>{text}</em></figcaption></figure>'
+    )
+
+
 def to_png(
-    picture: Figure | Image.Image, *, alt: str | None = None, full_color: bool = False
+    picture: Figure | Image.Image, *, alt: str | None = None, colors: int | None = COLORS
 ) -> bytes:
-    """A PNG whose Description is the alt text; unless `full_color`, with 256 colors."""
-    info = PngInfo()
+    """A PNG whose Description is the alt text; with this many colors, or with all if None."""
+    info, buffer = PngInfo(), io.BytesIO()
     info.add_itxt("Description", encodable(_alt_of(picture, alt)))
-    if isinstance(picture, Figure):
-        drawn = io.BytesIO()
-        picture.savefig(drawn, format="png", facecolor="white")
-        picture = Image.open(drawn, formats=["PNG"])
-    buffer = io.BytesIO()
-    picture = picture.convert("RGB")
-    picture = picture if full_color else picture.quantize(256)
-    picture.save(buffer, format="png", optimize=True, pnginfo=info)
+    image = _render(picture)
+    image = image.quantize(colors) if colors else image
+    image.save(buffer, format="png", optimize=True, pnginfo=info)
     return buffer.getvalue()
 
 
@@ -123,6 +147,18 @@ def plot_image(axis: Any, picture: Image.Image, side: int) -> None:
     picture = picture.convert("RGB")
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     axis.imshow(np.asarray(picture), interpolation="bicubic")
+
+
+def _render(picture: Figure | Image.Image) -> Image.Image:
+    if isinstance(picture, Figure):
+        plotted = io.BytesIO()
+        picture.savefig(plotted, format="png", facecolor="white")
+        picture = Image.open(plotted, formats=["PNG"])
+    return picture.convert("RGB")
+
+
+def _colors_of(picture: Figure | Image.Image) -> int | None:
+    return None if isinstance(picture, Image.Image) else COLORS
 
 
 def _alt_of(picture: Figure | Image.Image, alt: str | None) -> str:

@@ -1,25 +1,18 @@
-"""What 04 builds by hand is what tiutils has; its words fit the bundled model; its checks check."""
+"""What 04 builds by hand is what tiutils has; its checks check."""
 
+import math
 import runpy
-from pathlib import Path
 
-import nbclient
-import nbformat
 import numpy as np
 import pages
 import pytest
-import small_model
 import torch
 from PIL import Image
 
-from data.embeddings import make
 from tiutils import inference, models, token_embedding
-from tiutils.course import attention
 from tiutils.course.exercises import inference as exercises
-from tiutils.io import embeddings, pretrained
 
-ROOT = Path(__file__).parents[3]
-SOLUTIONS = runpy.run_path(str(ROOT / "notebooks" / "solutions" / "inference.py"))
+SOLUTIONS = runpy.run_path(str(pages.ROOT / "notebooks" / "solutions" / "inference.py"))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +25,7 @@ def parts(small_model):
 @pytest.fixture(scope="module")
 def by_hand():
     """The definitions in the notebook's cells, without the lines that show them off."""
-    cells = [f"{name}-by-hand" for name in ("levels", "guess", "draw", "decode", "shares")]
+    cells = [f"{name}-by-hand" for name in ("levels", "guess", "draw", "decode")]
     return pages.definitions(
         "04_inference", *cells, torch=torch, Image=Image, np=np, inference=inference
     )
@@ -62,82 +55,9 @@ def test_the_levels_by_hand_are_the_schedulers(parts, by_hand):
         torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(steps + 1))
 
 
-def test_the_shares_by_hand_are_the_modules(parts, by_hand):
-    torch.manual_seed(0)
-    layers = [m for m in parts.unet.modules() if getattr(m, "is_cross_attention", False)]
-    for layer in layers:
-        places = torch.randn(2, 16, layer.to_q.in_features)
-        text = torch.randn(2, 77, layer.to_k.in_features)
-        torch.testing.assert_close(
-            by_hand["shares_by_hand"](layer, places, text),
-            attention.attention_shares(layer, places, text),
-        )
-
-
-@pytest.mark.parametrize("name", make.NAMES)
-def test_shipped_words_were_learned_with_the_bundled_model_as_it_is(name):
-    paths = [make.HERE / f"{name}.safetensors", *make.HERE.glob(f"steps/{name}-*.safetensors")]
-    width = pretrained.read_config(pretrained.BUNDLED_MODEL, "text_encoder")["hidden_size"]
-    for path in paths:
-        learned = embeddings.read(path)
-        advice = "python -m data.embeddings.make"
-        assert learned.metadata["model_digest"] == make.model_digest(), advice
-        assert learned.token == f"<{name}>" and learned.vectors.shape == (1, width)
-
-
-def test_the_stages_of_the_long_run_are_what_they_are_called():
-    for path in make.HERE.glob("steps/*.safetensors"):
-        assert embeddings.read(path).metadata["steps"] == path.stem.rsplit("-", 1)[1]
-
-
-def test_shipped_words_keep_their_length_and_the_long_run_does_not():
-    """Section 8 of the notebook shows what becomes of a row that nothing pulls back."""
-    short, long = (
-        np.linalg.norm(embeddings.read(path).vectors)
-        for path in (
-            make.HERE / f"{make.LONG_RUN}.safetensors",
-            make.HERE / "steps" / f"{make.LONG_RUN}-{make.LONG_RUN_STEPS[-1]}.safetensors",
-        )
-    )
-    assert long > 3 * short
-
-
-def test_the_card_is_that_of_the_words_that_are_here():
-    assert (make.HERE / "README.md").read_text(encoding="utf-8") == make.card(make.model_digest())
-
-
-def test_shipping_keeps_the_word_and_names_its_model(tmp_path):
-    vectors = np.ones((2, 8), np.float32)
-    source = embeddings.write(
-        tmp_path / "a.safetensors",
-        embeddings.LearnedEmbedding("<t>", vectors, {"steps": "5", "base_model": "/x"}),
-    )
-    make.ship(source, tmp_path / "steps" / "b.safetensors", "0123")
-    shipped = embeddings.read(tmp_path / "steps" / "b.safetensors")
-    assert shipped.metadata == {"steps": "5", "model_digest": "0123", "base_model": "tiny-sd"}
-    assert shipped.token == "<t>" and np.array_equal(shipped.vectors, vectors)
-
-
-@pytest.mark.slow
-def test_with_another_model_it_teaches_the_words_itself(tmp_path, monkeypatch):
-    """As on a GPU with Stable Diffusion 1.5, where the shipped words do not fit; every cell runs."""
-    monkeypatch.setattr(small_model, "WORDS", [*small_model.WORDS, "bear"])
-    monkeypatch.setenv("TIUTILS_MODEL", str(small_model.save_small_model(tmp_path / "small-sd")))
-    monkeypatch.setenv("TIUTILS_STEPS", "50")
-    (tmp_path / "notebooks").mkdir()
-    for name in ("tiutils", "data"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    notebook = nbformat.read(ROOT / "notebooks" / "04_inference.ipynb", 4)
-    place = {"metadata": {"path": str(tmp_path / "notebooks")}}
-    nbclient.NotebookClient(notebook, timeout=600, resources=place).execute()
-    folders = sorted((tmp_path / "notebooks" / "runs").glob("small-sd-*"))
-    assert [folder.name.removeprefix("small-sd-") for folder in folders] == sorted(make.NAMES)
-
-
 CHECKS = {
     "unet_passes": exercises.check_unet_passes,
-    "heat_of": exercises.check_heat_of,
-    "weaken": exercises.check_weaken,
+    "mix_noise": exercises.check_mix_noise,
 }
 
 
@@ -165,17 +85,34 @@ def test_what_is_no_answer_is_refused(name, function):
         ("unet_passes", lambda steps, scale: 2 * steps),
         ("unet_passes", lambda steps, scale: steps * (2 if scale >= 1 else 1)),
         ("unet_passes", lambda steps, scale: float("nan")),
-        ("heat_of", lambda shares, k: shares.mean(0)[:, k]),
-        ("heat_of", lambda shares, k: shares.mean(0)[:, k].reshape(12, 12).T),
-        ("heat_of", lambda shares, k: shares.sum(0)[:, k].reshape(12, 12)),
-        ("heat_of", lambda shares, k: shares[0, :, k].reshape(12, 12)),
-        ("heat_of", lambda shares, k: shares.mean(0)[:, 0].reshape(12, 12)),
-        ("weaken", lambda learned, start, strength: learned + strength * (start - learned)),
-        ("weaken", lambda learned, start, strength: strength * learned),
-        ("weaken", lambda learned, start, strength: start + strength * learned),
-        ("weaken", lambda learned, start, strength: start.lerp(learned, min(1.0, strength))),
-        ("weaken", lambda learned, start, strength: start.lerp(learned, strength)[0]),
+        ("mix_noise", lambda first, second, amount: (1 - amount) * first + amount * second),
+        ("mix_noise", lambda first, second, amount: first if amount < 0.5 else second),
+        ("mix_noise", lambda first, second, amount: first),
+        ("mix_noise", lambda first, second, amount: first + amount * second),
+        (
+            "mix_noise",
+            lambda first, second, amount: math.cos(amount) * first + math.sin(amount) * second,
+        ),
+        (
+            "mix_noise",
+            lambda first, second, amount: (
+                torch.randn_like(first) if 0 < amount < 1 else (second if amount else first)
+            ),
+        ),
+        (
+            "mix_noise",
+            lambda first, second, amount: (
+                (math.cos(amount * math.pi / 2) * first - math.sin(amount * math.pi / 2) * second)
+                * (1 if amount < 1 else -1)
+            ),
+        ),
     ],
 )
 def test_wrong_answers_are_refused(name, function):
     assert CHECKS[name](function).startswith("not quite")
+
+
+def test_any_shares_whose_squares_sum_to_one_are_right():
+    assert exercises.check_mix_noise(
+        lambda first, second, amount: (1 - amount) ** 0.5 * first + amount**0.5 * second
+    ).startswith("right")

@@ -1,4 +1,4 @@
-"""Checks for 05_flax_tpu."""
+"""Checks for 06_flax_tpu."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,47 +22,28 @@ def check_unet_passes(function: Callable[[int, float], int]) -> str:
     return check_cases(function, cases, praise)
 
 
-def check_heat_of(function: Callable[[Tensor, int], Tensor]) -> str:
-    """The map of one token from a layer's shares."""
-    shares = torch.rand(2, 12**2, 5, generator=torch.Generator().manual_seed(0))
-    shares = shares / shares.sum(dim=-1, keepdim=True)
-    for position in (0, 3):
-        expected = shares.mean(dim=0)[:, position].reshape(12, 12)
-        answer, complaint = attempt(function, shares, position)
+def check_mix_noise(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
+    """Noise between two noises, with the same standard deviation."""
+    first, second = torch.randn(2, 1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    ends = torch.stack([first.flatten(), second.flatten()], dim=1)
+    for amount in (0.0, 1.0, 0.25, 0.5, 0.75):
+        answer, complaint = attempt(function, first, second, amount)
         if complaint is not None:
             return complaint
         if not isinstance(answer, Tensor):
             return f"not quite: expected a tensor, found {type(answer).__name__}"
-        answer = answer.detach().float()
-        if answer.shape != expected.shape:
+        if answer.shape != first.shape:
             return (
-                f"not quite: shares of shape {tuple(shares.shape)} gave {tuple(answer.shape)}, expected "
-                f"(12, 12): one number for each place, in rows"
+                f"not quite: expected the shape {tuple(first.shape)}, found {tuple(answer.shape)}"
             )
-        if torch.allclose(answer, expected.T):
-            return "not quite: rows and columns are swapped; places are numbered row by row"
-        if torch.allclose(answer, 2 * expected):
-            return "not quite: that is the sum over the heads; take their mean"
-        if not torch.allclose(answer, expected):
-            return "not quite: take the mean over the heads, then the token's own column"
-    return "right: heads averaged, one column, laid out as a square"
-
-
-def check_weaken(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
-    """A row between the initializer's and the learned one."""
-    learned, start = torch.tensor([[4.0, 0.0, -2.0]]), torch.tensor([[2.0, 1.0, 0.0]])
-    by_strength = [
-        (1.0, [[4.0, 0.0, -2.0]], "strength 1 is the learned row"),
-        (0.0, [[2.0, 1.0, 0.0]], "strength 0 is the initializer's row"),
-        (0.25, [[2.5, 0.75, -0.5]], "a quarter of the way from the initializer's row"),
-        (1.5, [[5.0, -0.5, -3.0]], "beyond 1 the line continues: do not clamp"),
-    ]
-
-    def equal(answer: Any, expected: list[list[float]]) -> bool:
-        return answer.shape == learned.shape and torch.allclose(
-            answer.detach().float(), torch.tensor(expected)
-        )
-
-    cases = [((learned, start, s), row, reason) for s, row, reason in by_strength]
-    praise = "right: a straight line from what the model knew to what it learned"
-    return check_cases(function, cases, praise, equal)
+        flat = answer.detach().float().flatten()[:, None]
+        shares = torch.linalg.lstsq(ends, flat).solution
+        if not torch.allclose(ends @ shares, flat, atol=1e-2):
+            return f"not quite: for {amount} it is not made of the two noises alone"
+        if amount in (0.0, 1.0) and abs(shares[int(amount)].item() - 1) > 1e-3:
+            return f"not quite: {amount:.0f} must give the {'second' if amount else 'first'} noise"
+        if abs(flat.std().item() - 1) > 0.03:
+            return f"not quite: for {amount} the deviation is {flat.std().item():.2f}, expected 1"
+        if shares.min() < -1e-3 or (0 < amount < 1 and shares.min() < 1e-3):
+            return "not quite: add the two noises, each with a share above 0"
+    return "right: on a circle the noise keeps its deviation, as the model expects"

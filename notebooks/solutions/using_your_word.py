@@ -1,0 +1,12 @@
+"""Solutions to the exercises of 05_using_your_word.ipynb."""
+
+
+def heat_of(shares, position):
+    """Exercise 1: the mean over heads of one token's column, laid out as a square."""
+    side = round(shares.shape[1] ** 0.5)
+    return shares.mean(dim=0)[:, position].reshape(side, side)
+
+
+def weaken(learned, start, strength):
+    """Exercise 2: a point on the line from the initializer's row to the learned one."""
+    return start + strength * (learned - start)

@@ -1,0 +1,133 @@
+"""What 05 builds by hand is what tiutils has; its words fit the bundled model; its checks check."""
+
+import runpy
+
+import nbclient
+import numpy as np
+import pages
+import pytest
+import small_model
+import torch
+
+from data.embeddings import make
+from tiutils import models
+from tiutils.course import attention
+from tiutils.course.exercises import using_your_word as exercises
+from tiutils.io import embeddings, pretrained
+
+SOLUTIONS = runpy.run_path(str(pages.ROOT / "notebooks" / "solutions" / "using_your_word.py"))
+
+
+def test_the_shares_by_hand_are_the_modules(small_model):
+    parts = models.load(small_model)
+    by_hand = pages.definitions("05_using_your_word", "shares-by-hand")
+    torch.manual_seed(0)
+    layers = [m for m in parts.unet.modules() if getattr(m, "is_cross_attention", False)]
+    for layer in layers:
+        places = torch.randn(2, 16, layer.to_q.in_features)
+        text = torch.randn(2, 77, layer.to_k.in_features)
+        torch.testing.assert_close(
+            by_hand["shares_by_hand"](layer, places, text),
+            attention.attention_shares(layer, places, text),
+        )
+
+
+@pytest.mark.parametrize("name", make.NAMES)
+def test_shipped_words_were_learned_with_the_bundled_model_as_it_is(name):
+    paths = [make.HERE / f"{name}.safetensors", *make.HERE.glob(f"steps/{name}-*.safetensors")]
+    width = pretrained.read_config(pretrained.BUNDLED_MODEL, "text_encoder")["hidden_size"]
+    for path in paths:
+        learned = embeddings.read(path)
+        advice = "python -m data.embeddings.make"
+        assert learned.metadata["model_digest"] == make.model_digest(), advice
+        assert learned.token == f"<{name}>" and learned.vectors.shape == (1, width)
+
+
+def test_the_stages_of_the_long_run_are_what_they_are_called():
+    for path in make.HERE.glob("steps/*.safetensors"):
+        assert embeddings.read(path).metadata["steps"] == path.stem.rsplit("-", 1)[1]
+
+
+def test_shipped_words_keep_their_length_and_the_long_run_does_not():
+    """Section 7 of the notebook shows what becomes of a row that nothing pulls back."""
+    short, long = (
+        np.linalg.norm(embeddings.read(path).vectors)
+        for path in (
+            make.HERE / f"{make.LONG_RUN}.safetensors",
+            make.HERE / "steps" / f"{make.LONG_RUN}-{make.LONG_RUN_STEPS[-1]}.safetensors",
+        )
+    )
+    assert long > 3 * short
+
+
+def test_the_card_is_that_of_the_words_that_are_here():
+    assert (make.HERE / "README.md").read_text(encoding="utf-8") == make.card(make.model_digest())
+
+
+def test_shipping_keeps_the_word_and_names_its_model(tmp_path):
+    vectors = np.ones((2, 8), np.float32)
+    source = embeddings.write(
+        tmp_path / "a.safetensors",
+        embeddings.LearnedEmbedding("<t>", vectors, {"steps": "5", "base_model": "/x"}),
+    )
+    make.ship(source, tmp_path / "steps" / "b.safetensors", "0123")
+    shipped = embeddings.read(tmp_path / "steps" / "b.safetensors")
+    assert shipped.metadata == {"steps": "5", "model_digest": "0123", "base_model": "tiny-sd"}
+    assert shipped.token == "<t>" and np.array_equal(shipped.vectors, vectors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, words", [("04_inference", ["wood-toy"]), ("05_using_your_word", sorted(make.NAMES))]
+)
+def test_with_another_model_it_teaches_the_words_itself(tmp_path, monkeypatch, name, words):
+    """As on a GPU with Stable Diffusion 1.5, where the shipped words do not fit; every cell runs."""
+    monkeypatch.setattr(small_model, "WORDS", [*small_model.WORDS, "bear"])
+    monkeypatch.setenv("TIUTILS_MODEL", str(small_model.save_small_model(tmp_path / "small-sd")))
+    monkeypatch.setenv("TIUTILS_STEPS", "50")
+    (tmp_path / "notebooks").mkdir()
+    for folder in ("tiutils", "data"):
+        (tmp_path / folder).symlink_to(pages.ROOT / folder)
+    place = {"metadata": {"path": str(tmp_path / "notebooks")}}
+    nbclient.NotebookClient(pages.read(name), timeout=600, resources=place).execute()
+    folders = sorted((tmp_path / "notebooks" / "runs").glob("small-sd-*"))
+    assert [folder.name.removeprefix("small-sd-") for folder in folders] == words
+
+
+CHECKS = {"heat_of": exercises.check_heat_of, "weaken": exercises.check_weaken}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_solutions_are_right(name):
+    assert CHECKS[name](SOLUTIONS[name]).startswith("right")
+
+
+@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("answer", [..., None])
+def test_stubs_are_not_yet(name, answer):
+    assert CHECKS[name](lambda *_: answer).startswith("not yet")
+
+
+@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("function", [lambda: 1, 50, lambda *_: 1 / 0, lambda *_: "50", max])
+def test_what_is_no_answer_is_refused(name, function):
+    assert CHECKS[name](function).startswith("not quite")
+
+
+@pytest.mark.parametrize(
+    "name, function",
+    [
+        ("heat_of", lambda shares, k: shares.mean(0)[:, k]),
+        ("heat_of", lambda shares, k: shares.mean(0)[:, k].reshape(12, 12).T),
+        ("heat_of", lambda shares, k: shares.sum(0)[:, k].reshape(12, 12)),
+        ("heat_of", lambda shares, k: shares[0, :, k].reshape(12, 12)),
+        ("heat_of", lambda shares, k: shares.mean(0)[:, 0].reshape(12, 12)),
+        ("weaken", lambda learned, start, strength: learned + strength * (start - learned)),
+        ("weaken", lambda learned, start, strength: strength * learned),
+        ("weaken", lambda learned, start, strength: start + strength * learned),
+        ("weaken", lambda learned, start, strength: start.lerp(learned, min(1.0, strength))),
+        ("weaken", lambda learned, start, strength: start.lerp(learned, strength)[0]),
+    ],
+)
+def test_wrong_answers_are_refused(name, function):
+    assert CHECKS[name](function).startswith("not quite")
