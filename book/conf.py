@@ -23,7 +23,7 @@ WIDGET, WIDGETS = (
     "application/vnd.jupyter.widget-state+json",
 )
 
-LINK = re.compile(r"(?<!!)(?P<text>\[[^]]*\])\((?P<target>[^):#\s]+)\)")
+LINK = re.compile(r"(?<!!)(?P<text>\[[^]]*\])\((?P<target>[^):#\s]+)(?:#[^)\s]*)?\)")
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 REPOSITORY = tomllib.loads(PYPROJECT.read_text())["project"]["urls"]["Repository"]
 
@@ -51,7 +51,7 @@ html_show_sphinx = html_show_copyright = html_copy_source = False
 
 
 def as_stored(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Fold a notebook's set-up, and show of each widget what was stored; of other pages mend the links that leave the book."""
+    """Fold a notebook's set-up, and show what its widgets showed; elsewhere mend the links that leave the book."""
     if not docname.startswith("notebooks/"):
         source[0] = LINK.sub(functools.partial(leaving_the_book, app, docname), source[0])
         return
