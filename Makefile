@@ -12,7 +12,7 @@ PY     := .venv/bin/python
 PIP    := $(PY) -m pip install
 # one thread each: two workers with two threads each would wait for one another
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal
-OTHERS := --editable '.[test,browser,8bit,flax,benchmarks]'
+OTHERS := --editable '.[test,browser,book,8bit,flax,benchmarks]'
 # $(call install,SAID,PACKAGES): of all that pip says, what is large enough to be waited for, and from an error on all
 install = @echo "$(1)" && $(PIP) --constraint constraints.txt $(2) 2>&1 \
     | awk '/ERROR|error:/ { all = 1 } all || /(Downloading|Using cached) .*\([0-9][0-9.]+ MB\)/ { print "    " $$0; fflush() }'
@@ -22,7 +22,7 @@ export TIUTILS_TRANSFORMERS4 := $(CURDIR)/build/transformers-4.57
 export TIUTILS_COLAB := $(CURDIR)/build/colab
 export TIUTILS_INVOKEAI := $(CURDIR)/build/invokeai
 
-.PHONY: setup run test tested test-all lint audit types quick slow release fuzz bench notebooks colab browser overlays clean
+.PHONY: setup run test tested test-all lint audit types quick slow release fuzz bench notebooks book colab browser overlays clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -104,13 +104,17 @@ bench: setup
 notebooks: setup
 	$(PY) notebooks/check.py
 
+# The course as a static site in build/book/, of what is stored: nothing is executed. A warning is an error.
+book: setup
+	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c book . build/book
+
 # The quick tests under Colab's versions, whose own deprecations are not ours; the notebooks as Colab runs them.
 colab: setup overlays
 	PYTHONPATH=$(CURDIR)/build/colab $(PYTEST) -m "not slow" -W ignore::DeprecationWarning
 	$(PYTEST) -m slow tests/colab
 
-# JupyterLab in headless Chromium; screenshots in build/browser/.
-browser: setup
+# JupyterLab and the book in headless Chromium; screenshots in build/browser/.
+browser: setup book
 	.ci/chromium
 	$(PY) -m pytest tests/browser
 

@@ -24,6 +24,7 @@ WIDGET, WIDGETS = (
 )
 
 LINK = re.compile(r"(?<!!)(?P<text>\[[^]]*\])\((?P<target>[^):#\s]+)(?:#[^)\s]*)?\)")
+BADGE = re.compile(r"!\[Open in Colab\]\(https://[^)]*\)")
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 REPOSITORY = tomllib.loads(PYPROJECT.read_text())["project"]["urls"]["Repository"]
 
@@ -45,6 +46,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_dmath_double_inline = True
 myst_heading_anchors = 3
 html_theme = "furo"
+html_extra_path = ["index.html"]  # leads from the site's root to the first page
 html_title = project
 html_math_renderer = "mathml"
 html_show_sphinx = html_show_copyright = html_copy_source = False
@@ -58,6 +60,7 @@ def as_stored(app: Sphinx, docname: str, source: list[str]) -> None:
     notebook = json.loads(source[0])
     states = notebook["metadata"].pop("widgets", {}).get(WIDGETS, {}).get("state", {})
     for cell in notebook["cells"]:
+        cell["source"] = BADGE.sub("Open in Colab", "".join(cell["source"]))
         if cell["metadata"].get("jupyter", {}).get("source_hidden"):
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
         if cell["cell_type"] == "code":
