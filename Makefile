@@ -106,6 +106,7 @@ notebooks: setup
 
 # The course as a static site in build/book/, of what is stored: nothing is executed. A warning is an error.
 book: setup
+	rm -rf build/book
 	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c book . build/book
 
 # The quick tests under Colab's versions, whose own deprecations are not ours; the notebooks as Colab runs them.

@@ -48,6 +48,7 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_extra_path = ["index.html"]  # leads from the site's root to the first page
 html_title = project
+html_favicon = "icon.svg"  # one colored row of a table
 html_math_renderer = "mathml"
 html_show_sphinx = html_show_copyright = html_copy_source = False
 
