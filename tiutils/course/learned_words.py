@@ -8,6 +8,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -87,7 +88,7 @@ def _in_folder(source: Path) -> Entries:
     for path in sorted(source.rglob("*")):
         place = PurePosixPath(path.relative_to(source).as_posix())
         if path.is_file() and _is_word(place):
-            yield place, lambda count, path=path: _first_bytes(path.open("rb"), count)
+            yield place, partial(_first_bytes, partial(path.open, "rb"))
 
 
 def _in_zip(source: Path) -> Entries:
@@ -96,7 +97,7 @@ def _in_zip(source: Path) -> Entries:
         for entry in archive.infolist():
             place = PurePosixPath(entry.filename.replace("\\", "/"))
             if not entry.is_dir() and _is_word(place):
-                yield place, lambda count, entry=entry: _first_bytes(archive.open(entry), count)
+                yield place, partial(_first_bytes, partial(archive.open, entry))
 
 
 def _is_word(place: PurePosixPath) -> bool:
@@ -105,8 +106,8 @@ def _is_word(place: PurePosixPath) -> bool:
     return place.suffix.lower() in SUFFIXES and not hidden
 
 
-def _first_bytes(file: IO[bytes], count: int) -> bytes:
-    with file:
+def _first_bytes(open_file: Callable[[], IO[bytes]], count: int) -> bytes:
+    with open_file() as file:
         return file.read(count)
 
 
