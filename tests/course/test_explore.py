@@ -148,7 +148,7 @@ def test_the_photo_picker_redraws_at_each_choice(ipywidgets, thing):
     photos, crop, mirrored, _ = picker.children
     assert photos.value == (0, 1, 2)
     before = picture(picker)
-    assert re.match(r'<img alt="0\.png, 1\.png, 2\.png: ', before)
+    assert re.search(r'<img alt="0\.png, 1\.png, 2\.png: ', before)
     crop.value = "start"
     after = picture(picker)
     mirrored.value = True
@@ -156,7 +156,7 @@ def test_the_photo_picker_redraws_at_each_choice(ipywidgets, thing):
     photos.value = ()
     assert picture(picker).startswith("no photo is chosen")
     photos.value = (1,)
-    assert picture(picker).startswith('<img alt="1.png')
+    assert '<img alt="1.png' in picture(picker)
 
 
 def test_the_noise_slider_redraws_at_each_timestep(ipywidgets, parts, thing):
@@ -189,4 +189,4 @@ def test_the_suggester_says_what_is_wrong_with_a_word(ipywidgets, parts, thing):
     box.children[0].value = "toy <i>"
     assert "but must be one" in picture(box) and "<i>" not in picture(box)
     box.children[0].value = "toy"
-    assert picture(box).startswith("<img")
+    assert picture(box).startswith("<figure")

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Callable, Container, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError, first_line
@@ -88,7 +87,7 @@ def _in_folder(source: Path) -> Entries:
     for path in sorted(source.rglob("*")):
         place = PurePosixPath(path.relative_to(source).as_posix())
         if path.is_file() and _is_word(place):
-            yield place, partial(_first_bytes, partial(path.open, "rb"))
+            yield place, partial(_start_of_file, path)
 
 
 def _in_zip(source: Path) -> Entries:
@@ -97,7 +96,7 @@ def _in_zip(source: Path) -> Entries:
         for entry in archive.infolist():
             place = PurePosixPath(entry.filename.replace("\\", "/"))
             if not entry.is_dir() and _is_word(place):
-                yield place, partial(_first_bytes, partial(archive.open, entry))
+                yield place, partial(_start_of_entry, archive, entry)
 
 
 def _is_word(place: PurePosixPath) -> bool:
@@ -106,8 +105,13 @@ def _is_word(place: PurePosixPath) -> bool:
     return place.suffix.lower() in SUFFIXES and not hidden
 
 
-def _first_bytes(open_file: Callable[[], IO[bytes]], count: int) -> bytes:
-    with open_file() as file:
+def _start_of_file(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(count)
+
+
+def _start_of_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, count: int) -> bytes:
+    with archive.open(entry) as file:
         return file.read(count)
 
 
