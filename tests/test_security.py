@@ -27,6 +27,7 @@ from tiutils.io.files import replace_file
 from tiutils.runs import session
 
 ROOT = Path(__file__).resolve().parent.parent
+SETUP = "tiutils/course/setup.py"
 SOURCES = sorted((ROOT / "tiutils").rglob("*.py"))
 TOKEN = "hf_thisIsASecret"
 
@@ -66,7 +67,9 @@ def dangers(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_runs_code_out_of_data_or_starts_a_program(path):
-    assert dangers(path.read_text(encoding="utf-8")) == []
+    # the first cell of a notebook installs what is missing, by pip; the names of the packages stand in the file
+    allowed = ["subprocess"] if path.relative_to(ROOT).as_posix() == SETUP else []
+    assert dangers(path.read_text(encoding="utf-8")) == allowed
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_a_models_folder_tells_its_shape(small_model):
 
 
 def test_free_memory(monkeypatch):
-    figures = namedtuple("memory", "available")(6 * GIB)
+    figures = namedtuple("memory", "available total")(6 * GIB, 8 * GIB)
     monkeypatch.setattr("psutil.virtual_memory", lambda: figures)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert memory.free_bytes(torch.device("cpu")) == 6 * GIB

@@ -9,7 +9,6 @@ import importlib.util
 import logging
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -275,13 +274,14 @@ def run_train(options: argparse.Namespace) -> int:
 def next_steps(word: str, embedding: str | Path) -> list[str]:
     """What to do with a learned word, as commands to copy, a line for each."""
     run = str(Path(embedding).parent)
-    join = subprocess.list2cmdline if os.name == "nt" else shlex.join
     commands = {
         "compare": ["tiutils", "evaluate", run],
         "draw": ["tiutils", "generate", "--embedding", run, "--prompt", PLACES[0].format(word)],
         "other programs": ["tiutils", "convert", str(embedding), "--for", "PROGRAM"],
     }
-    return [f"  {what + ':':<16}{printable(join(command))}" for what, command in commands.items()]
+    return [
+        f"  {what + ':':<16}{printable(shlex.join(command))}" for what, command in commands.items()
+    ]
 
 
 def run_generate(options: argparse.Namespace) -> int:
