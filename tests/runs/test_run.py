@@ -635,7 +635,7 @@ def test_a_named_checkpoint_that_is_damaged_is_an_error(refused, stopped):
         "--tokenizer_name nobody/nothing": "cannot read the tokenizer nobody/nothing",
         "--resume_from_checkpoint nowhere": "out/nowhere'",
         "--report_to tensorbord": "--report_to is 'tensorbord'; it must be one of all, aim, tensorboard",
-        "--push_to_hub": "the Hub did not accept us",
+        "--push_to_hub": "cannot log in to the Hub",
         "--push_to_hub --hub_model_id a//b": "'a//b' can be no repository's name",
         "--config nowhere.toml": "nowhere.toml cannot be read",
     }.items(),
