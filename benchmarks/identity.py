@@ -38,7 +38,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import tiutils
 from benchmarks import witness
-from data.recipes.places import PLACES
+from data.recipes.world.places import PLACES
 from tiutils import models
 from tiutils.evaluation import clip as clip_model
 from tiutils.io import pretrained

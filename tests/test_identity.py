@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import CLIPTokenizer
 
 from benchmarks import identity, witness
-from data.recipes import held_out, toys, world
+from data.recipes.world import gallery, held_out, lexicon, subjects
 from tiutils.io.pretrained import BUNDLED_MODEL
 
 needs_weights = pytest.mark.skipif(
@@ -80,7 +80,7 @@ def test_pictures_of_any_size_become_features_of_length_one():
 
 def test_there_are_sixty_things_of_two_pictures_each():
     things = witness.gallery()
-    assert len(things) == 60 and len(held_out.OTHERS) == 51 and len(witness.taught()) == 9
+    assert len(things) == 60 and len(gallery.THINGS) == 51 and len(witness.taught()) == 9
     assert {len(pictures) for pictures in things.values()} == {2}
 
 
@@ -91,9 +91,9 @@ def test_the_gallery_is_small():
     assert sizes == {(128, 128), (256, 256), (512, 512)}  # the others, held-out things, concepts
 
 
-@pytest.mark.parametrize("thing", held_out.THINGS, ids=lambda thing: thing.folder)
+@pytest.mark.parametrize("thing", subjects.HELD_OUT, ids=lambda thing: thing.name)
 def test_a_held_out_thing_is_complete(thing):
-    folder = witness.HELD_OUT / thing.folder
+    folder = thing.folder
     facts = json.loads((folder / "concept.json").read_text())
     assert facts["placeholder_token"] == thing.placeholder
     assert facts["initializer_token"] == thing.initializer
@@ -107,30 +107,30 @@ def test_a_held_out_thing_is_complete(thing):
 
 
 def test_no_training_meets_the_held_out_things():
-    named = {model for noun in world.nouns() for model in noun.models}
-    for thing in held_out.THINGS:
-        if isinstance(thing.source, str):
-            assert thing.source in world.HELD_OUT_MODELS and thing.source not in named
-        else:
-            assert thing.source.__name__ not in toys.BUILDERS
-    words = {noun.word for noun in world.nouns()}
-    assert words.isdisjoint(word for t in held_out.THINGS for word in t.folder.split("-")[-1:])
+    words = {noun.word for noun in lexicon.nouns()}
+    assert words.isdisjoint(thing.name.split("-")[-1] for thing in subjects.HELD_OUT)
+
+
+def test_the_cards_of_held_out_things_are_those_of_the_recipe():
+    for thing in subjects.HELD_OUT:
+        facts = json.loads((thing.folder / "concept.json").read_text())
+        assert (thing.folder / "README.md").read_text() == held_out.card(thing, facts)
 
 
 def test_each_word_starts_from_a_noun_of_the_world_that_is_one_token():
     tokenizer = CLIPTokenizer.from_pretrained(BUNDLED_MODEL / "tokenizer")
-    words = {noun.word for noun in world.nouns()}
-    for thing in held_out.THINGS:
+    words = {noun.word for noun in lexicon.nouns()}
+    for thing in subjects.HELD_OUT:
         assert thing.initializer in words
         assert len(tokenizer.encode(thing.initializer, add_special_tokens=False)) == 1
 
 
 def test_the_crowd_holds_the_nouns_that_words_start_from():
-    named = " ".join(held_out.OTHERS)
+    named = " ".join(gallery.THINGS)
     for thing in witness.taught():
         noun = identity.card(thing)[1]
         assert noun in named or noun in ("toy", "boat")
-    assert {"sailboat", "wheeled-4"} <= held_out.OTHERS.keys()  # a boat, a toy
+    assert {"sailboat", "wheeled-4"} <= gallery.THINGS.keys()  # a boat, a toy
 
 
 # the benchmark

@@ -9,7 +9,7 @@ import pytest
 import small_model
 import torch
 
-from data.embeddings import make
+from data.recipes.results import embeddings as recipe
 from tiutils import models
 from tiutils.course import attention
 from tiutils.course.exercises import using_your_word as exercises
@@ -32,19 +32,22 @@ def test_the_shares_by_hand_are_the_modules(small_model):
         )
 
 
-@pytest.mark.parametrize("name", make.NAMES)
+@pytest.mark.parametrize("name", recipe.NAMES)
 def test_shipped_words_were_learned_with_the_bundled_model_as_it_is(name):
-    paths = [make.HERE / f"{name}.safetensors", *make.HERE.glob(f"steps/{name}-*.safetensors")]
+    paths = [
+        recipe.WORDS / f"{name}.safetensors",
+        *recipe.WORDS.glob(f"steps/{name}-*.safetensors"),
+    ]
     width = pretrained.read_config(pretrained.BUNDLED_MODEL, "text_encoder")["hidden_size"]
     for path in paths:
         learned = embeddings.read(path)
-        advice = "python -m data.embeddings.make"
-        assert learned.metadata["model_digest"] == make.model_digest(), advice
+        advice = "python -m data.recipes.results.embeddings"
+        assert learned.metadata["model_digest"] == recipe.model_digest(), advice
         assert learned.token == f"<{name}>" and learned.vectors.shape == (1, width)
 
 
 def test_the_stages_of_the_long_run_are_what_they_are_called():
-    for path in make.HERE.glob("steps/*.safetensors"):
+    for path in recipe.WORDS.glob("steps/*.safetensors"):
         assert embeddings.read(path).metadata["steps"] == path.stem.rsplit("-", 1)[1]
 
 
@@ -53,15 +56,17 @@ def test_shipped_words_keep_their_length_and_the_long_run_does_not():
     short, long = (
         np.linalg.norm(embeddings.read(path).vectors)
         for path in (
-            make.HERE / f"{make.LONG_RUN}.safetensors",
-            make.HERE / "steps" / f"{make.LONG_RUN}-{make.LONG_RUN_STEPS[-1]}.safetensors",
+            recipe.WORDS / f"{recipe.LONG_RUN}.safetensors",
+            recipe.WORDS / "steps" / f"{recipe.LONG_RUN}-{recipe.LONG_RUN_STEPS[-1]}.safetensors",
         )
     )
     assert long > 3 * short
 
 
 def test_the_card_is_that_of_the_words_that_are_here():
-    assert (make.HERE / "README.md").read_text(encoding="utf-8") == make.card(make.model_digest())
+    assert (recipe.WORDS / "README.md").read_text(encoding="utf-8") == recipe.card(
+        recipe.model_digest()
+    )
 
 
 def test_shipping_keeps_the_word_and_names_its_model(tmp_path):
@@ -70,7 +75,7 @@ def test_shipping_keeps_the_word_and_names_its_model(tmp_path):
         tmp_path / "a.safetensors",
         embeddings.LearnedEmbedding("<t>", vectors, {"steps": "5", "base_model": "/x"}),
     )
-    make.ship(source, tmp_path / "steps" / "b.safetensors", "0123")
+    recipe.ship(source, tmp_path / "steps" / "b.safetensors", "0123")
     shipped = embeddings.read(tmp_path / "steps" / "b.safetensors")
     assert shipped.metadata == {"steps": "5", "model_digest": "0123", "base_model": "tiny-sd"}
     assert shipped.token == "<t>" and np.array_equal(shipped.vectors, vectors)
@@ -78,7 +83,7 @@ def test_shipping_keeps_the_word_and_names_its_model(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, words", [("04_inference", ["wood-toy"]), ("05_using_your_word", sorted(make.NAMES))]
+    "name, words", [("04_inference", ["wood-toy"]), ("05_using_your_word", sorted(recipe.NAMES))]
 )
 def test_with_another_model_it_teaches_the_words_itself(tmp_path, monkeypatch, name, words):
     """As on a GPU with Stable Diffusion 1.5, where the shipped words do not fit; every cell runs."""

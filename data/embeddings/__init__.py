@@ -1,1 +1,0 @@
-"""Learned words that come with the course, and how they were made."""

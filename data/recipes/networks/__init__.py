@@ -1,0 +1,1 @@
+"""The networks of the bundled model: their sizes, their training, and the folder they are exported to."""
