@@ -85,7 +85,7 @@ quick: setup
 slow: setup
 	$(PYTEST) -m "slow and not release" --ignore tests/colab --ignore tests/browser
 
-# Slow tests that few changes can break: other versions, rehearsals of benchmarks, how the bundled model was made.
+# Slow tests that few changes can break, or that a faster one stands for: other versions, rehearsals, long runs.
 release: setup overlays
 	$(PYTEST) -m release
 

@@ -40,6 +40,7 @@ assert not any(name.split(".")[0] == "tiutils" for name in sys.modules)
 """
 
 
+@pytest.mark.release
 def test_the_learned_word_beats_the_plain_one(tmp_path):
     folder = tmp_path / "wood-toy"
     flags = {

@@ -87,6 +87,7 @@ def test_no_guidance_and_another_size(parts, theirs):
     assert psnr(found, torch_inference.generate(theirs, "a dog", **arguments)) >= 40
 
 
+@pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["dpmsolver++", "ddim"])
 def test_each_sampler_draws_the_bundled_models_pictures_as_diffusers(sampler, monkeypatch):
@@ -155,6 +156,7 @@ print(json.dumps([len(jax.devices()), draw(None), draw(jax.devices()[:1])]))
 """
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_eight_devices_draw_what_one_draws(small_model):
     done = subprocess.run(

@@ -171,6 +171,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_eight_devices_train_the_rows_of_one(flags, tmp_path):
     eight = flags | {"train_batch_size": 8, "max_train_steps": 4}

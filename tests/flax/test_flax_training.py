@@ -128,6 +128,7 @@ def test_rows_and_moments_after_each_step(both):
     assert ours[20].scalars.keys() == theirs[20].scalars.keys()
 
 
+@pytest.mark.release
 @pytest.mark.slow  # each compiles a step of its own
 @pytest.mark.parametrize(
     "changes",
@@ -145,6 +146,7 @@ def test_settings_mean_what_they_mean_in_pytorch(small_model, photos, changes):
     np.testing.assert_allclose(theirs.losses, ours.losses, rtol=0, atol=1e-4)
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_a_model_that_predicts_the_velocity(velocity_model, photos):
     ours = training.train_rows(in_torch(velocity_model, photos, max_train_steps=4))
@@ -152,6 +154,7 @@ def test_a_model_that_predicts_the_velocity(velocity_model, photos):
     np.testing.assert_allclose(theirs.losses, ours.losses, rtol=0, atol=1e-4)
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_bfloat16(small_model, photos):
     """The rows, their moments and the loss stay float32."""
@@ -295,6 +298,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 # On the bundled model
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_the_same_rows_after_a_hundred_steps():
     from tiutils.io.pretrained import BUNDLED_MODEL

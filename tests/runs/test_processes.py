@@ -142,6 +142,7 @@ def test_they_stop_by_themselves_at_the_same_step(small_model, tmp_path, learn):
     assert_same_rows(small_model, tmp_path / "1", tmp_path / "2")
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_resumed_with_another_number_of_processes(small_model, tmp_path, learn):
     learn(tmp_path / "whole", 1)
@@ -154,6 +155,7 @@ def test_resumed_with_another_number_of_processes(small_model, tmp_path, learn):
     np.testing.assert_allclose(record["losses"], record_in(tmp_path / "whole")["losses"], rtol=1e-4)
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_resumed_where_only_the_first_machine_has_the_folder(small_model, photos, tmp_path, learn):
     learn(tmp_path / "whole", 1)
@@ -193,6 +195,7 @@ def test_ctrl_c_ends_all_after_the_same_step(tmp_path, start):
     assert np.isfinite(rows_in(tmp_path / "run")).all()
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_all(tmp_path, start):
     run = start(tmp_path / "run", 2, "--learning_rate", "9e29")
@@ -211,6 +214,7 @@ def test_what_is_wrong_ends_all_before_anything_is_written(tmp_path, start):
     assert os.listdir(tmp_path / "run") == ["run.json"]
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_only_the_first_process_publishes(tmp_path, learn):
     with hub_server.serving() as server:

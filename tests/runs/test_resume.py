@@ -65,7 +65,10 @@ def kill_after_a_new_checkpoint(process, output_dir, before, chance):
     assert process.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("optimizer", [[], ["--use_8bit_adam", "--num_vectors", "4"]])
+EIGHT_BIT = pytest.param(["--use_8bit_adam", "--num_vectors", "4"], marks=pytest.mark.release)
+
+
+@pytest.mark.parametrize("optimizer", [[], EIGHT_BIT])
 def test_ten_kills_and_the_same_bits(small_model, photos, tmp_path, processes, optimizer):
     common = ["--max_train_steps", str(TOTAL_STEPS), "--checkpointing_steps", "3", *optimizer]
     log = tmp_path / "log.txt"

@@ -166,6 +166,7 @@ def test_the_stored_losses_are_of_the_notebooks_run():
         assert f"{flag}={value}" in twin, flag
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_the_command_makes_the_stored_losses(tmp_path):
     stored = json.loads((ROOT / "data" / "twin-losses.json").read_text())

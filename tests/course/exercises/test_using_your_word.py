@@ -81,6 +81,7 @@ def test_shipping_keeps_the_word_and_names_its_model(tmp_path):
     assert shipped.token == "<t>" and np.array_equal(shipped.vectors, vectors)
 
 
+@pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name, words", [("04_inference", ["wood-toy"]), ("05_using_your_word", sorted(recipe.NAMES))]
