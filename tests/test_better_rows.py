@@ -168,18 +168,21 @@ def config_of(small_model, photos, folder, **flags):
 
 def begin(config):
     parts = models.load(config.pretrained_model_name_or_path)
-    word = token_embedding.add_placeholder(
-        parts, "<t>", vectors=token_embedding.start_vectors(parts, config)
+    word = token_embedding.insert_placeholder(
+        parts,
+        [f"<t>_{i}" if i else "<t>" for i in range(config.num_vectors)],
+        token_embedding.start_vectors(parts, config),
+        config.initializer_phrase or config.initializer_token,
     )
     thing = concept.load(config.train_data_dir)
     return training.prepare(parts, word, thing, config, Accelerator(cpu=True))
 
 
-def test_rows_are_pulled_to_the_usual_length(small_model, photos, tmp_path):
+def test_rows_are_pulled_to_the_length_of_the_word_they_started_from(small_model, photos, tmp_path):
     begun = begin(config_of(small_model, photos, tmp_path, norm_control=1.0, num_vectors=2))
-    table = models.load(small_model).text_encoder.get_input_embeddings().weight
-    usual = float(np.median(table.norm(dim=1)))
-    assert begun.median_norm == pytest.approx(usual)
+    parts = models.load(small_model)
+    usual = token_embedding.vector_of(parts, "toy").norm().item()
+    assert begun.usual_norm == pytest.approx(usual)
     begun.rows.data[1] *= 50
     training.training_step(begun, 0)
     np.testing.assert_allclose(begun.rows.detach().norm(dim=1), usual, rtol=1e-5)
@@ -187,6 +190,32 @@ def test_rows_are_pulled_to_the_usual_length(small_model, photos, tmp_path):
     half.rows.data *= 3 * usual / half.rows.norm()
     training.training_step(half, 0)
     assert half.rows.norm().item() == pytest.approx(2 * usual, rel=1e-4)
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "flax"])
+def test_the_usual_length_of_a_word(small_model, framework):
+    flax = pytest.importorskip("tiutils.flax.models") if framework == "flax" else None
+    if flax:
+        from tiutils.flax import token_embedding as surgery
+
+        parts = flax.load(small_model)
+    else:
+        surgery, parts = token_embedding, models.load(small_model)
+    table = models.load(small_model).text_encoder.get_input_embeddings().weight.detach()
+    ids = [parts.tokenizer.encode(w, add_special_tokens=False)[0] for w in ("red", "toy")]
+    lengths = table[ids].norm(dim=1).tolist()
+    vectors = np.ones((1, table.shape[1]), np.float32)
+    phrase = surgery.insert_placeholder(parts, ["<a>"], as_rows(vectors, framework), "red toy")
+    assert surgery.usual_norm(parts, phrase) == pytest.approx(sum(lengths) / 2, rel=1e-5)
+    learned = surgery.insert_placeholder(parts, ["<b>"], as_rows(vectors, framework), "<a>")
+    assert surgery.usual_norm(parts, learned) == pytest.approx(table.shape[1] ** 0.5, rel=1e-5)
+    nothing = surgery.insert_placeholder(parts, ["<c>"], as_rows(vectors, framework))
+    median = float(np.median(table.norm(dim=1)))
+    assert surgery.usual_norm(parts, nothing) == pytest.approx(median, rel=1e-5)
+
+
+def as_rows(vectors, framework):
+    return torch.from_numpy(vectors) if framework == "pytorch" else vectors
 
 
 def test_long_gradients_are_shortened(small_model, photos, tmp_path):

@@ -142,7 +142,7 @@ class TrainingConfig:
     )
     norm_control: float = option(
         0.2,
-        "fraction by which each step pulls a vector's norm toward the vocabulary's median; 1 holds it there",
+        "fraction by which each step pulls a vector's norm toward that of the initializer's; 1 holds it there",
         script="none",
     )
     snr_gamma: float | None = option(

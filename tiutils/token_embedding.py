@@ -25,6 +25,7 @@ from tiutils.tokenizer import (
     check_new_word,
     check_width,
     initializer_ids,
+    median_norm,
     prompt_of,
     token_ids,
     whole_words,
@@ -153,6 +154,19 @@ def table_of(models: Models) -> Tensor:
     while isinstance(embedding, TokenEmbedding):
         embedding = embedding.table
     return embedding.weight.detach()
+
+
+@torch.no_grad()
+def usual_norm(models: Models, placeholder: Placeholder) -> float:
+    """The norm that norm control pulls a word's rows toward: the mean norm of its initializer's rows.
+
+    Without an initializer it is the table's median, which can be that of words a model has hardly seen: in the bundled
+    model it is 0.32, and nouns have 0.60.
+    """
+    if placeholder.initializer_token is None:
+        return median_norm(table_of(models).float().cpu().numpy())
+    ids = models.tokenizer.encode(placeholder.initializer_token, add_special_tokens=False)
+    return _look_up(models, ids).float().norm(dim=1).mean().item()
 
 
 @torch.no_grad()

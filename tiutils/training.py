@@ -22,8 +22,8 @@ from tiutils.errors import OutOfMemory
 from tiutils.io.checkpoints import RunState, check_state
 from tiutils.models import Models
 from tiutils.protocols import Callback, LoopResult, Progress, identity_of
-from tiutils.token_embedding import rows_of, table_of
-from tiutils.tokenizer import Placeholder, median_norm
+from tiutils.token_embedding import rows_of, usual_norm
+from tiutils.tokenizer import Placeholder
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     total_steps: int
-    median_norm: float
+    usual_norm: float
     packages: tuple[str, ...] = ("torch", "diffusers", "transformers", "accelerate")
 
     def vectors(self) -> np.ndarray:
@@ -103,7 +103,7 @@ def prepare(
         make_optimizer(rows, config),
         scaler,
         config.total_steps(len(concept.photos), accelerator.num_processes),
-        median_norm(table_of(models).float().cpu().numpy()) if config.norm_control else 0.0,
+        usual_norm(models, placeholder) if config.norm_control else 0.0,
     )
 
 
@@ -177,7 +177,7 @@ def move_rows(training: Training, step: int, loss: Tensor) -> Tensor:
     training.scaler.update()
     if config.norm_control:
         lengths = rows.detach().norm(dim=1, keepdim=True).clamp(min=1e-8)
-        rows.data *= 1 + config.norm_control * (training.median_norm / lengths - 1)
+        rows.data *= 1 + config.norm_control * (training.usual_norm / lengths - 1)
     training.optimizer.zero_grad()
     return loss
 

@@ -21,6 +21,7 @@ from tiutils.tokenizer import (
     check_new_word,
     check_width,
     initializer_ids,
+    median_norm,
     prompt_of,
     with_tokens,
 )
@@ -92,6 +93,15 @@ def start_vectors(models: FlaxModels, config: TrainingConfig) -> jax.Array:
 def table_of(models: FlaxModels) -> jax.Array:
     """The model's own rows, frozen, `(tokens, hidden)`."""
     return models.text_encoder.embeddings.token_embedding.embedding[...]
+
+
+def usual_norm(models: FlaxModels, placeholder: Placeholder) -> float:
+    """The norm that norm control pulls a word's rows toward; see `tiutils.token_embedding.usual_norm`."""
+    if placeholder.initializer_token is None:
+        return median_norm(np.asarray(table_of(models)))
+    ids = models.tokenizer.encode(placeholder.initializer_token, add_special_tokens=False)
+    rows = look_up(models.text_encoder, jnp.array([ids]), models.rows, models.first_id)[0]
+    return float(jnp.linalg.norm(rows.astype(jnp.float32), axis=1).mean())
 
 
 def place_of(models: FlaxModels, placeholder: Placeholder) -> slice:

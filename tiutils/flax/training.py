@@ -28,7 +28,7 @@ from tiutils.flax.models import FlaxModels
 from tiutils.flax.steps import State, compile_steps, precision_of
 from tiutils.io.checkpoints import RunState, check_state
 from tiutils.protocols import Callback, LoopResult, Progress, identity_of
-from tiutils.tokenizer import Placeholder, median_norm
+from tiutils.tokenizer import Placeholder
 
 STEPS_PER_DISPATCH = 10
 OPTIMIZER = "AdamW"  # optax's and PyTorch's compute the same, so checkpoints are interchangeable
@@ -136,9 +136,7 @@ def prepare(
         first_id=models.first_id,
         prediction_type=models.prediction_type,
     )
-    length = 0.0
-    if config.norm_control:
-        length = median_norm(np.asarray(token_embedding.table_of(models)))
+    length = token_embedding.usual_norm(models, placeholder) if config.norm_control else 0.0
     rows = jnp.array(
         token_embedding.rows_of(models, placeholder)
     )  # a copy: the steps' buffers are donated
