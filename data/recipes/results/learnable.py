@@ -19,7 +19,7 @@ from tiutils.evaluation import clip as clip_model
 
 from ..world import places
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PLACES = list(places.PLACES)
 
 
