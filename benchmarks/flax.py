@@ -151,8 +151,8 @@ def random_parts(name: str, dtype: Any = None, vocabulary: int | None = None) ->
     torch.set_default_dtype(usual)
     return models.Models(
         name=name,
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
+        tokenizers=(tokenizer,),
+        text_encoders=(text_encoder,),
         vae=vae,
         unet=unet,
         noise_scheduler=DDPMScheduler(

@@ -139,7 +139,7 @@ def save_sd15_shaped(folder: Path, *, resolution: int = 64) -> Path:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
     )  # fmt: skip
     return models.save(
-        models.Models("sd15-shaped", tokenizer, text_encoder, vae, unet, scheduler), folder
+        models.Models("sd15-shaped", (tokenizer,), (text_encoder,), vae, unet, scheduler), folder
     )
 
 

@@ -182,7 +182,7 @@ def test_rows_are_pulled_to_the_length_of_the_word_they_started_from(small_model
     begun = begin(config_of(small_model, photos, tmp_path, norm_control=1.0, num_vectors=2))
     parts = models.load(small_model)
     usual = token_embedding.vector_of(parts, "toy").norm().item()
-    assert begun.usual_norm == pytest.approx(usual)
+    assert begun.usual_norms == pytest.approx((usual,))
     begun.rows.data[1] *= 50
     training.training_step(begun, 0)
     np.testing.assert_allclose(begun.rows.detach().norm(dim=1), usual, rtol=1e-5)
@@ -206,12 +206,12 @@ def test_the_usual_length_of_a_word(small_model, framework):
     lengths = table[ids].norm(dim=1).tolist()
     vectors = np.ones((1, table.shape[1]), np.float32)
     phrase = surgery.insert_placeholder(parts, ["<a>"], as_rows(vectors, framework), "red toy")
-    assert surgery.usual_norm(parts, phrase) == pytest.approx(sum(lengths) / 2, rel=1e-5)
+    assert surgery.usual_norms(parts, phrase) == pytest.approx((sum(lengths) / 2,), rel=1e-5)
     learned = surgery.insert_placeholder(parts, ["<b>"], as_rows(vectors, framework), "<a>")
-    assert surgery.usual_norm(parts, learned) == pytest.approx(table.shape[1] ** 0.5, rel=1e-5)
+    assert surgery.usual_norms(parts, learned) == pytest.approx((table.shape[1] ** 0.5,), rel=1e-5)
     nothing = surgery.insert_placeholder(parts, ["<c>"], as_rows(vectors, framework))
     median = float(np.median(table.norm(dim=1)))
-    assert surgery.usual_norm(parts, nothing) == pytest.approx(median, rel=1e-5)
+    assert surgery.usual_norms(parts, nothing) == pytest.approx((median,), rel=1e-5)
 
 
 def as_rows(vectors, framework):

@@ -126,7 +126,7 @@ def test_of_a_file_with_several_words_the_one_named_is_read(plain, tmp_path):
 
     rows = {"<a>": np.full((1, 8), 1, np.float32), "<b>": np.full((2, 8), 2, np.float32)}
     save_file(rows, tmp_path / "two.safetensors")
-    parts = types.SimpleNamespace(name="m", tokenizer=plain, hidden_size=8)
+    parts = types.SimpleNamespace(name="m", tokenizer=plain, hidden_sizes=(8,))
     read = words.read_word(parts, tmp_path / "two.safetensors", "<b>")
     assert read.token == "<b>" and (read.vectors == 2).all()
     for name in (None, "<c>"):

@@ -83,7 +83,7 @@ def test_gradient_equals_that_of_a_whole_trainable_table(small_model, photos):
     diffusion.losses_at(session.models, session.dataset, 0, 0, 2).mean().backward()
 
     plain = copy.copy(session.models)
-    plain.text_encoder = token_embedding.merged(session.models).text_encoder
+    plain.text_encoders = token_embedding.merged(session.models).text_encoders
     table = plain.text_encoder.get_input_embeddings().weight
     table.requires_grad_(True)
     diffusion.losses_at(plain, session.dataset, 0, 0, 2).mean().backward()

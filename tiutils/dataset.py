@@ -16,7 +16,7 @@ from tiutils.concept import Concept, View
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError, first_line
 from tiutils.protocols import ModelsProtocol
-from tiutils.tokenizer import absent_words, bracketed, token_ids, tokens_of
+from tiutils.tokenizer import absent_words, bracketed, prompt_ids, tokens_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Dataset:
         views: all views of all photos.
         resolution: side in pixels that they are rendered with.
         plan: how batches are sampled from these.
-        prompt_ids: int64 `(prompts, tokens)`, the templates with the word in them, then the photos' own captions.
+        prompt_ids: int64 `(prompts, encoders × tokens)`, as `tokenizer.prompt_ids` has them: the templates with the
+            word in them, then the photos' own captions.
         captions: int64 `(views,)`, which prompt is the caption of the view's photo, -1 if it has none; None without
             --captions.
         masks: float32 `(views, 1, height, width)` of mean 1, how much each place counts; None: all count the same.
@@ -76,8 +77,8 @@ def make_dataset(
     if config.snr_gamma is not None:
         weights = snr_weights(levels, config.snr_gamma, models.prediction_type)
     masks = loss_masks(concept, views, plan.latent_shape[1:]) if config.masked_loss else None
-    prompt_ids = token_ids(models.tokenizer, [*prompts, *own])
-    return Dataset(views, resolution, plan, prompt_ids, of_view, masks, weights)
+    ids = prompt_ids(models.tokenizers, [*prompts, *own])
+    return Dataset(views, resolution, plan, ids, of_view, masks, weights)
 
 
 def captions(concept: Concept, word: str) -> tuple[str | None, ...]:

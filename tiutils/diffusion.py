@@ -31,7 +31,7 @@ class LatentDataset:
     Attributes:
         mean: `(views, channels, height, width)` float32, the VAE's mean of each view's latents, scaled.
         std: the same shape, their standard deviation; a step samples `mean + std * noise`.
-        prompt_ids: `(prompts, tokens)` int64, the templates with the word in them, then captions.
+        prompt_ids: `(prompts, encoders × tokens)` int64, the templates with the word in them, then captions.
         plan: how batches are sampled from these.
         captions: `(views,)` int64, which prompt is the photo's caption, -1 if it has none; None without --captions.
         masks: `(views, 1, height, width)` float32 of mean 1, how much each position counts; None: all count the same.

@@ -143,12 +143,12 @@ def load_embedding(models: Models, path: str | Path, token: str | None = None) -
         token: the word to use instead of the one in the file.
 
     Raises:
-        InputError: the file cannot be read, was learned with a model of another width or of
-            several text encoders, or the word is taken or cannot be one: another is offered.
+        InputError: the file cannot be read, was learned for a model with other text encoders, or the
+            word is taken or cannot be one: another is offered.
     """
     learned = read_word(models, path, token)
     return token_embedding.insert_placeholder(
-        models, learned.tokens, torch.from_numpy(learned.vectors)
+        models, learned.tokens, torch.from_numpy(learned.rows)
     )
 
 

@@ -29,35 +29,54 @@ from tiutils.io import pretrained, quantized, single_file
 class Models:
     """The parts of one latent diffusion model, frozen.
 
-    `tokenizer` and the text encoder's input embedding change when `token_embedding.add_placeholder` adds a word; no
+    Some models have several text encoders, each with a tokenizer; most have one. What belongs to several stands side
+    by side, in their order: the columns of a word's rows, the ids of a prompt, the hidden states.
+
+    `tokenizers` and the text encoders' input embeddings change when `token_embedding.add_placeholder` adds a word; no
     weight does.
 
     Attributes:
+        tokenizers: one for each text encoder; they share a vocabulary and differ at most in how they pad.
         folder: where they were read, which may have optional parts (see `word_encoder`); None if not from a folder.
     """
 
     name: str
-    tokenizer: CLIPTokenizer
-    text_encoder: CLIPTextModel
+    tokenizers: tuple[CLIPTokenizer, ...]
+    text_encoders: tuple[CLIPTextModel, ...]
     vae: AutoencoderKL
     unet: UNet2DConditionModel
     noise_scheduler: DDPMScheduler
     folder: Path | None = None
 
     @property
+    def tokenizer(self) -> CLIPTokenizer:
+        """The first tokenizer, whose vocabulary is that of all."""
+        return self.tokenizers[0]
+
+    @property
+    def text_encoder(self) -> CLIPTextModel:
+        """The first text encoder, the only one in Stable Diffusion 1.x and 2.x."""
+        return self.text_encoders[0]
+
+    @property
     def device(self) -> torch.device:
-        """The device of the text encoder, and of the U-Net while it is in use."""
+        """The device of the text encoders, and of the U-Net while it is in use."""
         return self.text_encoder.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The U-Net's and the VAE's number format; the text encoder is always float32."""
+        """The U-Net's and the VAE's number format; text encoders are always float32."""
         return self.unet.dtype
 
     @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """Width of one token's vector in each text encoder: 768 in Stable Diffusion 1.x."""
+        return tuple(encoder.config.hidden_size for encoder in self.text_encoders)
+
+    @property
     def hidden_size(self) -> int:
-        """Width of one token's vector: 768 in Stable Diffusion 1.x."""
-        return self.text_encoder.config.hidden_size
+        """Width of one token's vectors side by side."""
+        return sum(self.hidden_sizes)
 
     @property
     def vae_factor(self) -> int:
@@ -150,7 +169,7 @@ def load(
         pretrained.refuse_code(folder)
         with no_progress_bars():
             read = _read_file if single_file.is_one(name) else _read_folder
-            text_encoder, vae, unet = read(name, folder, variant, dtype)
+            text_encoders, vae, unet = read(name, folder, variant, dtype)
             noise_scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     except InputError:
         raise
@@ -160,17 +179,17 @@ def load(
         raise InputError(
             f"cannot read the weights of the model {name!r}: {first_line(error)}"
         ) from error
-    text_encoder.float()
     if quantize is not None:
         quantized.quantize(unet, quantize)  # on the CPU: the device never holds the whole of them
-    for part, place in ((text_encoder, device), (vae, device), (unet, unet_device or device)):
-        part.to(place).requires_grad_(False).eval()
-    return Models(name, tokenizer, text_encoder, vae, unet, noise_scheduler, folder)
+    for part in (*text_encoders, vae, unet):
+        part.to((unet_device if part is unet else None) or device).requires_grad_(False).eval()
+    text_encoders = tuple(encoder.float() for encoder in text_encoders)
+    return Models(name, (tokenizer,), text_encoders, vae, unet, noise_scheduler, folder)
 
 
 def _read_folder(
     name: str, folder: Path, variant: str | None, dtype: torch.dtype
-) -> tuple[CLIPTextModel, AutoencoderKL, UNet2DConditionModel]:
+) -> tuple[tuple[CLIPTextModel, ...], AutoencoderKL, UNet2DConditionModel]:
     """The parts with weights, of a folder in diffusers' layout; the text encoder as it was saved.
 
     Raises:
@@ -187,17 +206,17 @@ def _read_folder(
     options = {"variant": variant, "torch_dtype": dtype}
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **options)
     unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options)
-    return text_encoder, vae, unet
+    return (text_encoder,), vae, unet
 
 
 def _read_file(
     name: str, folder: Path, variant: str | None, dtype: torch.dtype
-) -> tuple[CLIPTextModel, AutoencoderKL, UNet2DConditionModel]:
+) -> tuple[tuple[CLIPTextModel, ...], AutoencoderKL, UNet2DConditionModel]:
     """The parts with weights, of a whole model in one file; `folder` says how large they are."""
     pipeline = diffusers.StableDiffusionPipeline.from_single_file(
         str(Path(name).expanduser()), config=str(folder), local_files_only=True
     )
-    return pipeline.text_encoder, pipeline.vae.to(dtype), pipeline.unet.to(dtype)
+    return (pipeline.text_encoder,), pipeline.vae.to(dtype), pipeline.unet.to(dtype)
 
 
 def save(models: Models, folder: str | Path) -> Path:

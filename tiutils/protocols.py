@@ -26,8 +26,16 @@ class ModelsProtocol(Protocol):
         """The one that knows the learned words."""
 
     @property
+    def tokenizers(self) -> tuple[CLIPTokenizer, ...]:
+        """One for each text encoder."""
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """Width of one token's vector in each text encoder."""
+
+    @property
     def hidden_size(self) -> int:
-        """Width of one token's vector."""
+        """Width of one token's vectors side by side."""
 
     @property
     def resolution(self) -> int:

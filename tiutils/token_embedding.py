@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
@@ -38,18 +38,27 @@ class TokenEmbedding(nn.Module):
 
     Attributes:
         table: the frozen embedding (or another `TokenEmbedding`, when a second word is added).
-        rows: float32 parameter of shape `(num_vectors, hidden)`, the only one that trains.
+        rows: float32 parameter of shape `(num_vectors, hidden)`, the only one that trains. Several text encoders
+            share it: each has `columns` of its own.
         tokenizer_before: the tokenizer as it was without this word, for `remove_placeholder`.
     """
 
     def __init__(
-        self, table: nn.Module, rows: Tensor, first_id: int, tokenizer_before: CLIPTokenizer
+        self,
+        table: nn.Module,
+        rows: Tensor,
+        first_id: int,
+        tokenizer_before: CLIPTokenizer,
+        columns: slice = slice(None),
     ):
         super().__init__()
         self.table = (
             table  # registered first: libraries take a module's dtype from its first parameter
         )
-        self.rows = nn.Parameter(rows.detach().float().clone())
+        self.rows: nn.Parameter = (
+            rows if isinstance(rows, nn.Parameter) else nn.Parameter(rows.detach().float().clone())
+        )
+        self.columns = columns
         self.first_id = first_id
         self.tokenizer_before = tokenizer_before
 
@@ -57,7 +66,9 @@ class TokenEmbedding(nn.Module):
         """Look up ids of shape `(batch, tokens)`; returns vectors of shape `(batch, tokens, hidden)`."""
         is_new = input_ids >= self.first_id
         vectors = self.table(input_ids.masked_fill(is_new, 0))
-        new_vectors = F.embedding((input_ids - self.first_id).clamp(min=0), self.rows)
+        new_vectors = F.embedding(
+            (input_ids - self.first_id).clamp(min=0), self.rows[:, self.columns]
+        )
         return torch.where(is_new.unsqueeze(-1), new_vectors.to(vectors.dtype), vectors)
 
 
@@ -94,16 +105,24 @@ def insert_placeholder(
         InputError: the vectors have another width than the model.
     """
     check_width(tokens[0], vectors.shape[1], models.name, models.hidden_size)
-    before, table = models.tokenizer, models.text_encoder.get_input_embeddings()
-    models.tokenizer, ids = with_tokens(before, tokens)
-    rows = vectors.to(models.device)
-    models.text_encoder.set_input_embeddings(TokenEmbedding(table, rows, ids[0], before))
+    rows = nn.Parameter(vectors.detach().float().clone().to(models.device))
+    last, tokenizers = 0, []
+    for encoder, before in zip(models.text_encoders, models.tokenizers, strict=True):
+        first, last = last, last + encoder.config.hidden_size
+        longer, ids = with_tokens(before, tokens)  # the same ids in each, as vocabularies are
+        table = encoder.get_input_embeddings()
+        columns = slice(first, last)
+        encoder.set_input_embeddings(TokenEmbedding(table, rows, ids[0], before, columns))
+        tokenizers.append(longer)
+    models.tokenizers = tuple(tokenizers)
     return Placeholder(tokens[0], tuple(tokens), ids, initializer_token)
 
 
 def _look_up(models: Models, ids: Sequence[int]) -> Tensor:
     """The vectors of these ids, learned ones too: `(len(ids), hidden)`."""
-    return models.text_encoder.get_input_embeddings()(torch.tensor(ids, device=models.device))
+    numbers = torch.tensor(ids, device=models.device)
+    tables = (encoder.get_input_embeddings() for encoder in models.text_encoders)
+    return torch.cat([table(numbers) for table in tables], dim=1)
 
 
 @torch.no_grad()
@@ -119,8 +138,11 @@ def start_vectors(models: Models, config: TrainingConfig) -> Tensor:
     ids = initializer_ids(models.tokenizer, config)
     if not config.cross_initialization:
         return _look_up(models, ids).float()
-    prompt = torch.from_numpy(prompt_of(models.tokenizer, ids)).to(models.device)
-    return models.text_encoder(prompt)[0][0, 1 : len(ids) + 1].float()
+    outputs = []
+    for encoder, tokenizer in zip(models.text_encoders, models.tokenizers, strict=True):
+        prompt = torch.from_numpy(prompt_of(tokenizer, ids)).to(models.device)
+        outputs.append(encoder(prompt).last_hidden_state[0, 1 : len(ids) + 1])
+    return torch.cat(outputs, dim=1).float()
 
 
 def remove_placeholder(models: Models, placeholder: Placeholder) -> None:
@@ -129,13 +151,15 @@ def remove_placeholder(models: Models, placeholder: Placeholder) -> None:
     Raises:
         InputError: another word was added after it.
     """
-    embedding = models.text_encoder.get_input_embeddings()
-    if not isinstance(embedding, TokenEmbedding) or embedding.first_id != placeholder.ids[0]:
+    embeddings = [encoder.get_input_embeddings() for encoder in models.text_encoders]
+    last = embeddings[0]
+    if not isinstance(last, TokenEmbedding) or last.first_id != placeholder.ids[0]:
         raise InputError(
             f"{placeholder.token!r} is not the word that was added last; remove the later ones first"
         )
-    models.text_encoder.set_input_embeddings(embedding.table)
-    models.tokenizer = embedding.tokenizer_before
+    for encoder, embedding in zip(models.text_encoders, embeddings, strict=True):
+        encoder.set_input_embeddings(embedding.table)
+    models.tokenizers = tuple(embedding.tokenizer_before for embedding in embeddings)
 
 
 def rows_of(models: Models, placeholder: Placeholder) -> nn.Parameter:
@@ -148,25 +172,32 @@ def rows_of(models: Models, placeholder: Placeholder) -> nn.Parameter:
     raise InputError(f"the model has no word {placeholder.token!r}")
 
 
-def table_of(models: Models) -> Tensor:
-    """The model's own rows, frozen, `(tokens, hidden)`."""
-    embedding = models.text_encoder.get_input_embeddings()
+def table_of(models: Models, encoder: int = 0) -> Tensor:
+    """The own rows of the model's first text encoder, or of another one, frozen: `(tokens, hidden)`."""
+    embedding = models.text_encoders[encoder].get_input_embeddings()
     while isinstance(embedding, TokenEmbedding):
         embedding = embedding.table
     return embedding.weight.detach()
 
 
+def median_norms(models: Models) -> tuple[float, ...]:
+    """The median norm of the rows of each text encoder's table, see `tokenizer.median_norm`."""
+    tables = (table_of(models, k) for k in range(len(models.text_encoders)))
+    return tuple(median_norm(table.float().cpu().numpy()) for table in tables)
+
+
 @torch.no_grad()
-def usual_norm(models: Models, placeholder: Placeholder) -> float:
-    """The norm that norm control pulls a word's rows toward: the mean norm of its initializer's rows.
+def usual_norms(models: Models, placeholder: Placeholder) -> tuple[float, ...]:
+    """The norm that norm control pulls a word's rows toward, for each text encoder: the mean of its initializer's rows.
 
     Without an initializer it is the table's median, which can be that of words a model has hardly seen: in the bundled
     model it is 0.32, and nouns have 0.60.
     """
     if placeholder.initializer_token is None:
-        return median_norm(table_of(models).float().cpu().numpy())
+        return median_norms(models)
     ids = models.tokenizer.encode(placeholder.initializer_token, add_special_tokens=False)
-    return _look_up(models, ids).float().norm(dim=1).mean().item()
+    halves = _look_up(models, ids).float().split(models.hidden_sizes, dim=1)
+    return tuple(half.norm(dim=1).mean().item() for half in halves)
 
 
 @torch.no_grad()
@@ -195,27 +226,33 @@ def neighbors(models: Models, vector: Tensor, count: int = 8) -> list[tuple[str,
 
 
 def merged(models: Models) -> Models:
-    """A copy of the text encoder with all learned rows in a plain, longer table; the other parts are shared.
+    """A copy of the text encoders with all learned rows in plain, longer tables; the other parts are shared.
 
     Programs that know nothing of `TokenEmbedding` can read it.
     """
+    encoders = tuple(_merged(encoder, len(models.tokenizer)) for encoder in models.text_encoders)
+    return dataclasses.replace(models, text_encoders=encoders)
+
+
+def _merged(text_encoder: CLIPTextModel, num_tokens: int) -> CLIPTextModel:
     layers = []
-    table = models.text_encoder.get_input_embeddings()
+    table = text_encoder.get_input_embeddings()
     while isinstance(table, TokenEmbedding):
         layers.append(table)
         table = table.table
     hidden_size = table.weight.shape[1]
     longer = nn.Embedding(
-        max(len(models.tokenizer), table.num_embeddings), hidden_size, dtype=table.weight.dtype
+        max(num_tokens, table.num_embeddings), hidden_size, dtype=table.weight.dtype
     )
     with torch.no_grad():
         longer.weight[: table.num_embeddings] = table.weight.cpu()
         for layer in layers:
-            longer.weight[layer.first_id : layer.first_id + len(layer.rows)] = layer.rows.cpu()
-    text_encoder = copy.deepcopy(models.text_encoder).cpu()
+            rows = layer.rows[:, layer.columns].cpu()
+            longer.weight[layer.first_id : layer.first_id + len(rows)] = rows
+    text_encoder = copy.deepcopy(text_encoder).cpu()
     text_encoder.set_input_embeddings(longer)
     text_encoder.config.vocab_size = longer.num_embeddings
-    return dataclasses.replace(models, text_encoder=text_encoder)
+    return text_encoder
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: Iterable[str]) -> Tensor:

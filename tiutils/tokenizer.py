@@ -210,6 +210,25 @@ def check_width(token: str, width: int, model: str, hidden_size: int) -> None:
         )
 
 
+def check_encoders(learned: LearnedEmbedding, model: str, hidden_sizes: Sequence[int]) -> None:
+    """Refuse a word that was learned for other text encoders than a model has, of these widths.
+
+    Raises:
+        InputError: names the widths that were found and expected.
+    """
+    if len(hidden_sizes) == len(learned.widths) == 1:
+        check_width(learned.token, learned.widths[0], model, hidden_sizes[0])
+    elif learned.widths != tuple(hidden_sizes):
+        found, expected = (
+            f"{len(widths)} text encoder{'s'[: len(widths) != 1]} ({' and '.join(map(str, widths))} wide)"
+            for widths in (learned.widths, hidden_sizes)
+        )
+        raise InputError(
+            f"{learned.token!r} was learned for {found}, but {model} has {expected}; Stable Diffusion 1.x and 2.x "
+            f"have one, SDXL has two"
+        )
+
+
 def tokens_of(tokenizer: CLIPTokenizer, token: str) -> tuple[str, ...]:
     """All tokens of a learned word, found by their names: `<toy> <toy>_1 <toy>_2`."""
     added, count = tokenizer.get_added_vocab(), 1
@@ -255,6 +274,13 @@ def token_ids(tokenizer: CLIPTokenizer, prompts: Iterable[str], *, warn: bool = 
         return_tensors="np",
     ).input_ids
     return ids.astype(np.int64)
+
+
+def prompt_ids(tokenizers: Sequence[CLIPTokenizer], prompts: Sequence[str]) -> np.ndarray:
+    """Ids of the prompts for each of a model's text encoders, side by side: int64 `(prompts, encoders × tokens)`."""
+    first, *others = tokenizers
+    ids = [token_ids(tokenizer, prompts, warn=False) for tokenizer in others]
+    return np.concatenate([token_ids(first, prompts), *ids], axis=1)
 
 
 def prompt_of(tokenizer: CLIPTokenizer, ids: Sequence[int]) -> np.ndarray:
@@ -327,7 +353,7 @@ def without_weights(
     return types.SimpleNamespace(
         name=str(name),
         tokenizer=pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name),
-        hidden_size=pretrained.read_config(folder, "text_encoder")["hidden_size"],
+        hidden_sizes=pretrained.hidden_sizes(folder),
     )
 
 
@@ -335,24 +361,23 @@ def read_word(models: Any, path: str | Path, token: str | None = None) -> Learne
     """Read a learned embedding that `models`, of either framework, can be given as a new word.
 
     Args:
-        models: the loaded parts; asked for their `name`, `tokenizer` and `hidden_size`.
+        models: the loaded parts; asked for their `name`, `tokenizer` and `hidden_sizes`.
         path: a file, folder or Hub repository that `embeddings.read` understands.
         token: of a file with several words, which one; of any other, the word to use instead.
 
     Raises:
-        InputError: the file cannot be read, was learned with a model of another width or of
-            several text encoders, or the word is taken or cannot be one: another is offered.
+        InputError: the file cannot be read, was learned for a model with other text encoders, or the
+            word is taken or cannot be one: another is offered.
     """
     found = embeddings.read_all(path)
     if len(found) == 1:
         learned = dataclasses.replace(found[0], token=token or found[0].token)
     else:
         learned = embeddings.choose(path, found, token)
-    learned.refuse_pair()
-    word, (count, width) = learned.token, learned.vectors.shape
-    check_width(word, width, models.name, models.hidden_size)
+    word = learned.token
+    check_encoders(learned, models.name, models.hidden_sizes)
     try:
-        check_placeholder(models.tokenizer, word, count)
+        check_placeholder(models.tokenizer, word, len(learned.vectors))
     except InputError as error:
         raise InputError(
             f"{path}: {error} (token=... in Python, --embedding 'FILE=<name>' on the command line)"

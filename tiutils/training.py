@@ -22,7 +22,7 @@ from tiutils.errors import OutOfMemory
 from tiutils.io.checkpoints import RunState, check_state
 from tiutils.models import Models
 from tiutils.protocols import Callback, LoopResult, Progress, identity_of
-from tiutils.token_embedding import rows_of, usual_norm
+from tiutils.token_embedding import rows_of, usual_norms
 from tiutils.tokenizer import Placeholder
 
 
@@ -39,7 +39,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     total_steps: int
-    usual_norm: float
+    usual_norms: tuple[float, ...]
     packages: tuple[str, ...] = ("torch", "diffusers", "transformers", "accelerate")
 
     def vectors(self) -> np.ndarray:
@@ -103,17 +103,17 @@ def prepare(
         make_optimizer(rows, config),
         scaler,
         config.total_steps(len(concept.photos), accelerator.num_processes),
-        usual_norm(models, placeholder) if config.norm_control else 0.0,
+        usual_norms(models, placeholder) if config.norm_control else (),
     )
 
 
 def recompute_activations(models: Models) -> None:
-    """Turn on gradient checkpointing in the U-Net and the text encoder."""
+    """Turn on gradient checkpointing in the U-Net and the text encoders."""
     models.unet.enable_gradient_checkpointing()
-    encoder = models.text_encoder
-    recompute = getattr(encoder, "activation_checkpointing_enable", None)  # the newer name
-    (recompute or encoder.gradient_checkpointing_enable)({"use_reentrant": False})
-    encoder.train()  # transformers recomputes only in training mode; CLIP has no dropout
+    for encoder in models.text_encoders:
+        recompute = getattr(encoder, "activation_checkpointing_enable", None)  # the newer name
+        (recompute or encoder.gradient_checkpointing_enable)({"use_reentrant": False})
+        encoder.train()  # transformers recomputes only in training mode; CLIP has no dropout
 
 
 def make_optimizer(rows: nn.Parameter, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -176,8 +176,10 @@ def move_rows(training: Training, step: int, loss: Tensor) -> Tensor:
     training.scaler.step(training.optimizer)
     training.scaler.update()
     if config.norm_control:
-        lengths = rows.detach().norm(dim=1, keepdim=True).clamp(min=1e-8)
-        rows.data *= 1 + config.norm_control * (training.usual_norm / lengths - 1)
+        halves = rows.detach().split(training.models.hidden_sizes, dim=1)
+        for half, usual in zip(halves, training.usual_norms, strict=True):
+            lengths = half.norm(dim=1, keepdim=True).clamp(min=1e-8)
+            half *= 1 + config.norm_control * (usual / lengths - 1)
     training.optimizer.zero_grad()
     return loss
 

@@ -24,8 +24,7 @@ from tiutils.diffusion import encode_views
 from tiutils.errors import InputError, first_line
 from tiutils.io import pretrained
 from tiutils.models import Models
-from tiutils.token_embedding import table_of
-from tiutils.tokenizer import median_norm
+from tiutils.token_embedding import median_norms
 
 GROUPS = 16  # of channels, normalized together
 
@@ -117,5 +116,5 @@ def row_from_photos(models: Models, concept: Concept) -> Tensor:
     views = [view for view in concepts.views(concept, center_crop=True) if not view.flip]
     latents, _ = encode_views(models, concept, views, encoder.sizes["side"] * models.vae_factor)
     direction = F.normalize(encoder(latents.cpu()).mean(dim=0), dim=0)
-    row = direction * median_norm(table_of(models).cpu().numpy())
+    row = direction * median_norms(models)[0]
     return row.to(models.device)

@@ -223,15 +223,13 @@ def words(texts: Sequence[str]) -> list[tuple[str, str]]:
     """The files of --embedding and the names their words get: of each the one given, else all in it.
 
     Raises:
-        InputError: a file cannot be read, or holds a word for several text encoders.
+        InputError: a file cannot be read.
     """
     from tiutils.io import embeddings
 
     found = []
     for source, name in map(source_and_name, texts):
         learned = embeddings.read_all(source)
-        for word in learned:
-            word.refuse_pair()
         found += [(source, token) for token in ([name] if name else [w.token for w in learned])]
     return found
 

@@ -58,6 +58,16 @@ class FlaxModels:
         return self.unet.dtype
 
     @property
+    def tokenizers(self) -> tuple[CLIPTokenizer, ...]:
+        """One for each text encoder, of which there is one."""
+        return (self.tokenizer,)
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """Width of one token's vector in each text encoder."""
+        return (self.hidden_size,)
+
+    @property
     def hidden_size(self) -> int:
         """Width of one token's vector: 768 in Stable Diffusion 1.x."""
         return self.text_encoder.hidden_size

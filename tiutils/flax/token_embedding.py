@@ -95,13 +95,13 @@ def table_of(models: FlaxModels) -> jax.Array:
     return models.text_encoder.embeddings.token_embedding.embedding[...]
 
 
-def usual_norm(models: FlaxModels, placeholder: Placeholder) -> float:
-    """The norm that norm control pulls a word's rows toward; see `tiutils.token_embedding.usual_norm`."""
+def usual_norms(models: FlaxModels, placeholder: Placeholder) -> tuple[float]:
+    """The norm that norm control pulls a word's rows toward; see `tiutils.token_embedding.usual_norms`."""
     if placeholder.initializer_token is None:
-        return median_norm(np.asarray(table_of(models)))
+        return (median_norm(np.asarray(table_of(models))),)
     ids = models.tokenizer.encode(placeholder.initializer_token, add_special_tokens=False)
     rows = look_up(models.text_encoder, jnp.array([ids]), models.rows, models.first_id)[0]
-    return float(jnp.linalg.norm(rows.astype(jnp.float32), axis=1).mean())
+    return (float(jnp.linalg.norm(rows.astype(jnp.float32), axis=1).mean()),)
 
 
 def place_of(models: FlaxModels, placeholder: Placeholder) -> slice:

@@ -136,7 +136,7 @@ def prepare(
         first_id=models.first_id,
         prediction_type=models.prediction_type,
     )
-    length = token_embedding.usual_norm(models, placeholder) if config.norm_control else 0.0
+    (length,) = token_embedding.usual_norms(models, placeholder) if config.norm_control else (0.0,)
     rows = jnp.array(
         token_embedding.rows_of(models, placeholder)
     )  # a copy: the steps' buffers are donated

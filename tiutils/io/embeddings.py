@@ -29,6 +29,7 @@ FILE_NAMES = ("learned_embeds.safetensors", "learned_embeds.bin")
 SUFFIXES = (".safetensors", ".bin", ".pt", ".npy", ".png")
 MAX_WORD = 200  # characters
 MAX_VECTORS = 256  # a prompt has room for 75 tokens
+PAIR = ("clip_l", "clip_g")  # SDXL's text encoders
 ENCODER_OF_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g", 4096: "t5"}
 
 
@@ -68,6 +69,16 @@ class LearnedEmbedding:
         """The vectors for each text encoder, by its name."""
         return {self.text_encoder: self.vectors, **self.others}
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of the vectors for each text encoder."""
+        return tuple(vectors.shape[1] for vectors in self.by_encoder.values())
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The vectors for all text encoders side by side, as a run learns them: `(n, sum(widths))`."""
+        return np.concatenate(list(self.by_encoder.values()), axis=1)
+
     def refuse_pair(self) -> None:
         """Stable Diffusion 1.x has one text encoder, for which half of an SDXL pair is not enough.
 
@@ -81,6 +92,17 @@ class LearnedEmbedding:
                 f"{self.token!r} was learned for several text encoders, as SDXL has ({found}); "
                 "expected one, as Stable Diffusion 1.x has (768 wide)"
             )
+
+
+def from_rows(
+    token: str, rows: np.ndarray, widths: Sequence[int], metadata: dict[str, str]
+) -> LearnedEmbedding:
+    """The word that a run has learned, from its rows, `(n, sum(widths))`, and the width for each text encoder."""
+    first, *others = np.split(rows, np.cumsum(widths)[:-1], axis=1)
+    names = PAIR if others else ("",)
+    return LearnedEmbedding(
+        token, first, metadata, names[0], dict(zip(names[1:], others, strict=True))
+    )
 
 
 def write(

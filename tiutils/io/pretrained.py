@@ -39,6 +39,11 @@ def vae_factor(vae_config: Any) -> int:
     return 2 ** (len(vae_config["block_out_channels"]) - 1)
 
 
+def hidden_sizes(folder: str | Path) -> tuple[int, ...]:
+    """Width of one token's vector in each of a model's text encoders."""
+    return tuple(read_config(folder, part)["hidden_size"] for part in ("text_encoder",))
+
+
 def guidance_scale(resolution: int) -> float:
     """The default guidance scale: Stable Diffusion's 7.5, or less for small models, which it oversaturates."""
     return 7.5 if resolution >= 256 else 2.5

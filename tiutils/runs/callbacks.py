@@ -21,7 +21,6 @@ from tiutils.errors import InputError, first_line, out_of_memory
 from tiutils.figures import output
 from tiutils.io import checkpoints, embeddings, progress, run_folder, signals
 from tiutils.io.checkpoints import CheckpointError
-from tiutils.io.embeddings import LearnedEmbedding
 from tiutils.protocols import Callback, Progress, TrainingProtocol
 from tiutils.publishing import model_card
 from tiutils.runs.early_stopping import EarlyStopping
@@ -104,7 +103,9 @@ def write_rows(training: TrainingProtocol, step: int, stem: str) -> Path:
         facts["license"] = model_card.LICENSES[base]
     return embeddings.write(
         Path(config.output_dir) / (stem + suffix),
-        LearnedEmbedding(placeholder.token, training.vectors(), facts),
+        embeddings.from_rows(
+            placeholder.token, training.vectors(), training.models.hidden_sizes, facts
+        ),
         safe_serialization=not config.no_safe_serialization,
     )
 

@@ -127,9 +127,8 @@ def read_inputs(
     concepts.warn_of_small_photos(concept, config.resolution or pretrained.resolution(folder))
     pretrained.check_prediction_type(folder)
     if checkpoint is not None:
-        hidden_size = pretrained.read_config(folder, "text_encoder")["hidden_size"]
         optimizer = "AdamW8bit" if config.use_8bit_adam else "AdamW"
-        shape = (len(tokens), hidden_size)
+        shape = (len(tokens), sum(pretrained.hidden_sizes(folder)))
         check_state(checkpoint, config.placeholder_token, shape, optimizer)
     if config.push_to_hub and is_main_process:
         publish.check_access(

@@ -125,7 +125,8 @@ def _train(
         save_more=save_pipeline if config.save_as_full_pipeline else None,
         is_main_process=accelerator.is_main_process,
     )
-    models.text_encoder.eval()  # gradient checkpointing needs training mode
+    for encoder in models.text_encoders:
+        encoder.eval()  # gradient checkpointing needs training mode
     accelerator.end_training()
     return result
 
