@@ -77,12 +77,15 @@ def tensors(*modules: nn.Module) -> list[Tensor]:
 
 def ready(parts: Models, checkpointing: bool, bits: str | None) -> Models:
     """Frozen parts with a new row in the table, and the switches set."""
-    for part in (parts.text_encoder, parts.vae, parts.unet):
+    for part in (*parts.text_encoders, parts.vae, parts.unet):
         part.requires_grad_(False).eval()
-    table = parts.text_encoder.get_input_embeddings()
-    row = torch.zeros(1, parts.hidden_size, device=table.weight.device)
-    embedding = TokenEmbedding(table, row, table.num_embeddings, parts.tokenizer)
-    parts.text_encoder.set_input_embeddings(embedding)
+    row, last = nn.Parameter(torch.zeros(1, parts.hidden_size, device=parts.device)), 0
+    for encoder, tokenizer in zip(parts.text_encoders, parts.tokenizers, strict=True):
+        table, first = encoder.get_input_embeddings(), last
+        last += table.embedding_dim
+        columns = slice(first, last)
+        embedding = TokenEmbedding(table, row, table.num_embeddings, tokenizer, columns)
+        encoder.set_input_embeddings(embedding)
     if bits is not None:
         quantize(parts.unet, bits)
     if checkpointing:
@@ -95,7 +98,7 @@ def dataset(parts: Models, batch: int) -> diffusion.LatentDataset:
     shape, device = parts.latent_shape(), parts.device
     word = parts.text_encoder.get_input_embeddings().first_id
     plan = BatchPlan(0, batch, (3,) * 5, 3, shape, 1000)
-    prompts = torch.full((3, 77), word, device=device)
+    prompts = torch.full((3, 77 * len(parts.text_encoders)), word, device=device)
     mean, std = torch.zeros(15, *shape, device=device), torch.ones(15, *shape, device=device)
     return diffusion.LatentDataset(mean, std, prompts, plan)
 
@@ -115,7 +118,7 @@ def count_step(
     dtype = PRECISIONS[precision]
     with FakeTensorMode(allow_non_fake_inputs=True):
         parts = ready(random_parts(model, dtype, 49408), checkpointing, bits)
-        held = tensors(parts.unet, parts.text_encoder)
+        held = tensors(parts.unet, *parts.text_encoders)
         learned = dataset(parts, batch)
         with Counter(held) as counter:
             step(parts, learned, None if precision == "no" else dtype)
@@ -128,7 +131,7 @@ def count_encoding(model: str, precision: str) -> int:
     dtype = PRECISIONS[precision]
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         parts = ready(random_parts(model, dtype, 49408), False, None)
-        side, held = parts.resolution, tensors(parts.vae, parts.text_encoder)
+        side, held = parts.resolution, tensors(parts.vae, *parts.text_encoders)
         with Counter(held) as counter:
             moments = parts.vae.encode(torch.zeros(1, 3, side, side, dtype=dtype)).latent_dist
             del moments

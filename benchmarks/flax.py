@@ -66,7 +66,24 @@ SD15_THIN = {
     "vae": SD15["vae"] | {"block_out_channels": (32, 32, 64, 64), "sample_size": 128},
     "text": SD15["text"] | {"hidden_size": 96, "intermediate_size": 384},
 }  # fmt: skip
-SHAPES = {"small": SMALL, "sd15": SD15, "sd15-thin": SD15_THIN}
+# for counting bytes alone: it is not trained in JAX
+SDXL = {
+    "unet": {
+        "block_out_channels": (320, 640, 1280), "layers_per_block": 2, "attention_head_dim": [5, 10, 20],
+        "cross_attention_dim": 2048, "sample_size": 128, "transformer_layers_per_block": [1, 2, 10],
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+    "vae": SD15["vae"] | {"sample_size": 1024},
+    "text": SD15["text"],
+    "text_2": {
+        "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
+        "projection_dim": 1280, "hidden_act": "gelu",
+    },
+}  # fmt: skip
+SHAPES = {"small": SMALL, "sd15": SD15, "sd15-thin": SD15_THIN, "sdxl": SDXL}
 
 
 def main() -> int:
@@ -130,7 +147,7 @@ def random_parts(name: str, dtype: Any = None, vocabulary: int | None = None) ->
     """
     import torch
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     from tiutils import models
     from tiutils.io import pretrained
@@ -141,8 +158,10 @@ def random_parts(name: str, dtype: Any = None, vocabulary: int | None = None) ->
     ends = {f"{end}_token_id": getattr(tokenizer, f"{end}_token_id") for end in ("bos", "eos")}
     blocks = len(shapes["vae"]["block_out_channels"])
     kinds = {"down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"]}
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(vocab_size=vocabulary or len(tokenizer), **shapes["text"], **ends)
+    text_encoders = tuple(
+        kind(CLIPTextConfig(vocab_size=vocabulary or len(tokenizer), **shapes[text], **ends))
+        for kind, text in ((CLIPTextModel, "text"), (CLIPTextModelWithProjection, "text_2"))
+        if text in shapes
     )
     usual = torch.get_default_dtype()
     torch.set_default_dtype(dtype or usual)  # fake tensors cannot be cast in place
@@ -151,8 +170,8 @@ def random_parts(name: str, dtype: Any = None, vocabulary: int | None = None) ->
     torch.set_default_dtype(usual)
     return models.Models(
         name=name,
-        tokenizers=(tokenizer,),
-        text_encoders=(text_encoder,),
+        tokenizers=(tokenizer,) * len(text_encoders),
+        text_encoders=text_encoders,
         vae=vae,
         unet=unet,
         noise_scheduler=DDPMScheduler(

@@ -19,7 +19,7 @@ ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_ou
 
 def save_single_file(folder: Path, path: Path) -> Path:
     """Write the weights of a folder with two blocks of one layer each as one file; returns its path."""
-    parts = {part: _weights(folder / part) for part in pretrained.WEIGHTS}
+    parts = {part: _weights(folder / part) for part in pretrained.weights_of(folder)}
     tensors = {f"model.diffusion_model.{_unet(n)}": t for n, t in parts["unet"].items()}
     for name, tensor in parts["vae"].items():
         new = _vae(name)

@@ -12,9 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from tiutils import models
 from tiutils.io import pretrained
@@ -108,6 +120,47 @@ def save_small_model(
         requires_safety_checker=False,
     ).save_pretrained(folder)
     save_tokenizer_files(folder / "tokenizer")  # transformers 5 only saves tokenizer.json
+    return folder
+
+
+def save_small_sdxl(folder: Path, widths: tuple[int, int] = (32, 48)) -> Path:
+    """A small Stable Diffusion XL with random weights, in the folder layout of the released one.
+
+    As there, the second tokenizer pads with "!", and the second text encoder's configuration has 2 for the end token.
+    """
+    torch.manual_seed(0)
+    tokenizers, encoders, projection = [], [], 24
+    for suffix, pad_token, hidden in zip(("", "_2"), ("<|endoftext|>", "!"), widths, strict=True):
+        files = save_tokenizer_files(folder / f"tokenizer{suffix}")
+        names = (str(files / "vocab.json"), str(files / "merges.txt"))
+        tokenizers.append(CLIPTokenizer(*names, pad_token=pad_token, model_max_length=77))
+        config = CLIPTextConfig(
+            vocab_size=len(tokenizers[0]), hidden_size=hidden, intermediate_size=64, num_hidden_layers=3,
+            num_attention_heads=2, max_position_embeddings=77, projection_dim=projection,
+            bos_token_id=tokenizers[0].bos_token_id, hidden_act="gelu" if suffix else "quick_gelu",
+            eos_token_id=2 if suffix else tokenizers[0].eos_token_id,
+        )  # fmt: skip
+        encoders.append((CLIPTextModelWithProjection if suffix else CLIPTextModel)(config))
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4, sample_size=32,
+        layers_per_block=1, scaling_factor=0.13025, force_upcast=True,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        block_out_channels=(16, 32), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=sum(widths), norm_num_groups=4,
+        layers_per_block=1, sample_size=16, attention_head_dim=[2, 4], transformer_layers_per_block=[1, 2],
+        use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=projection + 6 * 8,
+    )  # fmt: skip
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    )
+    StableDiffusionXLPipeline(
+        vae, *encoders, *tokenizers, unet, scheduler, add_watermarker=False
+    ).save_pretrained(folder)
+    for suffix in ("", "_2"):
+        save_tokenizer_files(folder / f"tokenizer{suffix}")
     return folder
 
 

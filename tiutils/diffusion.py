@@ -6,19 +6,22 @@ latents anew while the VAE leaves the device.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
 from tiutils import concept as concepts
 from tiutils.batches import BatchPlan, batch_at, fixed_plan
 from tiutils.concept import Concept
+from tiutils.conditioning import encode_ids, predict
 from tiutils.config import TrainingConfig
 from tiutils.dataset import make_dataset
 from tiutils.models import Models
@@ -47,6 +50,19 @@ class LatentDataset:
     timestep_weights: Tensor | None = None
 
 
+@contextlib.contextmanager
+def _casted_vae(models: Models) -> Iterator[AutoencoderKL]:
+    """The VAE in the number format that it computes in: see `Models.vae_dtype`."""
+    vae, usual = models.vae, models.vae.dtype
+    if usual != models.vae_dtype:
+        vae.to(models.vae_dtype)
+    try:
+        yield vae
+    finally:
+        if vae.dtype != usual:
+            vae.to(usual)
+
+
 @torch.no_grad()
 def encode_views(
     models: Models, concept: Concept, views: Sequence[concepts.View], resolution: int
@@ -59,10 +75,11 @@ def encode_views(
     """
     device, scale = models.vae.device, models.vae.config.scaling_factor
     moments = []
-    for view in views:
-        pixels = torch.from_numpy(concepts.render_view(concept, view, resolution))[None]
-        latents = models.vae.encode(pixels.to(device, models.vae.dtype)).latent_dist
-        moments.append((latents.mean.float() * scale, latents.std.float() * scale))
+    with _casted_vae(models) as vae:
+        for view in views:
+            pixels = torch.from_numpy(concepts.render_view(concept, view, resolution))[None]
+            latents = vae.encode(pixels.to(device, vae.dtype)).latent_dist
+            moments.append((latents.mean.float() * scale, latents.std.float() * scale))
     means, stds = zip(*moments, strict=True)
     return torch.cat(means).to(models.device), torch.cat(stds).to(models.device)
 
@@ -70,8 +87,8 @@ def encode_views(
 @torch.no_grad()
 def decode(models: Models, latents: Tensor) -> list[Image.Image]:
     """The images that the VAE decodes from scaled latents, `(batch, channels, height, width)`."""
-    vae = models.vae
-    pixels = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
+    with _casted_vae(models) as vae:
+        pixels = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
     values = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).byte()  # from the VAE's [-1, 1]
     return [Image.fromarray(image) for image in values.permute(0, 2, 3, 1).cpu().numpy()]
 
@@ -101,6 +118,7 @@ def diffusion_loss(
     timesteps: Tensor,
     encoder_hidden_states: Tensor,
     masks: Tensor | None = None,
+    pooled: Tensor | None = None,
 ) -> Tensor:
     """The loss of each sample, float32 `(batch,)`: how far the U-Net's prediction is from the noise.
 
@@ -114,6 +132,7 @@ def diffusion_loss(
         timesteps: `(batch,)` int64.
         encoder_hidden_states: `(batch, tokens, hidden)`, the text encoder's output for the prompts.
         masks: `(batch, 1, height, width)`, how much each position counts; all the same by default.
+        pooled: `(batch, projection)`, in SDXL; see `conditioning`.
     """
     scheduler = models.noise_scheduler
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
@@ -121,12 +140,7 @@ def diffusion_loss(
         target = scheduler.get_velocity(latents, noise, timesteps)
     else:
         target = noise
-    dtype = models.unet.dtype
-    # autocast would compute the norms of a half-precision U-Net in float32 and save those for the backward pass
-    with torch.autocast(models.device.type, enabled=False):
-        prediction = models.unet(
-            noisy_latents.to(dtype), timesteps, encoder_hidden_states.to(dtype)
-        ).sample
+    prediction = predict(models, noisy_latents, timesteps, encoder_hidden_states, pooled)
     errors = F.mse_loss(prediction.float(), target.float(), reduction="none")
     return (errors if masks is None else errors * masks).mean(dim=(1, 2, 3))
 
@@ -151,9 +165,9 @@ def losses_of(
     if dataset.captions is not None:
         own = dataset.captions[views]
         prompts = torch.where(own < 0, prompts, own)
-    encoder_hidden_states = models.text_encoder(dataset.prompt_ids[prompts])[0]
+    states, pooled = encode_ids(models, dataset.prompt_ids[prompts])
     masks = None if dataset.masks is None else dataset.masks[views]
-    losses = diffusion_loss(models, latents, noise, timesteps, encoder_hidden_states, masks)
+    losses = diffusion_loss(models, latents, noise, timesteps, states, masks, pooled)
     weights = dataset.timestep_weights
     return losses if weights is None else losses * weights[timesteps]
 

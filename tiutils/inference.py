@@ -1,8 +1,7 @@
 """Prompts to pictures, with parts that are already loaded and words that were just learned.
 
-diffusers' `StableDiffusionPipeline` does the work; the prompt is encoded here, by the same
-`token_embedding.tokenize` that training uses, so that mixed-case words and words of several vectors mean
-the same as in training.
+diffusers' pipeline does the work; the prompt is encoded here, as in training (see `conditioning`), so that mixed-case
+words and words of several vectors mean the same.
 """
 
 from __future__ import annotations
@@ -14,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 from PIL import Image
+from torch import Tensor
 
-from tiutils import token_embedding
+from tiutils import conditioning, token_embedding
 from tiutils.config import SamplingConfig
 from tiutils.errors import InputError
 from tiutils.io import embeddings
-from tiutils.models import Models
+from tiutils.io.pretrained import TEXT_ENCODERS, TOKENIZERS
+from tiutils.models import Models, as_pipeline
 from tiutils.tokenizer import Placeholder, read_word
 
 
-@torch.no_grad()
 def encode_prompts(models: Models, prompts: Sequence[str]) -> torch.Tensor:
     """Text encoder output for each prompt, learned words included.
 
@@ -37,12 +37,10 @@ def encode_prompts(models: Models, prompts: Sequence[str]) -> torch.Tensor:
     Returns:
         `(len(prompts), 77, hidden)` float32, on the models' device.
     """
-    ids = token_embedding.tokenize(models.tokenizer, prompts).to(models.device)
-    with torch.autocast(models.device.type, enabled=False):
-        return models.text_encoder(ids)[0]
+    return conditioning.encode(models, prompts)[0]
 
 
-def pipeline(models: Models) -> StableDiffusionPipeline:
+def pipeline(models: Models) -> DiffusionPipeline:
     """A pipeline made of the parts in memory; nothing is read from disk or copied.
 
     The sampler is DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095), which needs 20 to 25 steps. It
@@ -56,16 +54,8 @@ def pipeline(models: Models) -> StableDiffusionPipeline:
         "thresholding": False,
         "timestep_spacing": "linspace",
     }
-    pipe = StableDiffusionPipeline(
-        vae=models.vae,
-        text_encoder=models.text_encoder,
-        tokenizer=models.tokenizer,
-        unet=models.unet,
-        scheduler=DPMSolverMultistepScheduler.from_config(schedule, algorithm_type="dpmsolver++"),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    sampler = DPMSolverMultistepScheduler.from_config(schedule, algorithm_type="dpmsolver++")
+    pipe = as_pipeline(models, sampler)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -105,22 +95,23 @@ def generate(
     if not prompts:
         return []
 
-    encoded = encode_prompts(models, prompts)  # once a prompt, not once an image
-    unconditional = encode_prompts(models, [sampling.negative_prompt])
+    encoded = conditioning.encode(models, prompts)  # once a prompt, not once an image
+    unconditional = conditioning.encode_negative(models, sampling.negative_prompt)
     guidance_scale = sampling.guidance_scale
     if guidance_scale is None:
         guidance_scale = models.guidance_scale
     jobs = [(p, k) for p in range(len(prompts)) for k in range(sampling.num_images_per_prompt)]
     pipe = pipeline(models)
     # Without a text encoder (which is always float32) it computes in the U-Net's own dtype.
-    pipe.register_modules(text_encoder=None, tokenizer=None)
+    encoders = pipe.components.keys() & {*TEXT_ENCODERS, *TOKENIZERS}
+    pipe.register_modules(**dict.fromkeys(encoders))
     images: list[Image.Image] = []
     with _vae_on_device(models), torch.autocast(models.device.type, enabled=False):
         for first in range(0, len(jobs), sampling.batch_size):
             chunk = jobs[first : first + sampling.batch_size]
             batch = pipe(
-                prompt_embeds=encoded[[p for p, _ in chunk]],
-                negative_prompt_embeds=unconditional.expand(len(chunk), -1, -1),
+                **_told(models, encoded, [p for p, _ in chunk]),
+                **_told(models, unconditional, [0] * len(chunk), "negative_"),
                 latents=_first_noise(models, [sampling.seed + k for _, k in chunk], height, width),
                 height=height,
                 width=width,
@@ -132,6 +123,18 @@ def generate(
                 if on_image is not None:
                     on_image(len(images) - 1, image)
     return images
+
+
+def _told(
+    models: Models, encoded: Sequence[Tensor | None], which: list[int], kind: str = ""
+) -> dict[str, Tensor]:
+    """What `conditioning.encode` returned, as the pipeline's arguments: those of some of the prompts."""
+    names = (f"{kind}prompt_embeds", f"{kind}pooled_prompt_embeds")
+    return {
+        name: part[which].to(models.dtype)
+        for name, part in zip(names, encoded, strict=True)
+        if part is not None
+    }
 
 
 def load_embedding(models: Models, path: str | Path, token: str | None = None) -> Placeholder:

@@ -1,4 +1,4 @@
-"""The frozen parts: a Stable Diffusion's tokenizer, text encoder, VAE, U-Net and noise schedule.
+"""The frozen parts: a Stable Diffusion's tokenizers, text encoders, VAE, U-Net and noise schedule.
 
 A model is a folder in diffusers' layout or the id of one on the Hub. Nothing in it is ever trained.
 """
@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -19,10 +20,14 @@ import safetensors.torch
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from tiutils.errors import InputError, first_line, out_of_memory
 from tiutils.io import pretrained, quantized, single_file
+
+# by the number of text encoders
+PIPELINES = {1: diffusers.StableDiffusionPipeline, 2: diffusers.StableDiffusionXLPipeline}
+ENCODER_KINDS = (CLIPTextModel, CLIPTextModelWithProjection)  # the first, the second
 
 
 @dataclass
@@ -69,6 +74,12 @@ class Models:
         return self.unet.dtype
 
     @property
+    def vae_dtype(self) -> torch.dtype:
+        """The number format that the VAE computes in: the U-Net's, but SDXL's overflows in float16."""
+        overflows = len(self.text_encoders) > 1 and self.vae.config.force_upcast
+        return torch.float32 if overflows and self.dtype == torch.float16 else self.dtype
+
+    @property
     def hidden_sizes(self) -> tuple[int, ...]:
         """Width of one token's vector in each text encoder: 768 in Stable Diffusion 1.x."""
         return tuple(encoder.config.hidden_size for encoder in self.text_encoders)
@@ -97,7 +108,7 @@ class Models:
     @property
     def guidance_scale(self) -> float:
         """The default guidance scale."""
-        return pretrained.guidance_scale(self.resolution)
+        return pretrained.guidance_scale(self.resolution, len(self.text_encoders))
 
     @property
     def at_once(self) -> int:
@@ -164,7 +175,7 @@ def load(
     """
     name = str(name or default_model())
     folder = pretrained.locate(name, revision=revision, variant=variant)
-    tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name)
+    tokenizers = pretrained.load_tokenizers(folder, tokenizer_name=tokenizer_name)
     try:
         pretrained.refuse_code(folder)
         with no_progress_bars():
@@ -184,77 +195,95 @@ def load(
     for part in (*text_encoders, vae, unet):
         part.to((unet_device if part is unet else None) or device).requires_grad_(False).eval()
     text_encoders = tuple(encoder.float() for encoder in text_encoders)
-    return Models(name, (tokenizer,), text_encoders, vae, unet, noise_scheduler, folder)
+    return Models(name, tokenizers, text_encoders, vae, unet, noise_scheduler, folder)
 
 
 def _read_folder(
     name: str, folder: Path, variant: str | None, dtype: torch.dtype
 ) -> tuple[tuple[CLIPTextModel, ...], AutoencoderKL, UNet2DConditionModel]:
-    """The parts with weights, of a folder in diffusers' layout; the text encoder as it was saved.
+    """The parts with weights, of a folder in diffusers' layout; the text encoders as they were saved.
 
     Raises:
-        InputError: the text encoder's file lacks weights: transformers would go on with random ones.
+        InputError: a text encoder's file lacks weights: transformers would go on with random ones.
     """
-    text_encoder, report = CLIPTextModel.from_pretrained(
-        folder, subfolder="text_encoder", variant=variant, output_loading_info=True
-    )
-    if report["missing_keys"]:
-        raise InputError(
-            f"the text encoder of {name!r} lacks {sorted(report['missing_keys'])[0]}: its file was saved for another "
-            f"version of transformers than {transformers.__version__}; save it again with the `text_model.` prefix"
+    encoders = []
+    for part, kind in zip(pretrained.text_encoders(folder), ENCODER_KINDS, strict=False):
+        encoder, report = kind.from_pretrained(
+            folder, subfolder=part, variant=variant, output_loading_info=True
         )
+        encoders.append(encoder)
+        if report["missing_keys"]:
+            raise InputError(
+                f"the text encoder of {name!r} lacks {sorted(report['missing_keys'])[0]}: its file was saved for "
+                f"another version of transformers than {transformers.__version__}; save it again with the "
+                f"`text_model.` prefix"
+            )
     options = {"variant": variant, "torch_dtype": dtype}
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **options)
     unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options)
-    return (text_encoder,), vae, unet
+    return tuple(encoders), vae, unet
 
 
 def _read_file(
     name: str, folder: Path, variant: str | None, dtype: torch.dtype
 ) -> tuple[tuple[CLIPTextModel, ...], AutoencoderKL, UNet2DConditionModel]:
     """The parts with weights, of a whole model in one file; `folder` says how large they are."""
-    pipeline = diffusers.StableDiffusionPipeline.from_single_file(
+    parts = pretrained.text_encoders(folder)
+    pipeline = PIPELINES[len(parts)].from_single_file(
         str(Path(name).expanduser()), config=str(folder), local_files_only=True
     )
-    return (pipeline.text_encoder,), pipeline.vae.to(dtype), pipeline.unet.to(dtype)
+    encoders = tuple(getattr(pipeline, part) for part in parts)
+    return encoders, pipeline.vae.to(dtype), pipeline.unet.to(dtype)
+
+
+def as_pipeline(models: Models, scheduler: Any = None) -> diffusers.DiffusionPipeline:
+    """The pipeline of diffusers, made of the parts in memory; nothing is read from disk or copied."""
+    count = len(models.text_encoders)
+    parts = {
+        **dict(zip(pretrained.TEXT_ENCODERS, models.text_encoders, strict=False)),
+        **dict(zip(pretrained.TOKENIZERS, models.tokenizers, strict=False)),
+        "vae": models.vae,
+        "unet": models.unet,
+        "scheduler": scheduler or models.noise_scheduler,
+    }
+    without = (
+        {"safety_checker": None, "requires_safety_checker": False}
+        if count == 1
+        else {"add_watermarker": False}
+    )
+    return PIPELINES[count](**parts, feature_extractor=None, **without)
 
 
 def save(models: Models, folder: str | Path) -> Path:
     """Write the whole model in diffusers' layout, so that old and new versions of transformers read it.
 
-    transformers 5 leaves out the `text_model.` prefix of the text encoder's weights and the tokenizer's vocab.json and
-    merges.txt; transformers 4 then loads random weights with a mere warning. Both are put back. The text encoder must
-    have a plain embedding table: see `token_embedding.merged`. Written are Stable Diffusion's five parts alone: a word
+    transformers 5 leaves out the `text_model.` prefix of a text encoder's weights and the tokenizer's vocab.json and
+    merges.txt; transformers 4 then loads random weights with a mere warning. Both are put back. The text encoders must
+    have plain embedding tables: see `token_embedding.merged`. Written are the pipeline's own parts alone: a word
     encoder or an evaluator beside them stays with the model that it came with.
     """
     folder = Path(folder)
-    pipeline = diffusers.StableDiffusionPipeline(
-        vae=models.vae,
-        text_encoder=models.text_encoder,
-        tokenizer=models.tokenizer,
-        unet=models.unet,
-        scheduler=models.noise_scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
     with no_progress_bars():
-        pipeline.save_pretrained(folder)
-    weights = folder / "text_encoder" / "model.safetensors"
-    tensors = {
-        f"text_model.{name.removeprefix('text_model.')}": tensor
-        for name, tensor in safetensors.torch.load_file(weights).items()
-    }
-    safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
-    tokenizer = json.loads(models.tokenizer.backend_tokenizer.to_str())["model"]
-    (folder / "tokenizer" / "vocab.json").write_text(
-        json.dumps(tokenizer["vocab"], ensure_ascii=False), encoding="utf-8"
-    )
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in tokenizer["merges"]]
-    (folder / "tokenizer" / "merges.txt").write_text(
-        "\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8"
-    )
-    for part in pretrained.WEIGHTS:
+        as_pipeline(models).save_pretrained(folder)
+    for part in pretrained.text_encoders(folder):
+        weights = folder / part / "model.safetensors"
+        tensors = {
+            name
+            if name.startswith(("text_model.", "text_projection."))
+            else f"text_model.{name}": t
+            for name, t in safetensors.torch.load_file(weights).items()
+        }
+        safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
+    for part, tokenizer in zip(pretrained.tokenizers(folder), models.tokenizers, strict=True):
+        known = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+        (folder / part / "vocab.json").write_text(
+            json.dumps(known["vocab"], ensure_ascii=False), encoding="utf-8"
+        )
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in known["merges"]]
+        (folder / part / "merges.txt").write_text(
+            "\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8"
+        )
+    for part in pretrained.weights_of(folder):
         path = folder / part / "config.json"
         known = json.loads(path.read_text(encoding="utf-8"))
         known.pop("_name_or_path", None)  # a model is for sharing, the name of a folder here is not

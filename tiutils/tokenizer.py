@@ -352,7 +352,7 @@ def without_weights(
     folder = pretrained.locate(name, revision=revision, weights=False)
     return types.SimpleNamespace(
         name=str(name),
-        tokenizer=pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name),
+        tokenizer=pretrained.load_tokenizers(folder, tokenizer_name=tokenizer_name)[0],
         hidden_sizes=pretrained.hidden_sizes(folder),
     )
 

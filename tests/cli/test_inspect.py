@@ -224,12 +224,3 @@ def test_several_words_in_one_prompt_keep_apart_also_in_mixed_case(small_model, 
     rows = parts.text_encoder.get_input_embeddings()(ids)[0].detach()
     learned = [row[0].item() for row in rows if (row == row[0]).all()]
     assert learned == [1, 1, 0, 3, 3, 3, 2]
-
-
-def test_a_pair_for_sdxl_is_refused_before_a_model_is_loaded(tmp_path, capsys):
-    halves = {"clip_l": made.vectors(1, 768), "clip_g": made.vectors(1, 1280)}
-    (tmp_path / "xl.safetensors").write_bytes(save(halves))
-    arguments = ["--embedding", str(tmp_path / "xl.safetensors"), "--prompt", "x"]
-    assert main(["generate", *arguments, "--pretrained_model_name_or_path", "no/model"]) == 2
-    error = capsys.readouterr().err
-    assert "clip_l 768 wide and clip_g 1280 wide" in error and "no/model" not in error

@@ -210,9 +210,9 @@ def with_config(folder, part, **options):
 
 
 OTHER_KINDS = {
-    "SDXL": (
+    "SDXL's second encoder, too wide": (
         [("unet", {"addition_embed_type": "text_time"}), ("text_encoder_2", {"hidden_size": 1280})],
-        "Stable Diffusion XL",
+        r"32 wide.*gives 32 \+ 1280",
     ),
     "SDXL by its index": (
         [
@@ -224,9 +224,12 @@ OTHER_KINDS = {
                 },
             )
         ],
-        r"Stable Diffusion XL \(StableDiffusionXLPipeline\)",
+        "Stable Diffusion XL in part .it has a second text encoder",
     ),
-    "refiner": ([("unet", {"addition_embed_type": "text_time"})], "Stable Diffusion XL"),
+    "half of SDXL": (
+        [("unet", {"addition_embed_type": "text_time"})],
+        "Stable Diffusion XL in part .no second text encoder",
+    ),
     "inpainting": (
         [("unet", {"in_channels": 9})],
         "an inpainting model .*takes 9 channels.*gives 4",
@@ -261,7 +264,7 @@ def test_a_model_of_another_kind_is_named_before_its_weights_are_read(copy, kind
         assert main(["generate", "--prompt", "x", "--framework", framework, *base]) == 2
         error = capsys.readouterr().err
         assert re.search(expected, error) and error.count("\n") == 1, error
-        assert "Stable Diffusion 1.x and 2.x" in error
+        assert "Stable Diffusion 1.x, 2.x and XL" in error
 
 
 @pytest.mark.parametrize("framework", ["pytorch", "flax"])
@@ -298,9 +301,10 @@ def test_a_model_of_another_kind_on_the_hub_is_refused_before_gigabytes_are_down
 ):
     folder, _ = hub_with(monkeypatch, tmp_path, *SMALL, *WHOLE)
     (folder / "unet").mkdir(parents=True)
-    with_config(folder, "", text_encoder_2=["transformers", "CLIPTextModelWithProjection"])
+    with_config(folder, "unet", in_channels=9)
+    with_config(folder, "vae", latent_channels=4)
     message = refused(pretrained.locate, "owner/name")
-    assert "the model 'owner/name' is Stable Diffusion XL" in message
+    assert "the model 'owner/name' is an inpainting model" in message
     assert not files_in(folder) & WHOLE
 
 

@@ -40,7 +40,7 @@ def its_small_files(folder, monkeypatch):
 def test_the_weights_are_those_of_the_folder(folder, whole):
     assert pretrained.locate(whole, weights=False) == folder
     one, other = models.load(whole), models.load(folder)
-    for part in pretrained.WEIGHTS:
+    for part in pretrained.weights_of(folder):
         expected, found = (getattr(m, part).state_dict() for m in (other, one))
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)

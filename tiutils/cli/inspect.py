@@ -93,28 +93,45 @@ def _comparison(
     variant: str | None,
     tokenizer_name: str | None,
 ) -> list[str]:
-    """Norms and nearest words, for each vector of width `hidden` of the model.
+    """Norms and nearest words, for each vector, in each text encoder of the model.
 
     Raises:
-        InputError: the model is unavailable, or has another width.
+        InputError: the model is unavailable, or has other text encoders.
     """
-    hidden = pretrained.read_config(folder, "text_encoder").get("hidden_size")
-    if learned.others or learned.vectors.shape[1] != hidden:
-        raise InputError(f"{model} has one text encoder, {hidden} wide")
-    table = _token_table(model, folder, variant)
-    norms = np.linalg.norm(table, axis=1)
-    low, middle, high = np.percentile(norms, [1, 50, 99])
-    lines = [
-        f"  vocabulary    of {printable(model)}: norms {low:.3g} to {high:.3g}, median {middle:.3g}"
-    ]
-    tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name)
+    sizes = pretrained.hidden_sizes(folder)
+    if learned.widths != sizes:
+        count = "one text encoder" if len(sizes) == 1 else f"{len(sizes)} text encoders"
+        raise InputError(f"{model} has {count}, {' and '.join(map(str, sizes))} wide")
+    tokenizer, *_ = pretrained.load_tokenizers(folder, tokenizer_name=tokenizer_name)
+    lines = []
+    for part, vectors in zip(
+        pretrained.text_encoders(folder), learned.by_encoder.values(), strict=True
+    ):
+        table = _token_table(model, folder, part, variant)
+        place = f"{part} of {model}" if len(sizes) > 1 else model
+        lines += _in_table(learned.tokens, vectors, table, whole_words(tokenizer), place)
     try:
         check_placeholder(tokenizer, learned.token, len(learned.vectors))
     except InputError as error:  # it can be loaded under another name
-        lines.append(f"  in prompts    {error}")
-    vocabulary = whole_words(tokenizer)
+        lines.insert(1, f"  in prompts    {error}")
+    return lines
+
+
+def _in_table(
+    tokens: Sequence[str],
+    vectors: np.ndarray,
+    table: np.ndarray,
+    vocabulary: dict[str, int],
+    place: str,
+) -> list[str]:
+    """Norms and nearest words of vectors, `(n, hidden)`, among the rows of one text encoder's table."""
+    norms = np.linalg.norm(table, axis=1)
+    low, middle, high = np.percentile(norms, [1, 50, 99])
+    lines = [
+        f"  vocabulary    of {printable(place)}: norms {low:.3g} to {high:.3g}, median {middle:.3g}"
+    ]
     names, ids = list(vocabulary), list(vocabulary.values())
-    for token, vector in zip(learned.tokens, learned.vectors, strict=True):
+    for token, vector in zip(tokens, vectors, strict=True):
         norm = np.linalg.norm(vector)
         cosines = table[ids] @ vector / np.maximum(norms[ids] * norm, 1e-12)
         best = np.argsort(-cosines)[:NEAREST]
@@ -123,8 +140,8 @@ def _comparison(
     return lines
 
 
-def _token_table(model: str, folder: Path, variant: str | None) -> np.ndarray:
-    """The text encoder's token embeddings, float32 of shape (vocabulary, hidden).
+def _token_table(model: str, folder: Path, part: str, variant: str | None) -> np.ndarray:
+    """A text encoder's token embeddings, float32 of shape (vocabulary, hidden).
 
     Raises:
         InputError: they are missing, or not stored as safetensors.
@@ -132,15 +149,11 @@ def _token_table(model: str, folder: Path, variant: str | None) -> np.ndarray:
     from safetensors import safe_open
 
     name = f"model.{variant}.safetensors" if variant else "model.safetensors"
-    path = folder / "text_encoder" / name
+    path = folder / part / name
     try:
         if not path.exists() and not os.path.isdir(model):  # this one part, not gigabytes
             commit = folder.name  # the snapshot that the folder is
-            path = (
-                hub.download(model, [f"text_encoder/{name}"], revision=commit)
-                / "text_encoder"
-                / name
-            )
+            path = hub.download(model, [f"{part}/{name}"], revision=commit) / part / name
         with safe_open(path, framework="np") as file:
             names = file.keys()
             (name,) = (name for name in names if name.endswith("token_embedding.weight"))
@@ -185,7 +198,7 @@ def convert_for(
         logger.warning("%s", note)
     path = engines.write(folder, learned, engine)
     return path, [
-        f"in {engine.title} the file goes to: {engine.place.replace('`', '')}",
+        f"in {engine.title} the file goes to: {engines.place_of(engine, learned)}",
         f"in the prompt write: {printable(engine.written(learned.token))}",
     ]
 

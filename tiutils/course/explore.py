@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageEnhance
 
 from tiutils import concept as concepts
-from tiutils import diffusion, inference, token_embedding
+from tiutils import conditioning, diffusion, inference, token_embedding
 from tiutils.concept import Concept, View
 from tiutils.errors import InputError
 from tiutils.evaluation import metrics
@@ -81,14 +81,14 @@ def noise_preview(
         timestep: the noise level, from 0 to the model's last, usually 999.
         seed: of the noise, which is the same for all timesteps.
     """
-    scheduler, dtype = models.noise_scheduler, models.dtype
+    scheduler = models.noise_scheduler
     views = [v for v in concepts.views(concept, center_crop=True) if v.photo == photo]
     latents, _ = diffusion.encode_views(models, concept, views[:1], models.resolution)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
     noise, time = noise.to(latents), torch.tensor([timestep], device=latents.device)
     noisy = scheduler.add_noise(latents, noise, time)
-    states = inference.encode_prompts(models, [prompt])
-    output = models.unet(noisy.to(dtype), time, states.to(dtype)).sample.float()
+    told = conditioning.encode(models, [prompt])
+    output = conditioning.predict(models, noisy, time, *told).float()
     # from the predicted noise or velocity to the latents without it
     guess = scheduler.step(output, timestep, noisy).pred_original_sample
     pictures = diffusion.decode(models, torch.cat([latents, noisy, guess]))

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn.functional import normalize
 
-from tiutils import concept, diffusion, inference
+from tiutils import concept, conditioning, diffusion
 from tiutils.concept import Concept, Photo
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
@@ -192,7 +192,9 @@ def _features(models: Models, images: Images) -> torch.Tensor:
     pictures = _as_concept(images)
     views = [view for view in concept.views(pictures, center_crop=True) if not view.flip]
     latents, _ = diffusion.encode_views(models, pictures, views, models.resolution)
-    nothing = inference.encode_prompts(models, [""]).expand(FEATURE_DRAWS, -1, -1)
+    states, pooled = conditioning.encode(models, [""])
+    states = states.expand(FEATURE_DRAWS, -1, -1)
+    pooled = None if pooled is None else pooled.expand(FEATURE_DRAWS, -1)
     generator = torch.Generator().manual_seed(SEED)
     noise = torch.randn((FEATURE_DRAWS, *latents.shape[1:]), generator=generator).to(latents)
     timesteps = torch.full((FEATURE_DRAWS,), FEATURE_TIMESTEP, device=latents.device)
@@ -202,7 +204,7 @@ def _features(models: Models, images: Images) -> torch.Tensor:
     try:
         for latent in latents:
             noisy = models.noise_scheduler.add_noise(latent.expand_as(noise), noise, timesteps)
-            models.unet(noisy.to(models.dtype), timesteps, nothing.to(models.dtype))
+            conditioning.predict(models, noisy, timesteps, states, pooled)
     finally:
         hook.remove()
     return torch.stack([output.float().mean(dim=0) for output in seen]).cpu()

@@ -138,10 +138,14 @@ def load(
             f"the model {name!r} is one file, and JAX reads folders: `tiutils merge --pretrained_model_name_or_path "
             f"{name} --output_dir FOLDER` makes one of it"
         )
+    if len(pretrained.text_encoders(pretrained.locate(name, revision=revision, weights=False))) > 1:
+        raise InputError(
+            f"--framework flax cannot use {name!r}, a Stable Diffusion XL: leave the flag out, PyTorch can"
+        )
     folder = pretrained.locate(name, revision=revision, variant=variant)
     tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name)
     text_config, vae_config, unet_config = (
-        pretrained.read_config(folder, part) for part in pretrained.WEIGHTS
+        pretrained.read_config(folder, part) for part in pretrained.weights_of(folder)
     )
     text_encoder = weights.load_into(
         lambda: TextEncoder(text_config), folder / "text_encoder", variant=variant

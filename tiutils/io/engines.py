@@ -133,6 +133,13 @@ def table(word: str) -> str:
     return "\n".join(["| program | file | where | in the prompt |", "|---|---|---|---|", *rows])
 
 
+def place_of(engine: Engine, learned: LearnedEmbedding) -> str:
+    """Where a word's file goes; to diffusers, a word for SDXL is given one text encoder at a time."""
+    if engine.name == "diffusers" and learned.others:
+        return "each part to one text encoder, as docs/engines.md shows"
+    return engine.place.replace("`", "")
+
+
 def pitfalls() -> str:
     """A Markdown table of what goes wrong in each program, and how that is known."""
     rows = [

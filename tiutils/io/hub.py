@@ -95,7 +95,9 @@ def fetch_model(
     infix, shard = f".{variant}" if variant else "", "-?????-of-?????"
     stems = [f"*model{infix}", f"*model{infix}{shard}", f"*model{shard}{infix}"]  # whole, sharded
     try:
-        folder = download(name, ["*.json", "tokenizer/*", *extra], revision=revision)
+        folder = download(
+            name, ["*.json", "tokenizer/*", "tokenizer_2/*", *extra], revision=revision
+        )
         for suffix in ("safetensors", "bin") if parts else ():  # old models have only the latter
             files = [f"{stem}.{suffix}" for stem in stems]
             patterns = [f"{part}/{file}" for part in parts for file in files]

@@ -19,8 +19,9 @@ from tiutils.io import files, hub, single_file
 
 # a mirror: the original, "runwayml/stable-diffusion-v1-5", was deleted from the Hub
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-WEIGHTS = ("text_encoder", "vae", "unet")  # the parts that have weights
-PARTS = ("tokenizer", *WEIGHTS)
+TOKENIZERS = ("tokenizer", "tokenizer_2")  # the second is SDXL's
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+PARTS = (*TOKENIZERS, *TEXT_ENCODERS, "vae", "unet", "scheduler")  # of whichever model
 WORD_ENCODER = "word_encoder"  # an optional part
 WORD_ENCODER_WEIGHTS = f"{WORD_ENCODER}/model.safetensors"
 BUNDLED_MODEL = Path(__file__).resolve().parents[2] / "data" / "tiny-sd"
@@ -28,7 +29,7 @@ BUNDLED_MODEL = Path(__file__).resolve().parents[2] / "data" / "tiny-sd"
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 KINDS_BY_CHANNELS = {5: "a depth", 7: "an upscaling", 8: "an image-editing", 9: "an inpainting"}
 EXPECTED_MODEL = (
-    "only text-to-image models of Stable Diffusion 1.x and 2.x can be used: give one of them, "
+    "only text-to-image models of Stable Diffusion 1.x, 2.x and XL can be used: give one of them, "
     f"such as {DEFAULT_MODEL}, or the bundled model"
 )
 PREDICTION_TYPES = ("epsilon", "v_prediction")  # supported in training
@@ -39,14 +40,38 @@ def vae_factor(vae_config: Any) -> int:
     return 2 ** (len(vae_config["block_out_channels"]) - 1)
 
 
+def text_encoders(folder: str | Path) -> tuple[str, ...]:
+    """The names of a model's text encoders: one, or SDXL's two."""
+    return TEXT_ENCODERS[: 1 + (Path(folder) / TEXT_ENCODERS[1]).is_dir()]
+
+
+def tokenizers(folder: str | Path) -> tuple[str, ...]:
+    """The names of a model's tokenizers, one for each text encoder."""
+    return TOKENIZERS[: len(text_encoders(folder))]
+
+
+def weights_of(folder: str | Path) -> tuple[str, ...]:
+    """The names of a model's parts that have weights."""
+    return (*text_encoders(folder), "vae", "unet")
+
+
 def hidden_sizes(folder: str | Path) -> tuple[int, ...]:
-    """Width of one token's vector in each of a model's text encoders."""
-    return tuple(read_config(folder, part)["hidden_size"] for part in ("text_encoder",))
+    """Width of one token's vector in each of a model's text encoders.
+
+    Raises:
+        InputError: a configuration is damaged, or has no such number.
+    """
+    sizes = tuple(read_config(folder, part)["hidden_size"] for part in text_encoders(folder))
+    if not all(type(size) is int for size in sizes):
+        raise InputError(f"a text encoder of {folder} has hidden_size {sizes[-1]!r}, no number")
+    return sizes
 
 
-def guidance_scale(resolution: int) -> float:
-    """The default guidance scale: Stable Diffusion's 7.5, or less for small models, which it oversaturates."""
-    return 7.5 if resolution >= 256 else 2.5
+def guidance_scale(resolution: int, num_text_encoders: int = 1) -> float:
+    """The default guidance scale: Stable Diffusion's 7.5 or SDXL's 5; less for small models, which it oversaturates."""
+    if resolution < 256:
+        return 2.5
+    return 7.5 if num_text_encoders == 1 else 5.0
 
 
 def default_model(*, accelerated: bool) -> str:
@@ -80,20 +105,21 @@ def locate(
             found before gigabytes are downloaded.
 
     Raises:
-        InputError: it is found neither here nor on the Hub, is incomplete, or is not Stable Diffusion 1.x or 2.x.
+        InputError: it is found neither here nor on the Hub, is incomplete, or is not Stable Diffusion 1.x, 2.x or XL.
     """
     folder = files.given(name, "the model's name")
     if single_file.is_one(folder):
         return single_file.small_files(folder)
     if os.path.isdir(folder):  # also False for a name that is too long
         check_kind(folder, name)
-        missing = [part for part in (*PARTS, "scheduler") if not (folder / part).is_dir()]
+        expected = (*tokenizers(folder), *weights_of(folder), "scheduler")
+        missing = [part for part in expected if not (folder / part).is_dir()]
         if missing:
             whole = sorted(path for path in folder.iterdir() if _is_single_file(path.name))
             single = f"; {_advice(whole[0])}" if whole else ""
             raise InputError(
                 f"the model folder {folder} lacks {', '.join(missing)}; expected diffusers' layout, "
-                f"with the folders {', '.join(PARTS)} and scheduler{single}"
+                f"with the folders {', '.join(expected[:-1])} and scheduler{single}"
             )
         return folder
     name = str(name)
@@ -106,12 +132,13 @@ def locate(
     folder = hub.fetch_model(name, revision, variant)
     check_kind(folder, name)
     if weights:
-        folder = hub.fetch_model(name, revision, variant, WEIGHTS, [WORD_ENCODER_WEIGHTS])
+        parts = weights_of(folder)
+        folder = hub.fetch_model(name, revision, variant, parts, [WORD_ENCODER_WEIGHTS])
     return folder
 
 
 def check_kind(folder: Path, name: str | Path) -> None:
-    """Refuse a model whose configurations show that it is not Stable Diffusion 1.x or 2.x.
+    """Refuse a model whose configurations show that it is not Stable Diffusion 1.x, 2.x or XL.
 
     Missing or damaged configurations are ignored here; whoever reads them later reports them.
 
@@ -123,12 +150,12 @@ def check_kind(folder: Path, name: str | Path) -> None:
 
 
 def _other_kind(folder: Path) -> str | None:
-    """What kind of model it is, in words; None for Stable Diffusion 1.x and 2.x."""
-    index, unet, vae, text_encoder = (
+    """What kind of model it is, in words; None for Stable Diffusion 1.x, 2.x and XL."""
+    index, unet, vae, *encoders = (
         _config_or_nothing(path)
         for path in (
             folder / "model_index.json",
-            *(folder / p / "config.json" for p in ("unet", "vae", "text_encoder")),
+            *(folder / p / "config.json" for p in ("unet", "vae", *text_encoders(folder))),
         )
     )
     pipeline = index.get("_class_name")
@@ -138,9 +165,8 @@ def _other_kind(folder: Path) -> str | None:
         named = isinstance(entry, list) and any(word is not None for word in entry)
         return named or (folder / part).is_dir()
 
-    if has("text_encoder_2") or unet.get("addition_embed_type") == "text_time":
-        named = "SD 3 or Flux" if has("transformer") else "Stable Diffusion XL"
-        return f"{named} ({pipeline or 'it has a second text encoder'})"
+    if has("text_encoder_2") and has("transformer"):
+        return f"SD 3 or Flux ({pipeline or 'it has a second text encoder'})"
     if has("transformer") and not has("unet"):
         return f"built on a transformer ({pipeline or 'it has no U-Net'})"
     for part in ("prior", "image_encoder_2", "movq", "vqvae", "super_res_first", "decoder"):
@@ -150,26 +176,37 @@ def _other_kind(folder: Path) -> str | None:
         found = str(config.get("_class_name", expected))
         if found.removeprefix("Flax") != expected:
             return f"built on a {found} where {expected} was expected"
-    encoder = str(text_encoder.get("model_type", "clip_text_model"))
-    if not encoder.startswith("clip"):
-        return f"a model whose text encoder is {encoder!r} where CLIP's was expected"
+    for encoder in (str(config.get("model_type", "clip_text_model")) for config in encoders):
+        if not encoder.startswith("clip"):
+            return f"a model whose text encoder is {encoder!r} where CLIP's was expected"
     takes, gives = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if unet and vae and takes != gives:
         kind = KINDS_BY_CHANNELS.get(takes if type(takes) is int else 0, "another")
         return f"{kind} model (its U-Net takes {takes} channels, its VAE gives {gives})"
+    is_xl = unet.get("addition_embed_type") == "text_time"
+    if is_xl and has("text_encoder_2") and not has("text_encoder"):
+        return (
+            f"Stable Diffusion XL's refiner ({pipeline or 'it has'}; only the second text encoder)"
+        )
+    if unet and is_xl != has("text_encoder_2"):
+        return (
+            f"Stable Diffusion XL in part ({'no' if is_xl else 'it has a'} second text encoder, and "
+            f"{'SDXL' if is_xl else 'another'}'s U-Net)"
+        )
     for option in (
-        "addition_embed_type",
+        *(() if is_xl else ("addition_embed_type",)),
         "class_embed_type",
         "num_class_embeds",
         "encoder_hid_dim",
     ):
         if unet.get(option) is not None:
             return f"a model that needs more than text (its U-Net's {option} is {unet[option]!r})"
-    width, hidden = unet.get("cross_attention_dim"), text_encoder.get("hidden_size")
-    if type(width) is int and type(hidden) is int and width != hidden:
+    width: Any = unet.get("cross_attention_dim")
+    given: list[Any] = [config.get("hidden_size") for config in encoders]
+    if all(type(number) is int for number in (width, *given)) and width != sum(given):
         return (
             f"a combination of parts that do not fit (its U-Net takes text embeddings {width} wide, its text "
-            f"encoder gives {hidden})"
+            f"encoder gives {' + '.join(map(str, given))})"
         )
     return None
 
@@ -225,21 +262,46 @@ def refuse_code(folder: str | Path) -> None:
     Raises:
         InputError: names the entry.
     """
-    for key, value in read_config(folder, "text_encoder").items():
-        if "attn_implementation" in key and "/" in str(value):
-            raise InputError(
-                f"{folder}: the text encoder's {key} is {value!r}, code to be downloaded from the Hub and run; "
-                f"no Stable Diffusion needs that: do not use this model"
-            )
+    for part in text_encoders(folder):
+        for key, value in read_config(folder, part).items():
+            if "attn_implementation" in key and "/" in str(value):
+                raise InputError(
+                    f"{folder}: the text encoder's {key} is {value!r}, code to be downloaded from the Hub and run; "
+                    f"no Stable Diffusion needs that: do not use this model"
+                )
 
 
-def load_tokenizer(folder: str | Path, *, tokenizer_name: str | None = None) -> CLIPTokenizer:
-    """The tokenizer of a model's folder, or another one by name.
+def load_tokenizers(
+    folder: str | Path, *, tokenizer_name: str | None = None
+) -> tuple[CLIPTokenizer, ...]:
+    """A model's tokenizers, one for each text encoder.
+
+    Raises:
+        InputError: one is missing or damaged; or of two the vocabularies differ, or another one is given for both.
+    """
+    first, *others = (
+        load_tokenizer(folder, part, tokenizer_name=tokenizer_name) for part in tokenizers(folder)
+    )
+    if others and tokenizer_name:
+        raise InputError(
+            f"--tokenizer_name names one tokenizer, but {folder} has {1 + len(others)}; leave it out"
+        )
+    if any(other.get_vocab() != first.get_vocab() for other in others):
+        raise InputError(
+            f"the tokenizers of {folder} have different vocabularies; in SDXL, both have CLIP's"
+        )
+    return first, *others
+
+
+def load_tokenizer(
+    folder: str | Path, part: str = "tokenizer", *, tokenizer_name: str | None = None
+) -> CLIPTokenizer:
+    """One tokenizer of a model's folder, or another one by name.
 
     Raises:
         InputError: it is missing or damaged.
     """
-    source = tokenizer_name or str(Path(folder) / "tokenizer")
+    source = tokenizer_name or str(Path(folder) / part)
     source = str(files.given(source, "--tokenizer_name"))
     try:
         tokenizer = CLIPTokenizer.from_pretrained(source)
@@ -345,7 +407,7 @@ def check_word_encoder(model_folder: Path, name: str) -> None:
         raise InputError(no_word_encoder(name))
     sizes = read_config(model_folder, WORD_ENCODER)
     expected = {
-        "hidden": read_config(model_folder, "text_encoder")["hidden_size"],
+        "hidden": sum(hidden_sizes(model_folder)),
         "latent_channels": read_config(model_folder, "vae").get("latent_channels", 4),
     }
     for size, value in expected.items():

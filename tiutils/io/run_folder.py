@@ -198,7 +198,7 @@ def check_output_dir(
 def written_in_place(folder: Path, logging_dir: str) -> Iterator[Path]:
     """What other libraries write into a run's folder; unlike `files.replace_file`, they follow links."""
     yield from (folder / logging_dir, folder / PIPELINE)
-    for part in (*pretrained.PARTS, "scheduler"):
+    for part in pretrained.PARTS:
         yield from (folder / part, *(folder / part).glob("*"))
 
 

@@ -50,7 +50,7 @@ def model_card(
     }
     whole = "model_index.json" in files
     source = json.dumps(repo_id if whole else base)
-    load = f'pipeline.load_textual_inversion("{repo_id}", weight_name="{file}")\n'
+    pipeline, imports, load = _loading(learned, repo_id, file)
     prompt = json.dumps(f"a photo of a {learned.token}", ensure_ascii=False)
     shown = "\n\n".join(
         f"![{plain(alt_text(path))}]({name})" for name, path in files.items() if name[-4:] == ".png"
@@ -65,12 +65,12 @@ def model_card(
 # {plain(learned.token)}
 
 A word learned by [Textual Inversion](https://arxiv.org/abs/2208.01618): {len(learned.vectors)} vector(s) of width
-{learned.vectors.shape[1]}, a file of a few kilobytes. Nothing else of the model was changed.
+{" and ".join(map(str, learned.widths))}, a file of a few kilobytes. Nothing else of the model was changed.
 
 ```python
-from diffusers import StableDiffusionPipeline
-
-pipeline = StableDiffusionPipeline.from_pretrained({source})
+from diffusers import {pipeline}
+{"" if whole else imports}
+pipeline = {pipeline}.from_pretrained({source})
 {"" if whole else load}pipeline({prompt}).images[0].save("picture.png")
 ```
 
@@ -95,6 +95,25 @@ The photos are not published.
 
 {terms} The base model's own license also applies to pictures made with it.
 """
+
+
+def _loading(learned: embeddings.LearnedEmbedding, repo_id: str, file: str) -> tuple[str, str, str]:
+    """Python code that loads a word: diffusers' pipeline, further imports, and the lines once it is there."""
+    if not learned.others:
+        line = f'pipeline.load_textual_inversion("{repo_id}", weight_name="{file}")\n'
+        return "StableDiffusionPipeline", "", line
+    reader = "from safetensors.torch import load_file\n"
+    call = f'load_file(hf_hub_download("{repo_id}", "{file}"))'
+    if file.endswith(".bin"):
+        reader, call = "import torch\n", call.replace("load_file(", "torch.load(", 1)
+    token = json.dumps(learned.token, ensure_ascii=False)
+    lines = [f"word = {call}"] + [
+        f'pipeline.load_textual_inversion(word["{name}"], {token}, text_encoder=pipeline.text_encoder{suffix}, '
+        f"tokenizer=pipeline.tokenizer{suffix})"
+        for name, suffix in zip(learned.by_encoder, ("", "_2"), strict=True)
+    ]
+    imports = f"from huggingface_hub import hf_hub_download\n{reader}"
+    return "StableDiffusionXLPipeline", imports, "\n".join([*lines, ""])
 
 
 def plain(text: object) -> str:

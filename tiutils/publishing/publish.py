@@ -196,7 +196,7 @@ def _files(run_dir: Path, pictures: Sequence[str | Path], full_pipeline: bool) -
     index = run_dir / run_folder.PIPELINE
     if not is_ours(index):
         raise InputError(f"{run_dir} holds no whole model; train with --save_as_full_pipeline")
-    parts = [run_dir / part for part in (*pretrained.PARTS, "scheduler")]
+    parts = [run_dir / part for part in pretrained.PARTS]
     found = [index, *(path for part in parts for path in sorted(part.glob("*")))]
     kept = [path for path in found if path.suffix in PIPELINE_SUFFIXES and is_ours(path)]
     return files | {path.relative_to(run_dir).as_posix(): path for path in kept}

@@ -119,7 +119,7 @@ def read_inputs(
         config.pretrained_model_name_or_path or pretrained.default_model(accelerated=accelerated)
     )
     folder = pretrained.locate(name, revision=config.revision, weights=False)
-    tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=config.tokenizer_name)
+    tokenizer, *_ = pretrained.load_tokenizers(folder, tokenizer_name=config.tokenizer_name)
     if config.initializer_from_photos:
         pretrained.check_word_encoder(folder, name)
     tokens = check_words(config, concept, tokenizer)

@@ -3,7 +3,8 @@
 Weights are counted from the model's configuration. The memory a step needs in addition is in memory_table.json, which
 `benchmarks/memory.py` measures for Stable Diffusion 1.5 at 512 pixels: a constant, and so many bytes per sample. For
 other models and sizes it is scaled by the latents' area and the width of the U-Net's first block, where activations
-are largest: right for every Stable Diffusion 1.x and 2.x, a little too much for smaller models.
+are largest: right for every Stable Diffusion 1.x and 2.x, a little too much for smaller models, and too much for SDXL,
+which has no attention there (in half precision with checkpointing, 0.58 GiB a sample at 1024 pixels were counted).
 
 If memory runs out nevertheless, `with_memory_retry` repeats the step with the next plan that needs less.
 """
@@ -41,7 +42,7 @@ class ModelSize:
     Attributes:
         linear: weights in linear layers of the U-Net, those that --quantize packs.
         other: the U-Net's other weights.
-        text: the text encoder's, always float32.
+        text: the text encoders', always float32.
         activation_scale: size of a sample's activations; 1 is that of Stable Diffusion 1.5 at 512 pixels.
     """
 
@@ -96,12 +97,18 @@ def size_of(folder: Path, resolution: int | None = None) -> ModelSize:
     """The sizes of the model in a folder, from its configurations alone."""
     import torch
     from diffusers import UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig
 
+    from tiutils.models import ENCODER_KINDS
+
+    encoders = pretrained.text_encoders(folder)
     settings = pretrained.read_config(folder, "unet")
     with torch.device("meta"):  # shapes without values
         unet = UNet2DConditionModel.from_config(settings)
-        text = CLIPTextModel(CLIPTextConfig(**pretrained.read_config(folder, "text_encoder")))
+        texts = [
+            kind(CLIPTextConfig(**pretrained.read_config(folder, part)))
+            for kind, part in zip(ENCODER_KINDS, encoders, strict=False)
+        ]
     layers = [m for m in unet.modules() if isinstance(m, torch.nn.Linear)]
     linear = sum(layer.weight.numel() for layer in layers)
     factor = pretrained.vae_factor(pretrained.read_config(folder, "vae"))
@@ -109,7 +116,10 @@ def size_of(folder: Path, resolution: int | None = None) -> ModelSize:
     activation_scale = (side / 64) ** 2 * settings["block_out_channels"][0] / 320
     everything = sum(p.numel() for p in unet.parameters())
     return ModelSize(
-        linear, everything - linear, sum(p.numel() for p in text.parameters()), activation_scale
+        linear,
+        everything - linear,
+        sum(p.numel() for text in texts for p in text.parameters()),
+        activation_scale,
     )
 
 
