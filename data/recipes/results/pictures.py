@@ -77,9 +77,9 @@ def world_picture(preset: Preset, path: Path) -> None:
 
 
 def latent_picture(latent: torch.Tensor) -> np.ndarray:
-    """(4, side, side) as the four channels in a square of grey, (2 side, 2 side, 3) uint8."""
-    grey = ((latent.float().cpu() / 6 + 0.5).clamp(0, 1) * 255).to(torch.uint8).numpy()
-    square = np.block([[grey[0], grey[1]], [grey[2], grey[3]]])
+    """(4, side, side) as the four channels in a square of gray, (2 side, 2 side, 3) uint8."""
+    gray = ((latent.float().cpu() / 6 + 0.5).clamp(0, 1) * 255).to(torch.uint8).numpy()
+    square = np.block([[gray[0], gray[1]], [gray[2], gray[3]]])
     return np.repeat(square[..., None], 3, axis=2)
 
 
