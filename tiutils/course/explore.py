@@ -14,6 +14,7 @@ from tiutils.concept import Concept, View
 from tiutils.errors import InputError
 from tiutils.evaluation import metrics
 from tiutils.figures import diagrams, grids, output
+from tiutils.io import blending
 from tiutils.models import Models
 from tiutils.tokenizer import check_initializer
 
@@ -67,7 +68,6 @@ def _framed(photo: Image.Image, view: View) -> Image.Image:
     return dimmed
 
 
-@torch.no_grad()
 def noise_preview(
     models: Models, concept: Concept, photo: int, prompt: str, timestep: int, *, seed: int = 0
 ) -> Figure:
@@ -81,6 +81,37 @@ def noise_preview(
         timestep: the noise level, from 0 to the model's last, usually 999.
         seed: of the noise, which is the same for all timesteps.
     """
+    pictures = _noised_and_guessed(models, concept, photo, prompt, timestep, seed)
+    kept = float(models.noise_scheduler.alphas_cumprod[timestep])
+    return grids.image_grid(
+        [pictures],
+        column_labels=["photo, from its latents", f"timestep {timestep}", "the model's guess"],
+        alt=f"A photo; the same with the noise of timestep {timestep}, {kept:.0%} of the variance "
+        f"left to the photo; and the photo as the model guesses it, told “{prompt}”.",
+        cell=1.5,
+    )
+
+
+def noise_levels(
+    models: Models, concept: Concept, photo: int, prompt: str, timesteps: Sequence[int]
+) -> Figure:
+    """A photo with the noise of several timesteps, and the U-Net's one-step guesses of it below."""
+    columns = [_noised_and_guessed(models, concept, photo, prompt, t, 0)[1:] for t in timesteps]
+    return grids.image_grid(
+        list(zip(*columns, strict=True)),
+        row_labels=["with noise", "the model's guess"],
+        column_labels=[f"timestep {t}" for t in timesteps],
+        alt=f"Above, a photo with the noise of timesteps {', '.join(map(str, timesteps))}; below, the photo as the "
+        f"model guesses it in one step, told “{prompt}”.",
+        cell=1.6,
+    )
+
+
+@torch.no_grad()
+def _noised_and_guessed(
+    models: Models, concept: Concept, photo: int, prompt: str, timestep: int, seed: int
+) -> list[Image.Image]:
+    """A photo from its latents, the same with noise, and the photo as the U-Net guesses it."""
     scheduler = models.noise_scheduler
     views = [v for v in concepts.views(concept, center_crop=True) if v.photo == photo]
     latents, _ = diffusion.encode_views(models, concept, views[:1], models.resolution)
@@ -91,15 +122,7 @@ def noise_preview(
     output = conditioning.predict(models, noisy, time, *told).float()
     # from the predicted noise or velocity to the latents without it
     guess = scheduler.step(output, timestep, noisy).pred_original_sample
-    pictures = diffusion.decode(models, torch.cat([latents, noisy, guess]))
-    kept = float(scheduler.alphas_cumprod[timestep])
-    return grids.image_grid(
-        [pictures],
-        column_labels=["photo, from its latents", f"timestep {timestep}", "the model's guess"],
-        alt=f"A photo; the same with the noise of timestep {timestep}, {kept:.0%} of the variance "
-        f"left to the photo; and the photo as the model guesses it, told “{prompt}”.",
-        cell=1.5,
-    )
+    return diffusion.decode(models, torch.cat([latents, noisy, guess]))
 
 
 def word_losses(
@@ -123,13 +146,14 @@ def word_losses(
 
 
 def blend_preview(models: Models, first: str, second: str, amount: float) -> Figure:
-    """The vector `(1 - amount) · first + amount · second`: its neighbors, and an image generated for it.
+    """A vector on the way from one word to another (`blending.slerp`): its neighbors, and an image generated for it.
 
     Raises:
         InputError: a word has several tokens.
     """
     start, end = (token_embedding.vector_of(models, word.strip()) for word in (first, second))
-    vector = start.lerp(end, amount)
+    mixed = blending.slerp(start.float().cpu().numpy(), end.float().cpu().numpy(), amount)
+    vector = torch.from_numpy(mixed).to(start)
     blend = token_embedding.add_placeholder(models, "<explored-blend>", vectors=vector[None])
     try:
         picture = inference.generate(models, f"a photo of a {blend.token}", seed=1)[0]

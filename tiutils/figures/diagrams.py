@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
@@ -27,18 +29,7 @@ def word_path(word: str = "<wood-toy>", number: int = 49408) -> Figure:
     axis = figure.subplots()
     axis.set(xlim=(-0.1, 16.4), ylim=(-0.15, 6.5))
     axis.set_axis_off()
-
-    def box(x: float, y: float, text: str, *, height: float = 1.35, face: str = "white",
-            edge: str = GRAY) -> None:  # fmt: skip
-        shape = FancyBboxPatch((x, y), 2.3, height, boxstyle="round,pad=0,rounding_size=0.15",
-                               facecolor=face, edgecolor=edge)  # fmt: skip
-        axis.add_patch(shape)
-        axis.text(x + 1.15, y + height / 2, text, ha="center", va="center", size=8)
-
-    def arrow(start: tuple[float, float], end: tuple[float, float], **look: Any) -> None:
-        look = {"arrowstyle": "-|>", "color": "black"} | look
-        axis.annotate("", xy=end, xytext=start, arrowprops=look)
-
+    box, arrow = partial(_box, axis), partial(_arrow, axis)
     box(0, 5.0, f"“a photo of\na {word}”", edge="white")
     box(3.2, 5.0, "tokenizer", face=FROZEN)
     box(6.4, 5.0, f"ids\n… 320, {number} …", edge="white")
@@ -77,6 +68,56 @@ def word_path(word: str = "<wood-toy>", number: int = 49408) -> Figure:
         f"the gradient of the loss back through U-Net and text encoder to row {number}, which alone is learned."
     )
     return figure
+
+
+def denoising() -> Figure:
+    """How a diffusion model is asked: photo and noise in, the guessed noise out, and how that draws a picture."""
+    figure = Figure(figsize=(8.2, 3.3), dpi=DPI, layout="constrained")
+    axis = figure.subplots()
+    axis.set(xlim=(-0.1, 16.4), ylim=(-0.15, 6.5))
+    axis.set_axis_off()
+    box, arrow = partial(_box, axis), partial(_arrow, axis)
+    box(6.4, 5.0, "“a photo of a toy”", edge="white")
+    box(9.6, 5.0, "text encoder", face=FROZEN)
+    box(12.8, 5.0, "conditioning $c$", edge="white")
+    box(0, 2.6, "photo", edge="white")
+    box(3.2, 2.6, "VAE", face=FROZEN)
+    box(6.4, 2.6, "latents $z$", edge="white")
+    box(9.6, 2.6, "noisy\nlatents $z_t$", edge="white")
+    box(12.8, 2.6, "U-Net", face=FROZEN)
+    box(9.6, 0.1, "noise $\\varepsilon$, as much\nas timestep $t$ says", edge="white")
+    box(12.8, 0.1, "guess: which\nnoise is in $z_t$?", edge=BLUE)
+    for x, y in ((8.75, 5.65), (11.95, 5.65), (2.3, 3.25), (5.5, 3.25), (8.7, 3.25), (11.9, 3.25)):
+        arrow((x, y), (x + 0.85, y))
+    for x, start, end in ((13.95, 4.95, 4.0), (13.95, 2.55, 1.5), (10.75, 1.5, 2.55)):
+        arrow((x, start), (x, end))
+    arrow((12.75, 1.3), (11.6, 2.6), color=BLUE, linestyle="--")
+    text = (
+        "To train: compare the guess with $\\varepsilon$.\n"
+        "To draw: begin with noise alone, remove some of\nthe guessed noise, and ask again (dashed)."
+    )
+    axis.text(0, 0.75, text, va="center", size=8, color=BLUE)
+    figure.set_label(
+        "Diagram. A photo goes through the VAE and becomes latents z. Noise, as much as timestep t says, makes "
+        "them noisy latents z t. The U-Net gets these and the conditioning c, which the text encoder makes of the "
+        "sentence “a photo of a toy”, and guesses which noise is in them. To train, the guess is compared with "
+        "the noise. To draw, one begins with noise alone, removes some of the guessed noise, and asks again. "
+        "VAE, text encoder and U-Net are gray: frozen."
+    )
+    return figure
+
+
+def _box(axis: Axes, x: float, y: float, text: str, *, height: float = 1.35, face: str = "white",
+         edge: str = GRAY) -> None:  # fmt: skip
+    shape = FancyBboxPatch((x, y), 2.3, height, boxstyle="round,pad=0,rounding_size=0.15",
+                           facecolor=face, edgecolor=edge)  # fmt: skip
+    axis.add_patch(shape)
+    axis.text(x + 1.15, y + height / 2, text, ha="center", va="center", size=8)
+
+
+def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], **look: Any) -> None:
+    look = {"arrowstyle": "-|>", "color": "black"} | look
+    axis.annotate("", xy=end, xytext=start, arrowprops=look)
 
 
 def neighbor_bars(

@@ -7,6 +7,7 @@ import numpy as np
 import pages
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 
 from tiutils import inference, models, token_embedding
@@ -55,8 +56,33 @@ def test_the_levels_by_hand_are_the_schedulers(parts, by_hand):
         torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(steps + 1))
 
 
+GUIDED, DDIM = SOLUTIONS["guided_noise"], SOLUTIONS["ddim_step"]
+
+
+def test_the_guidance_of_exercise_1_is_that_of_the_loop(parts, by_hand):
+    states, empty = (inference.encode_prompts(parts, [text]) for text in ("a <t> on sand", ""))
+    latents = torch.randn(1, *parts.latent_shape(), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = GUIDED(lambda z, t, s: parts.unet(z, t, s).sample, latents, 500, states, empty, 7.5)
+    expected = by_hand["guess_noise"](parts, latents, 500, states, empty, 7.5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_step_of_exercise_2_is_that_of_diffusers():
+    scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=True)
+    scheduler.set_timesteps(10)
+    latents, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for t in (900, 500, 100, 0):
+        now = scheduler.alphas_cumprod[t]
+        after = scheduler.alphas_cumprod[t - 100] if t >= 100 else torch.tensor(1.0)
+        levels = (now.sqrt(), (1 - now).sqrt(), after.sqrt(), (1 - after).sqrt())
+        expected = scheduler.step(noise, t, latents).prev_sample
+        torch.testing.assert_close(DDIM(latents, noise, *levels), expected, rtol=1e-4, atol=1e-4)
+
+
 CHECKS = {
-    "unet_passes": exercises.check_unet_passes,
+    "guided_noise": exercises.check_guided_noise,
+    "ddim_step": exercises.check_ddim_step,
     "mix_noise": exercises.check_mix_noise,
 }
 
@@ -81,10 +107,24 @@ def test_what_is_no_answer_is_refused(name, function):
 @pytest.mark.parametrize(
     "name, function",
     [
-        ("unet_passes", lambda steps, scale: steps),
-        ("unet_passes", lambda steps, scale: 2 * steps),
-        ("unet_passes", lambda steps, scale: steps * (2 if scale >= 1 else 1)),
-        ("unet_passes", lambda steps, scale: float("nan")),
+        ("guided_noise", lambda unet, z, t, states, empty, g: unet(z, t, states)),
+        ("guided_noise", lambda unet, z, t, states, empty, g: g * unet(z, t, states)),
+        (
+            "guided_noise",
+            lambda unet, z, t, states, empty, g: (
+                unet(z, t, states) + g * (unet(z, t, states) - unet(z, t, empty))
+            ),
+        ),
+        ("guided_noise", lambda unet, z, t, states, empty, g: GUIDED(unet, z, t, empty, states, g)),
+        ("guided_noise", lambda unet, z, *rest: GUIDED(unet, z, *rest)[:1]),
+        ("ddim_step", lambda z, noise, a, s, na, ns: (z - s * noise) / a),
+        ("ddim_step", lambda z, noise, a, s, na, ns: na * (z - s * noise) + ns * noise),
+        ("ddim_step", lambda z, noise, a, s, na, ns: na * (z - s * noise) / a + s * noise),
+        ("ddim_step", lambda z, noise, a, s, na, ns: na * z + ns * noise),
+        (
+            "ddim_step",
+            lambda z, noise, a, s, na, ns: na * (z - s * noise) / a + ns * torch.randn_like(noise),
+        ),
         ("mix_noise", lambda first, second, amount: (1 - amount) * first + amount * second),
         ("mix_noise", lambda first, second, amount: first if amount < 0.5 else second),
         ("mix_noise", lambda first, second, amount: first),

@@ -125,14 +125,14 @@ def test_the_explorer_shows_each_change_and_survives_a_wrong_word(small_model):
 
 
 def test_solutions_are_right_and_stubs_not_yet():
-    for name in ("nearest", "training_bytes", "write_out"):
+    for name in ("nearest", "look_up", "write_out"):
         check = getattr(exercises, f"check_{name}")
         assert check(SOLUTIONS[name]).startswith("right"), check(SOLUTIONS[name])
         stub = defined_in(f"exercise-{NUMBER[name]}-code", name, exercises=exercises, torch=torch)
         assert check(stub).startswith("not yet")
 
 
-NUMBER = {"nearest": 1, "training_bytes": 2, "write_out": 3}
+NUMBER = {"nearest": 1, "look_up": 2, "write_out": 3}
 
 
 @pytest.mark.parametrize(
@@ -152,19 +152,75 @@ def test_wrong_neighbors_are_refused(function):
     assert exercises.check_nearest(function).startswith("not quite")
 
 
+def writes_into_the_table(input_ids, table, rows, first_id):
+    table[0] = rows[0]
+    return SOLUTIONS["look_up"](input_ids, table, rows, first_id)
+
+
+def only_the_first_place(input_ids, table, rows, first_id):
+    vectors = torch.cat([table, rows.detach()])[input_ids]
+    places = (input_ids == first_id).nonzero()
+    vectors[tuple(places[0])] = rows[0]
+    return vectors
+
+
 @pytest.mark.parametrize(
     "function",
     [
-        lambda rows, hidden: rows * hidden,
-        lambda rows, hidden: rows * hidden * 4,
-        lambda rows, hidden: rows * hidden * 16,
-        lambda rows, hidden: rows + hidden * 12,
-        lambda rows: rows,
-        455_344_128,
+        writes_into_the_table,
+        only_the_first_place,
+        lambda ids, table, rows, first: torch.cat([table, rows.detach()])[ids],
+        lambda ids, table, rows, first: table[ids.clamp(max=first - 1)],
+        lambda ids, table, rows, first: torch.cat([rows, table])[ids],
+        lambda ids, table, rows, first: SOLUTIONS["look_up"](ids[:1], table, rows, first),
+        lambda ids, table, rows, first: SOLUTIONS["look_up"](
+            ids, table, rows[:1].expand(9, -1), first
+        ),
+        lambda ids, table, rows, first: SOLUTIONS["look_up"](ids, table, rows, first - 1),
+        lambda ids: ids,
+        7,
     ],
 )
-def test_wrong_bytes_are_refused(function):
-    assert exercises.check_training_bytes(function).startswith("not quite")
+def test_wrong_lookups_are_refused(function):
+    assert exercises.check_look_up(function).startswith("not quite")
+
+
+def test_a_table_that_is_grown_each_time_is_right_if_slow():
+    grown = lambda ids, table, rows, first: torch.cat([table, rows])[ids]  # noqa: E731
+    assert exercises.check_look_up(grown).startswith("right")
+
+
+SAVE, LOAD = SOLUTIONS["save_word"], SOLUTIONS["load_word"]
+
+
+def test_the_solution_of_the_file_is_right_and_its_stub_not_yet():
+    assert exercises.check_word_file(SAVE, LOAD).startswith("right")
+    assert exercises.check_word_file(lambda *_: ..., lambda *_: ...).startswith("not yet")
+    assert exercises.check_word_file(SAVE, lambda *_: ...).startswith("not yet")
+    stub = [
+        defined_in("exercise-4-code", name, exercises=exercises, torch=torch)
+        for name in ("save_word", "load_word")
+    ]
+    assert exercises.check_word_file(*stub).startswith("not yet")
+
+
+@pytest.mark.parametrize(
+    "save, load",
+    [
+        (lambda path, token, rows: 1, LOAD),
+        (lambda path, token, rows: SAVE(path, "word", rows), LOAD),
+        (lambda path, token, rows: SAVE(path, token, rows[0]), LOAD),
+        (lambda path, token, rows: SAVE(path, token, 2 * rows), lambda path: ("<my-toy>", 0.5)),
+        (lambda path, token, rows: torch.save({token: rows}, path), torch.load),
+        (SAVE, lambda path: LOAD(path)[1]),
+        (SAVE, lambda path: ("<my-toy>", LOAD(path)[1])),
+        (SAVE, lambda path: (LOAD(path)[0], 2 * LOAD(path)[1])),
+        (SAVE, lambda: 1),
+        (7, LOAD),
+    ],
+)
+def test_wrong_files_are_refused(save, load):
+    assert exercises.check_word_file(save, load).startswith("not quite")
 
 
 @pytest.mark.parametrize(

@@ -79,28 +79,112 @@ def test_the_loop_by_hand_moves_the_row_and_nothing_else(page):
     assert all(torch.equal(p, before[n]) for n, p in parts.unet.named_parameters())
 
 
-def test_solutions_are_right_and_stubs_are_not_yet():
-    solutions = runpy.run_path(str(pages.ROOT / "notebooks" / "solutions" / "training_loop.py"))
-    assert exercises.check_adam_bytes(solutions["adam_bytes"]).startswith("right")
-    assert exercises.check_variance_ratio(solutions["variance_ratio"]).startswith("right")
+SOLUTIONS = runpy.run_path(str(pages.ROOT / "notebooks" / "solutions" / "training_loop.py"))
+
+
+@pytest.mark.parametrize("name", ["noise_loss", "accumulated_step", "variance_ratio"])
+def test_solutions_are_right_and_stubs_are_not_yet(name):
+    check = getattr(exercises, f"check_{name}")
+    assert check(SOLUTIONS[name]).startswith("right")
+    assert check(lambda *_: ...).startswith("not yet")
+    assert check(lambda *_: 1 / 0).startswith("not quite")
+    assert check(7).startswith("not quite")
+
+
+def test_the_module_passes_the_last_exercise():
     assert exercises.check_variance_ratio(early_stopping.variance_ratio).startswith("right")
-    assert exercises.check_adam_bytes(lambda shape: ...).startswith("not yet")
-    assert exercises.check_variance_ratio(lambda losses, window: ...).startswith("not yet")
+
+
+def test_the_loss_of_exercise_1_is_that_of_the_notebook(page):
+    parts, ids = page["parts"], page["prompt_ids"][:2]
+    z0, noise = torch.randn(2, 2, *parts.latent_shape())
+    t = torch.tensor([100, 700])
+    with torch.no_grad():
+        states = parts.text_encoder(ids)[0]
+        found = SOLUTIONS["noise_loss"](
+            lambda z, t: parts.unet(z, t, states).sample, z0, noise, t, page["alpha_bar"]
+        )
+        expected = page["loss_by_hand"](parts, z0, noise, t, ids)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def mixed(z0, noise, share):
+    return share.sqrt() * z0 + (1 - share).sqrt() * noise
+
+
+def shares(t, alpha_bar):
+    return alpha_bar[t].view(-1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
     "function",
     [
-        lambda shape: shape[0] * shape[1],
-        lambda shape: 4 * shape[0] * shape[1],
-        lambda shape: 8 * shape[1],
-        lambda shape: "6144",
-        lambda shape: 1 / 0,
-        7,
+        lambda guess, z0, noise, t, a: (
+            (guess(mixed(z0, noise, shares(t, a)), t) - noise) ** 2
+        ).mean(),
+        lambda guess, z0, noise, t, a: ((guess(mixed(z0, noise, shares(t, a)), t) - z0) ** 2).mean(
+            dim=(1, 2, 3)
+        ),
+        lambda guess, z0, noise, t, a: (
+            (guess(mixed(z0, noise, shares(t, a)), t) - noise).abs().mean(dim=(1, 2, 3))
+        ),
+        lambda guess, z0, noise, t, a: (
+            (guess(mixed(z0, noise, shares(t, a) ** 2), t) - noise) ** 2
+        ).mean(dim=(1, 2, 3)),
+        lambda guess, z0, noise, t, a: (
+            (guess(mixed(z0, noise, shares(t[:1], a)), t) - noise) ** 2
+        ).mean(dim=(1, 2, 3)),
+        lambda guess, z0, noise, t, a: 0.1,
     ],
 )
-def test_wrong_bytes_are_refused(function):
-    assert exercises.check_adam_bytes(function).startswith("not quite")
+def test_wrong_losses_are_refused(function):
+    assert exercises.check_noise_loss(function).startswith("not quite")
+
+
+def without_a_share(optimizer, pieces):
+    optimizer.zero_grad()
+    losses = []
+    for piece in pieces:
+        losses.append(piece())
+        losses[-1].backward()
+    optimizer.step()
+    return sum(loss.item() for loss in losses) / len(losses)
+
+
+def with_old_gradients(optimizer, pieces):
+    losses = []
+    for piece in pieces:
+        losses.append(piece() / len(pieces))
+        losses[-1].backward()
+    optimizer.step()
+    return sum(loss.item() for loss in losses)
+
+
+def a_step_each(optimizer, pieces):
+    return sum(SOLUTIONS["accumulated_step"](optimizer, [piece]) for piece in pieces) / len(pieces)
+
+
+def all_at_once(optimizer, pieces):
+    optimizer.zero_grad()
+    loss = sum(piece() for piece in pieces) / len(pieces)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def the_sum(optimizer, pieces):
+    return len(pieces) * SOLUTIONS["accumulated_step"](optimizer, pieces)
+
+
+def nothing(optimizer, pieces):
+    return sum(piece().item() for piece in pieces[:1])
+
+
+@pytest.mark.parametrize(
+    "function", [without_a_share, with_old_gradients, a_step_each, all_at_once, the_sum, nothing]
+)
+def test_wrong_steps_are_refused(function):
+    assert exercises.check_accumulated_step(function).startswith("not quite")
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,50 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tiutils.course.exercises import attempt, check_cases
+from tiutils.course.exercises import attempt
+from tiutils.course.exercises.tensors import check_tensor
 
 
-def check_unet_passes(function: Callable[[int, float], int]) -> str:
-    """How many samples does the U-Net process for one image?"""
-    cases = [
-        ((25, 7.5), 50, "with guidance, each step needs two, with the prompt and without"),
-        ((25, 1.0), 25, "a scale of 1 is the prediction for the prompt itself: one is enough"),
-        ((4, 0.0), 4, "the pipeline needs a second one only for scales above 1"),
-        ((1, 1.5), 2, "any scale above 1 needs both"),
+def check_guided_noise(function: Callable[..., Tensor]) -> str:
+    """Ask a U-Net twice, with the prompt and without, and go on from the second answer past the first."""
+    draw = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 4, 8, 8, generator=draw)
+    states, empty = torch.randn(2, 2, 3, 5, generator=draw)
+
+    def unet(latents: Tensor, t: int, states: Tensor) -> Tensor:
+        return latents * t / 1000 + states.mean(dim=(1, 2)).view(-1, 1, 1, 1)
+
+    with_prompt, without = unet(latents, 300, states), unet(latents, 300, empty)
+    reasons = {
+        1.0: "at guidance 1 the result is the answer to the prompt",
+        0.0: "at guidance 0 the result is the answer to the empty prompt",
+        7.5: "at guidance 7.5 go 7.5 times the difference, starting from the empty prompt's answer",
+    }
+    for guidance, reason in reasons.items():
+        answer, complaint = attempt(function, unet, latents, 300, states, empty, guidance)
+        expected = without + guidance * (with_prompt - without)
+        complaint = complaint or check_tensor(answer, expected, reason)
+        if complaint:
+            return complaint
+    return "right: two questions and one line, and the prompt has a say as strong as you like"
+
+
+def check_ddim_step(function: Callable[..., Tensor]) -> str:
+    """One step of DDIM: solve for the clean latents, then mix them with the same noise at the next level."""
+    clean, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    levels = [
+        (0.6, 0.8, 0.8, 0.6, "guess the clean latents, then mix them at the next level"),
+        (0.6, 0.8, 0.6, 0.8, "a step to the same level must change nothing"),
+        (0.28, 0.96, 1.0, 0.0, "a step to level 0 must give the clean latents"),
     ]
-    praise = "right: guidance doubles the work, which is why distilled models do without it"
-    return check_cases(function, cases, praise)
+    for alpha, sigma, next_alpha, next_sigma, reason in levels:
+        latents = alpha * clean + sigma * noise
+        answer, complaint = attempt(function, latents, noise, alpha, sigma, next_alpha, next_sigma)
+        expected = next_alpha * clean + next_sigma * noise
+        complaint = complaint or check_tensor(answer, expected, reason)
+        if complaint:
+            return complaint
+    return "right: repeated from the noisiest level to the cleanest, this step draws a picture"
 
 
 def check_mix_noise(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from tiutils.course.exercises import check_cases
+from tiutils.course.exercises import attempt, check_cases
+from tiutils.course.exercises.tensors import check_tensor
+from tiutils.io import embeddings
 
 
 def check_nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
@@ -26,15 +32,56 @@ def check_nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
     )
 
 
-def check_training_bytes(function: Callable[[int, int], int]) -> str:
-    """What Adam needs besides the numbers it trains: a gradient and two moments, in float32."""
-    cases = [
-        ((1, 1), 12, "one number has a gradient and two moments, four bytes each"),
-        ((1, 768), 9_216, "one row of Stable Diffusion 1.5"),
-        ((49_408, 768), 455_344_128, "its whole table"),
-    ]
-    praise = "right: 455 MB for the whole table, 9 kB for one row"
-    return check_cases(function, cases, praise)
+def check_look_up(function: Callable[..., Any]) -> str:
+    """Vectors of ids, from a frozen table or from the rows beside it; the gradient goes to the rows alone."""
+    draw = torch.Generator().manual_seed(0)
+    for num_vectors in (1, 2):
+        ids = torch.tensor([[0, 8, 9, 3], [1, 9, 5, 8 + num_vectors]])
+        table, rows = torch.randn(9, 4, generator=draw), torch.randn(num_vectors, 4, generator=draw)
+        kept, rows = table.clone(), rows.requires_grad_()
+        answer, complaint = attempt(partial(function, ids.clone(), table, rows, 9))
+        expected = torch.cat([table, rows.detach()])[ids]
+        reason = "id 9 is the first new one and selects row 0; ids below select a row of the table"
+        if not torch.equal(table, kept):
+            return "not quite: the table has changed, but it is frozen"
+        complaint = complaint or check_tensor(answer, expected, reason)
+        if complaint:
+            return complaint
+        if not answer.requires_grad:
+            return "not quite: no gradient reaches the rows, so they could not learn"
+        answer.sum().backward()
+        times = torch.stack([(ids == 9 + n).sum() for n in range(num_vectors)])
+        if rows.grad is None or not torch.equal(rows.grad, times[:, None].expand(-1, 4).float()):
+            return (
+                "not quite: every place where the word stands must add to the gradient of its row"
+            )
+    return "right: the table is only read, and the rows get the whole gradient"
+
+
+def check_word_file(save: Callable[..., Any], load: Callable[..., Any]) -> str:
+    """A word to a file and back: one tensor, named like the word, in the form that diffusers reads."""
+    rows = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as folder:
+        path, ours = Path(folder, "mine.safetensors"), Path(folder, "ours.safetensors")
+        _, complaint = attempt(save, path, "<my-toy>", rows)
+        if not path.is_file():
+            return complaint or "not quite: there is no file at the path"
+        found, complaint = attempt(load_file, path)
+        if complaint:
+            return complaint.replace("your function", "reading your file")
+        if list(found) != ["<my-toy>"] or not torch.equal(found["<my-toy>"], rows):
+            return f"not quite: the file holds {sorted(found)}, expected the rows under the name '<my-toy>'"
+        embeddings.write(ours, embeddings.LearnedEmbedding("<other>", rows[:1].numpy()))
+        for file, token, expected in ((path, "<my-toy>", rows), (ours, "<other>", rows[:1])):
+            answer, complaint = attempt(load, file)
+            if complaint:
+                return complaint
+            if not isinstance(answer, tuple | list) or len(answer) != 2 or answer[0] != token:
+                return f"not quite: loading must give the pair {token!r}, rows"
+            complaint = check_tensor(answer[1], expected, "the rows are not those in the file")
+            if complaint:
+                return complaint
+    return "right: what was saved is what is loaded, and diffusers reads it, too"
 
 
 def check_write_out(function: Callable[[str, str, int], str]) -> str:
