@@ -1,6 +1,7 @@
 """The plain functions behind the widgets, and the widgets that call them."""
 
 import io
+import itertools
 import re
 
 import numpy as np
@@ -83,6 +84,14 @@ def test_the_guess_is_right_where_the_noise_is_named(parts, thing, monkeypatch):
     monkeypatch.setattr(type(parts.unet), "forward", lambda unet, *given: Knowing(*given))
     explore.noise_preview(parts, thing, 1, "a toy", 700)
     np.testing.assert_allclose(seen["z"][2], seen["z"][0], atol=1e-3)
+
+
+def test_each_timestep_is_a_column_with_the_guess_below(parts, thing):
+    figure = explore.noise_levels(parts, thing, 0, "a toy", [100, 900])
+    assert len(figure.axes) == 4
+    shown = [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
+    assert not any(np.array_equal(a, b) for a, b in itertools.combinations(shown, 2))
+    assert "timesteps 100, 900" in output.alt_text(figure) and "a toy" in output.alt_text(figure)
 
 
 def test_words_are_ranked_and_pieces_refused(parts, thing):

@@ -52,3 +52,13 @@ def test_a_table_of_likeness_names_the_most_alike():
     for shape in ((2, 2), (3, 2), (3,)):
         with pytest.raises(InputError, match="expected one row and column per word"):
             diagrams.similarity_table(["red", "orange", "snow"], np.zeros(shape))
+
+
+def test_the_diagram_of_denoising_names_what_is_frozen_and_what_is_asked():
+    figure = diagrams.denoising()
+    assert {"VAE", "text encoder", "U-Net", "photo", "latents $z$", "conditioning $c$"} <= texts(
+        figure
+    )
+    frozen = [b for b in figure.axes[0].patches if b.get_facecolor()[:3] != (1, 1, 1)]
+    assert len([b for b in frozen if b.get_width() == 2.3]) == 3
+    assert "gray: frozen" in output.alt_text(figure)
