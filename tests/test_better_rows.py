@@ -55,6 +55,30 @@ def test_the_sampling_moves_no_other_draw():
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
+def test_the_whole_range_draws_the_same_timesteps_as_none():
+    for sampling in ("uniform", "noisy"):
+        plan = dataclasses.replace(PLAN, timestep_sampling=sampling)
+        whole = dataclasses.replace(plan, timestep_range=(0, 1000))
+        for step in range(50):
+            np.testing.assert_array_equal(
+                batches.batch_at(plan, step).timesteps, batches.batch_at(whole, step).timesteps
+            )
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "noisy"])
+def test_timesteps_of_a_range_have_the_density_within_it(sampling):
+    plan = dataclasses.replace(
+        PLAN, num_train_timesteps=8, timestep_sampling=sampling, timestep_range=(2, 5)
+    )
+    drawn = [batches._timestep(plan, 0, sample) for sample in range(4000)]
+    edges = np.arange(2, 6) / 8
+    bent = edges - np.sin(np.pi * edges) / (2 * np.pi)
+    mass = np.diff(edges if sampling == "uniform" else bent)
+    shares = np.bincount(drawn, minlength=8) / 4000
+    assert shares[[0, 1, 5, 6, 7]].sum() == 0
+    np.testing.assert_allclose(shares[2:5], mass / mass.sum(), atol=4 * 0.5 / np.sqrt(4000))
+
+
 # --- places
 
 
@@ -249,6 +273,9 @@ def test_a_phrase_gives_a_vector_for_each_token(small_model, photos, tmp_path):
     ({"initializer_phrase": " ".join(["toy"] * 80)}, "80 vectors, too many"),
     ({"norm_control": 2.5}, "norm_control"), ({"snr_gamma": 0.0}, "snr_gamma"),
     ({"max_grad_norm": float("nan")}, "max_grad_norm"), ({"timestep_sampling": "late"}, "noisy"),
+    ({"timestep_range": (500, 500)}, "is 500 500"), ({"timestep_range": [900, 500]}, "is 900 500"),
+    ({"timestep_range": (0, 1001)}, "from 0 to 1000"), ({"timestep_range": (1.0, 9)}, "whole"),
+    ({"timestep_range": (-1, 9)}, "is -1 9"), ({"timestep_range": (5,)}, "two"),
 ])  # fmt: skip
 def test_impossible_switches_are_refused(small_model, photos, tmp_path, flags, said):
     config = config_of(small_model, photos, tmp_path / "run", **flags)
@@ -308,7 +335,7 @@ def test_nearest_words_by_hand():
 
 SWITCHES = [
     {"norm_control": 0.5}, {"max_grad_norm": 1e-4}, {"snr_gamma": 5.0},
-    {"timestep_sampling": "noisy"}, {"masked_loss": True}, {"captions": True},
+    {"timestep_sampling": "noisy", "timestep_range": (300, 950)}, {"masked_loss": True}, {"captions": True},
     {"initializer_phrase": "small toy", "cross_initialization": True},
 ]  # fmt: skip
 

@@ -32,6 +32,7 @@ class BatchPlan:
         latent_shape: `(channels, height, width)` of one sample's latents.
         num_train_timesteps: of the noise schedule, 1000 in Stable Diffusion.
         timestep_sampling: "uniform", or "noisy": more of the high ones, where shapes are decided.
+        timestep_range: the lowest timestep and the one after the highest; None: all.
     """
 
     seed: int
@@ -41,6 +42,7 @@ class BatchPlan:
     latent_shape: tuple[int, int, int]
     num_train_timesteps: int = 1000
     timestep_sampling: str = "uniform"
+    timestep_range: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,18 @@ def _choice(plan: BatchPlan, step: int, sample: int, purpose: int, count: int) -
 
 
 def _timestep(plan: BatchPlan, step: int, sample: int) -> int:
-    """A timestep: uniform, or of density 1 - cos(π t / T) / 2 (ReVersion: Huang et al. 2023, arXiv 2303.13495)."""
+    """A timestep in the plan's range: uniform, or of density proportional to 1 - cos(π t / T) / 2.
+
+    The density is ReVersion's (Huang et al. 2023, arXiv 2303.13495), cut off outside the range.
+    """
+    low, high = plan.timestep_range or (0, plan.num_train_timesteps)
     if plan.timestep_sampling == "uniform":
-        return _choice(plan, step, sample, _TIMESTEP, plan.num_train_timesteps)
+        return low + _choice(plan, step, sample, _TIMESTEP, high - low)
     uniform = _uniforms(_bits(plan.seed, step, sample, _TIMESTEP, (1,)))[0]
-    edges = np.arange(plan.num_train_timesteps) / plan.num_train_timesteps
-    below = edges - np.sin(np.pi * edges) / (2 * np.pi)  # how probable a timestep below each is
-    return int(np.searchsorted(below, uniform, side="right")) - 1
+    edges = np.arange(plan.num_train_timesteps + 1) / plan.num_train_timesteps
+    below = edges - np.sin(np.pi * edges) / (2 * np.pi)  # proportional to the mass below each
+    place = below[low] + uniform * (below[high] - below[low])
+    return min(int(np.searchsorted(below, place, side="right")) - 1, high - 1)
 
 
 def _bits(seed: int, step: int, sample: int, purpose: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 from tiutils.errors import InputError
 
 AS_THE_SCRIPT = {"norm_control": 0.0, "timestep_sampling": "uniform"}  # to compare like with like
+NUM_TIMESTEPS = 1000  # of the noise schedule of every Stable Diffusion
 MAX_IMAGES = 100_000  # of one prompt
 MAX_STEPS = 999  # of the sampler
 MAX_SEED = 2**63  # half of a batch's key, of 64 bits
@@ -37,11 +38,12 @@ def option(
     script: Any = None,
     secret: bool = False,
     path: bool = False,
+    metavar: tuple[str, ...] | None = None,
 ) -> Any:
     """A field with its help; `script` is the diffusers script's default where ours is another."""
     if script is not None:
         text += f" [differs from the diffusers script, where it is {script}]"
-    metadata = {"help": text, "choices": choices, "path": path}
+    metadata = {"help": text, "choices": choices, "path": path, "metavar": metavar}
     return dataclasses.field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -155,6 +157,12 @@ class TrainingConfig:
         choices=("uniform", "noisy"),
         script="uniform",
     )
+    timestep_range: tuple[int, int] | None = option(
+        None,
+        "train on timesteps from LOW up to, but not including, HIGH; by default on all, 0 1000 "
+        "[ZOODiP, arXiv 2503.14868, has 500 900]",
+        metavar=("LOW", "HIGH"),
+    )
     use_8bit_adam: bool = option(
         False, "use bitsandbytes' AdamW with 8-bit states; has an effect only from 4096 values up"
     )
@@ -254,6 +262,8 @@ class TrainingConfig:
             value = getattr(self, field.name)
             if field.metadata["path"] and isinstance(value, str | os.PathLike):
                 object.__setattr__(self, field.name, os.path.expanduser(value))
+        if isinstance(self.timestep_range, list):  # from the command line or a file
+            object.__setattr__(self, "timestep_range", tuple(self.timestep_range))
 
     @property
     def plain_word(self) -> str:

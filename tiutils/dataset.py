@@ -72,6 +72,7 @@ def make_dataset(
         latent_shape=models.latent_shape(resolution),
         num_train_timesteps=len(levels),
         timestep_sampling=config.timestep_sampling,
+        timestep_range=config.timestep_range,
     )
     weights = None
     if config.snr_gamma is not None:

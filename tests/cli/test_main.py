@@ -78,6 +78,7 @@ OURS = {
     "captions": (bool, False), "pick_initializer": (bool, False),
     "masked_loss": (bool, False), "max_grad_norm": (float, None),
     "norm_control": (float, 0.2), "snr_gamma": (float, None), "timestep_sampling": (str, "noisy"),
+    "timestep_range": (tuple, None),
 }  # fmt: skip
 CHOICES = {
     "learnable_property": ("object", "style"),
@@ -133,6 +134,8 @@ def test_every_flag_with_its_type(name):
     text = {int: "3", float: "0.25", str: "anything"}.get(kind)
     if kind is bool:
         value, flags = True, [f"--{name}"]
+    elif kind is tuple:
+        value, flags = (300, 950), [f"--{name}", "300", "950"]
     else:
         others = [c for c in CHOICES.get(name, ()) if c != FIELDS[name].default]
         value = others[0] if others else kind(text)

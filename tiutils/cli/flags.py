@@ -68,6 +68,10 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
         details: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help_of(field)}
         if kind is bool:
             parser.add_argument(f"--{field.name}", action="store_true", **details)
+        elif metavar := field.metadata["metavar"]:  # several whole numbers
+            parser.add_argument(
+                f"--{field.name}", type=int, nargs=len(metavar), metavar=metavar, **details
+            )
         else:
             parser.add_argument(
                 f"--{field.name}", type=kind, choices=field.metadata["choices"], **details

@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 from tiutils import concept as concepts
 from tiutils import dataset
 from tiutils.concept import Concept
-from tiutils.config import MAX_IMAGES, MAX_SEED, TrainingConfig
+from tiutils.config import MAX_IMAGES, MAX_SEED, NUM_TIMESTEPS, TrainingConfig
 from tiutils.errors import InputError, check_text
 from tiutils.io import embeddings, files, pretrained, run_folder
 from tiutils.io.checkpoints import RunState, check_state
@@ -240,6 +240,9 @@ def check_config(config: TrainingConfig) -> None:
     kinds = typing.get_type_hints(TrainingConfig)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if field.name == "timestep_range":
+            _check_range(value)
+            continue
         _check_type(field.name, value, kinds[field.name])
         choices = field.metadata["choices"]
         if choices and value is not None and value not in choices:
@@ -292,6 +295,19 @@ def check_config(config: TrainingConfig) -> None:
         raise InputError(
             "--enable_xformers_memory_efficient_attention needs xformers: pip install xformers, or leave the flag out: "
             "PyTorch's own attention is as lean"
+        )
+
+
+def _check_range(value: Any) -> None:
+    """Refuse a range of timesteps that is none, is empty, or leaves the noise schedule."""
+    if value is None:
+        return
+    whole = isinstance(value, tuple) and all(type(end) is int for end in value)
+    if not (whole and len(value) == 2 and 0 <= value[0] < value[1] <= NUM_TIMESTEPS):
+        shown = " ".join(map(str, value)) if whole else repr(value)
+        raise InputError(
+            f"--timestep_range is {shown}; it must be two whole numbers, LOW below HIGH, from 0 to {NUM_TIMESTEPS}, "
+            f"such as 500 900"
         )
 
 

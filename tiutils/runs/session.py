@@ -226,6 +226,7 @@ def public_flags(config: TrainingConfig) -> dict[str, Any]:
     """The settings for run.json: without the access token, which belongs in no file, and with absolute paths."""
     flags = {k: v for k, v in dataclasses.asdict(config).items() if k != "hub_token"}
     flags = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in flags.items()}
+    flags = {k: list(v) if isinstance(v, tuple) else v for k, v in flags.items()}  # as JSON has it
     return flags | {name: absolute(flags[name]) for name in FOUND_AGAIN}
 
 
