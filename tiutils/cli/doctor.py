@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-import re
 import shutil
 import sys
 import threading
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 GIB = 2**30
 LEAST_PYTHON = (3, 11)
@@ -93,6 +94,7 @@ def package_versions() -> Iterator[Finding]:
             "accelerate",
             "diffusers",
             "numpy",
+            "packaging",
             "pillow",
             "safetensors",
             "torch",
@@ -107,16 +109,15 @@ def package_versions() -> Iterator[Finding]:
 
 def package_version(requirement: str) -> Finding:
     """One package against one requirement such as `torch>=2.9`."""
-    match = re.match(r"([\w.-]+)\s*(?:>=([\d.]+))?", requirement)
-    assert match, requirement
-    name, floor = match[1], match[2] or "0"
-    version = installed_version(name)
-    change = f"run: pip install '{name}>={floor}'"
+    required = Requirement(requirement)
+    version = installed_version(required.name)
+    change = f"run: pip install '{requirement}'"
     if version is None:
-        return Finding(name, "not installed", change, fatal=True)
-    if release(version) < release(floor):
-        return Finding(name, f"{version}, older than {floor}", change, fatal=True)
-    return Finding(name, version)
+        return Finding(required.name, "not installed", change, fatal=True)
+    if not required.specifier.contains(version, prereleases=True):
+        found = f"{version}; {required.specifier} is needed"
+        return Finding(required.name, found, change, fatal=True)
+    return Finding(required.name, version)
 
 
 def installed_version(name: str) -> str | None:
@@ -125,15 +126,6 @@ def installed_version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def release(version: str) -> tuple[int, ...]:
-    """The numbers of a version, comparable: `2.13.0+cpu` gives `(2, 13)`, `2.13` the same."""
-    numbers = re.match(r"\d+(?:\.\d+)*", version)
-    parts = [int(number) for number in numbers[0].split(".")] if numbers else [0]
-    while len(parts) > 1 and parts[-1] == 0:
-        parts.pop()
-    return tuple(parts)
 
 
 def import_all(*names: str) -> Finding | None:
