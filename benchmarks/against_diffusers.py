@@ -69,7 +69,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.against_diffusers")
     parser.add_argument("--diffusers", required=True, help="a checkout")
-    parser.add_argument("--model", choices=("bundled", *flax.SHAPES), default="bundled")
+    parser.add_argument("--model", choices=("bundled", *flax.ONE_ENCODER), default="bundled")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--steps", type=int, nargs=2, default=(10, 50), metavar=("SHORT", "LONG"))
     parser.add_argument("--rounds", type=int, default=2)

@@ -69,7 +69,7 @@ def main() -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_cost")
-    parser.add_argument("--model", choices=("bundled", *flax.SHAPES), default="bundled")
+    parser.add_argument("--model", choices=("bundled", *flax.ONE_ENCODER), default="bundled")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--photos", type=int, default=3)

@@ -75,7 +75,7 @@ def test_the_command_is_recorded_without_folders():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", benchmark.SHAPES)
+@pytest.mark.parametrize("name", benchmark.ONE_ENCODER)
 def test_the_old_flax_script_can_take_the_shapes(name):
     """It normalizes in 32 groups, whatever the configuration says."""
     unet = benchmark.SHAPES[name]["unet"]
