@@ -43,7 +43,8 @@ setup: .venv/installed
 run: .venv/product
 	$(PY) -m tiutils train --pretrained_model_name_or_path data/tiny-sd \
 	    --train_data_dir data/concepts/wood-toy --placeholder_token '<wood-toy>' --initializer_token toy \
-	    --output_dir runs/wood-toy --max_train_steps 300 --resume_from_checkpoint latest
+	    --output_dir runs/wood-toy --max_train_steps 300 --early_stopping --early_stopping_window 100 \
+	    --resume_from_checkpoint latest
 	$(PY) -m tiutils evaluate runs/wood-toy
 
 # Each line is a stage; .ci/stage prints how long it took, and in the end the table of them all.
