@@ -193,7 +193,7 @@ def usual_norms(models: Models, placeholder: Placeholder) -> tuple[float, ...]:
     Without an initializer it is the table's median, which can be that of words a model has hardly seen: in the bundled
     model it is 0.32, and nouns have 0.60.
     """
-    if placeholder.initializer_token is None:
+    if not placeholder.initializer_token:
         return median_norms(models)
     ids = models.tokenizer.encode(placeholder.initializer_token, add_special_tokens=False)
     halves = _look_up(models, ids).float().split(models.hidden_sizes, dim=1)

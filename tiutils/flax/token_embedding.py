@@ -97,7 +97,7 @@ def table_of(models: FlaxModels) -> jax.Array:
 
 def usual_norms(models: FlaxModels, placeholder: Placeholder) -> tuple[float]:
     """The norm that norm control pulls a word's rows toward; see `tiutils.token_embedding.usual_norms`."""
-    if placeholder.initializer_token is None:
+    if not placeholder.initializer_token:
         return (median_norm(np.asarray(table_of(models))),)
     ids = models.tokenizer.encode(placeholder.initializer_token, add_special_tokens=False)
     rows = look_up(models.text_encoder, jnp.array([ids]), models.rows, models.first_id)[0]
