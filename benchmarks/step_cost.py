@@ -108,7 +108,7 @@ def make_training(
             train_batch_size=options.batch,
             max_train_steps=10**6,
             mixed_precision=options.mixed_precision,
-            norm_control=0.0,  # it pulls to the table's median, and a longer table has another
+            norm_control=0.0,  # not part of the script's step
         )
         accelerator = Accelerator(cpu=not gpu, mixed_precision=config.mixed_precision)
         return prepare(parts, placeholder, concept.load(folder), config, accelerator)

@@ -117,14 +117,15 @@ def shoot(page, name, width=1200, height=2400):
     return number
 
 
-def move(control):
-    """Give a control another value, as a reader would."""
+def move(control, index):
+    """Give a control another value, as a reader would; a text gets a word that no other text of its box has."""
     kind = control.evaluate("e => e.className.includes('noUi') ? 'slider' : e.type || e.className")
     if kind == "slider":
         control.locator(".noUi-handle").focus()
         control.page.keyboard.press("PageUp")
     elif kind == "text":
-        control.fill("horse")
+        # not the same word twice: guidance between equal prompts changes nothing
+        control.fill(("horse", "grass", "toy")[index % 3])
         control.press("Enter")
     elif kind == "checkbox":
         control.click()
@@ -146,7 +147,7 @@ def move_all(page, name):
         for index in range(controls.count()):
             before = box.locator("img").get_attribute("src")
             controls.nth(index).scroll_into_view_if_needed()
-            move(controls.nth(index))
+            move(controls.nth(index), index)
             page.wait_for_function(
                 "([box, before]) => box.querySelector('img')?.src !== before",
                 arg=[box.element_handle(), before],
