@@ -55,12 +55,12 @@ def _casted_vae(models: Models) -> Iterator[AutoencoderKL]:
     """The VAE in the number format that it computes in: see `Models.vae_dtype`."""
     vae, usual = models.vae, models.vae.dtype
     if usual != models.vae_dtype:
-        vae.to(models.vae_dtype)
+        cast(vae, models.vae_dtype)
     try:
         yield vae
     finally:
         if vae.dtype != usual:
-            vae.to(usual)
+            cast(vae, usual)
 
 
 @torch.no_grad()

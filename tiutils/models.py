@@ -233,7 +233,14 @@ def _read_file(
         str(Path(name).expanduser()), config=str(folder), local_files_only=True
     )
     encoders = tuple(getattr(pipeline, part) for part in parts)
-    return encoders, pipeline.vae.to(dtype), pipeline.unet.to(dtype)
+    for part in (pipeline.vae, pipeline.unet):
+        cast(part, dtype)
+    return encoders, pipeline.vae, pipeline.unet
+
+
+def cast(part: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Change the number format of a part's weights; diffusers' own `to` warns of it, whatever the part."""
+    torch.nn.Module.to(part, dtype)
 
 
 def as_pipeline(models: Models, scheduler: Any = None) -> diffusers.DiffusionPipeline:

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from single_files import save_single_file
-from small_model import save_small_model
+from small_model import save_small_model, save_small_sdxl
 
 import tiutils
 from tiutils import models
 from tiutils.cli.main import main
 from tiutils.errors import InputError
-from tiutils.io import pretrained, run_folder, single_file
+from tiutils.io import embeddings, pretrained, run_folder, single_file
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def whole(folder, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def its_small_files(folder, monkeypatch):
-    monkeypatch.setitem(single_file.LAYOUTS, 768, str(folder))
+    monkeypatch.setitem(single_file.LAYOUTS, (1, 768), str(folder))
 
 
-def test_the_weights_are_those_of_the_folder(folder, whole):
+def test_the_weights_are_those_of_the_folder(folder, whole, caplog):
     assert pretrained.locate(whole, weights=False) == folder
     one, other = models.load(whole), models.load(folder)
     for part in pretrained.weights_of(folder):
@@ -47,6 +47,7 @@ def test_the_weights_are_those_of_the_folder(folder, whole):
     assert one.name == str(whole) and not any(p.requires_grad for p in one.unet.parameters())
     half = models.load(whole, dtype=torch.float16)
     assert (half.dtype, half.text_encoder.dtype) == (torch.float16, torch.float32)
+    assert not caplog.records
 
 
 def test_the_same_word_is_learned_and_drawn(folder, whole, tmp_path, photos):
@@ -73,6 +74,43 @@ def test_the_same_word_is_learned_and_drawn(folder, whole, tmp_path, photos):
     assert len(list((tmp_path / "p").glob("*.png"))) == 1
 
 
+@pytest.fixture(scope="module")
+def folder_xl(tmp_path_factory):
+    return save_small_sdxl(tmp_path_factory.mktemp("models") / "sdxl")
+
+
+@pytest.fixture
+def whole_xl(folder_xl, tmp_path, monkeypatch):
+    monkeypatch.setitem(single_file.LAYOUTS, (2, 32 + 48), str(folder_xl))
+    return save_single_file(folder_xl, tmp_path / "sdxl.safetensors")
+
+
+def test_sdxl_in_one_file_is_the_folder(folder_xl, whole_xl):
+    one, other = models.load(whole_xl), models.load(folder_xl)
+    pairs = [(one.unet, other.unet), (one.vae, other.vae)]
+    for found, expected in [*pairs, *zip(one.text_encoders, other.text_encoders, strict=True)]:
+        found, expected = found.state_dict(), expected.state_dict()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    half = models.load(whole_xl, dtype=torch.float16)
+    assert [e.dtype for e in half.text_encoders] == [torch.float32] * 2
+    assert (half.dtype, half.vae_dtype) == (torch.float16, torch.float32)
+
+
+def test_a_word_is_learned_for_sdxl_in_one_file(folder_xl, whole_xl, tmp_path, photos, capsys):
+    words = []
+    for number, name in enumerate((folder_xl, whole_xl)):
+        config = tiutils.TrainingConfig(
+            pretrained_model_name_or_path=str(name), train_data_dir=str(photos), max_train_steps=2,
+            placeholder_token="<my-toy>", initializer_token="toy", output_dir=str(tmp_path / str(number)),
+        )  # fmt: skip
+        words.append(embeddings.read(tiutils.train(config).embedding_path).rows)
+    assert (words[0] == words[1]).all() and words[0].shape == (1, 32 + 48)
+    merge = ["merge", str(tmp_path / "1"), "--output_dir", str(tmp_path / "whole")]
+    assert main(merge) == 0, capsys.readouterr().err
+    assert len(models.load(tmp_path / "whole").text_encoders) == 2
+
+
 def test_a_folder_is_made_of_it(folder, whole, tmp_path, capsys):
     made = ["merge", "--pretrained_model_name_or_path", str(whole), "--output_dir"]
     assert main([*made, str(tmp_path / "folder")]) == 0
@@ -91,13 +129,18 @@ def test_jax_says_how_to_make_a_folder(whole):
 
 U, V, T = "model.diffusion_model.", "first_stage_model.x", "cond_stage_model.x"
 FIRST, TEXT = f"{U}input_blocks.0.0.weight", f"{U}input_blocks.1.1.attn2.to_k.weight"
+XL = {FIRST: (8, 4, 3, 3), TEXT: (8, 2048), V: (1,)}
+XL |= {f"conditioner.embedders.{end}.x": (1,) for end in ("0.transformer", "1.model")}
 SD = {FIRST: (8, 4, 3, 3), TEXT: (8, 768), V: (1,), T: (1,)}
 
 
 @pytest.mark.parametrize(
     ("shapes", "said"),
     [
-        ({**SD, "conditioner.embedders.0.x": (1,)}, "is Stable Diffusion XL"),
+        ({**XL, "conditioner.embedders.0.model.x": (1,)}, "is the refiner of Stable Diffusion XL"),
+        ({**SD, "conditioner.embedders.1.model.x": (1,)}, "lacks the first text encoder"),
+        ({**XL, TEXT: (8, 768)}, "takes text embeddings 768 wide"),
+        ({**SD, TEXT: (8, 2048)}, "takes text embeddings 2048 wide"),
         ({f"{U}joint_blocks.0.x": (1,)}, "is Stable Diffusion 3"),
         ({"double_blocks.0.x": (1,)}, "is Flux"),
         ({"lora_unet_x": (1,)}, "is a LoRA"),
@@ -119,7 +162,7 @@ def test_other_files_are_refused_by_what_they_are(tmp_path, capsys, shapes, said
 
 
 def test_without_the_hub_it_says_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setitem(single_file.LAYOUTS, 768, "owner/not-in-the-cache")
+    monkeypatch.setitem(single_file.LAYOUTS, (1, 768), "owner/not-in-the-cache")
     path = tmp_path / "x.safetensors"
     save_file({name: np.zeros(shape, np.float16) for name, shape in SD.items()}, path)
     with pytest.raises(InputError, match=r"needs the configuration and the tokenizer of owner/not"):

