@@ -1,9 +1,9 @@
 """Solutions to the exercises of 00_start_here.ipynb."""
 
 
-def learned_numbers(models, placeholder):
-    """Exercise 1: one row for each vector of the word, each as wide as the text encoder."""
-    return placeholder.num_vectors * models.hidden_size
+def nearest_row(table, row):
+    """Exercise 1: the index of the row with the largest cosine of the angle between the two."""
+    return int((table @ row / (table.norm(dim=1) * row.norm())).argmax())
 
 
 def best_step(losses):

@@ -1,5 +1,6 @@
 """The first notebook: its own definitions agree with tiutils, its checks tell right from wrong."""
 
+import random
 import runpy
 from pathlib import Path
 
@@ -93,8 +94,7 @@ def test_the_solution_has_the_boxes_of_the_module(width, height):
 def test_solutions_are_right(small_model):
     assert exercises.check_boxes(SOLUTIONS["square_boxes"]).startswith("right")
     assert exercises.check_half(SOLUTIONS["half_noise"]).startswith("right")
-    answer = SOLUTIONS["pairs"]((2, 6), ["a {}"] * 27)
-    assert answer == 216 and exercises.check_pairs(answer, 8, 27).startswith("right")
+    assert exercises.check_deal(SOLUTIONS["photo_at"]).startswith("right")
     shares = models.load(small_model).noise_scheduler.alphas_cumprod.tolist()
     half = SOLUTIONS["half_noise"](shares)
     assert shares[half] < 0.5 <= shares[half - 1]
@@ -103,7 +103,7 @@ def test_solutions_are_right(small_model):
 def test_stubs_are_not_yet():
     assert exercises.check_boxes(lambda size: ...).startswith("not yet")
     assert exercises.check_half(lambda shares: None).startswith("not yet")
-    assert exercises.check_pairs(..., 10, 27).startswith("not yet")
+    assert exercises.check_deal(lambda position, photos, seed: ...).startswith("not yet")
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,33 @@ def test_wrong_timesteps_are_refused(function):
     assert exercises.check_half(function).startswith("not quite")
 
 
-@pytest.mark.parametrize("answer", [0, 27, 37, 135, 269.0, "270", True, None, [], 10**30])
-def test_wrong_numbers_of_pairs_are_refused(answer):
-    assert exercises.check_pairs(answer, 10, 27).startswith("not quite")
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda position, photos, seed: position % photos, "shuffle again"),
+        (lambda position, photos, seed: position, "for position 5 of 5"),
+        (lambda position, photos, seed: random.Random(f"{position} {seed}").randrange(photos), "every photo once"),
+        (lambda position, photos, seed: SOLUTIONS["photo_at"](position, photos, 7), "another seed"),
+        (lambda position, photos, seed: float(SOLUTIONS["photo_at"](position, photos, seed)), "the index"),
+        (lambda position, photos, seed: True, "the index"),
+        (lambda position, photos, seed: 1 / 0, "ZeroDivisionError"),
+        (lambda position: 0, "TypeError"),
+    ],
+)  # fmt: skip
+def test_wrong_dealings_are_refused(function, said):
+    answer = exercises.check_deal(function)
+    assert answer.startswith("not quite") and said in answer
 
 
-def test_likely_mistakes_are_named():
-    assert "multiply" in exercises.check_pairs(37, 10, 27)
-    assert "mirrored" in exercises.check_pairs(135, 10, 27)
+@pytest.mark.parametrize("source", [random, np.random, random.Random(0)])
+def test_a_generator_that_goes_on_is_seen(source):
+    hands = []
+
+    def photo_at(position, photos, seed):
+        if position % photos == 0 or not hands:
+            deck = list(range(photos))
+            source.shuffle(deck)
+            hands[:] = deck
+        return hands[position % photos]
+
+    assert "asked again" in exercises.check_deal(photo_at)

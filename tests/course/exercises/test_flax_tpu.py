@@ -154,7 +154,7 @@ def test_the_frameworks_are_compared_where_there_is_no_diffusers():
     )
     assert done.returncode == 0, done.stderr
     assert "never further apart than 1e-4: True" in done.stdout
-    assert done.stdout.splitlines()[-1] == "False 40 8"
+    assert done.stdout.splitlines()[-1] == "False 20 8"
 
 
 def test_the_stored_losses_are_of_the_notebooks_run():

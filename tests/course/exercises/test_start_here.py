@@ -5,42 +5,38 @@ from pathlib import Path
 
 import pytest
 
-from tiutils import models, token_embedding
 from tiutils.course.exercises import start_here as exercises
 
 SOLUTIONS = Path(__file__).parents[3] / "notebooks" / "solutions" / "start_here.py"
 
 
-@pytest.fixture(scope="module")
-def word(small_model):
-    parts = models.load(small_model)
-    return parts, token_embedding.add_placeholder(
-        parts, "<t>", initializer_token="toy", num_vectors=2
-    )
-
-
-def test_solutions_are_right(word):
+def test_solutions_are_right():
     solutions = runpy.run_path(str(SOLUTIONS))
-    answer = solutions["learned_numbers"](*word)
-    assert exercises.check_learned_numbers(answer, *word).startswith("right")
+    assert exercises.check_nearest_row(solutions["nearest_row"]).startswith("right")
     assert exercises.check_best_step(solutions["best_step"]).startswith("right")
 
 
-def test_stubs_are_not_yet(word):
-    assert exercises.check_learned_numbers(..., *word).startswith("not yet")
-    assert exercises.check_best_step(lambda losses: ...).startswith("not yet")
-    assert exercises.check_best_step(lambda losses: None).startswith("not yet")
+def test_stubs_are_not_yet():
+    for check in (exercises.check_nearest_row, exercises.check_best_step):
+        assert check(lambda *given: ...).startswith("not yet")
+        assert check(lambda *given: None).startswith("not yet")
 
 
-@pytest.mark.parametrize("answer", [0, 1, 32, 63, 256, 64.0, "64", None, True, [], 10**30])
-def test_wrong_numbers_are_refused(word, answer):
-    assert exercises.check_learned_numbers(answer, *word).startswith("not quite")
-
-
-def test_likely_mistakes_are_named(word):
-    table = word[0].text_encoder.config.vocab_size * 32
-    assert "whole table" in exercises.check_learned_numbers(table, *word)
-    assert "bytes" in exercises.check_learned_numbers(256, *word)
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda table, row: int((table @ row).argmax()),  # long rows win
+        lambda table, row: int((table - row).norm(dim=1).argmin()),  # short ones do
+        lambda table, row: int((table @ row / table.norm(dim=1)).abs().argmax()),  # the opposite
+        lambda table, row: int((table @ row / table.norm(dim=1)).argmin()),
+        lambda table, row: table @ row,
+        lambda table, row: "toy",
+        lambda table: 0,
+        2,
+    ],
+)
+def test_wrong_neighbors_are_refused(function):
+    assert exercises.check_nearest_row(function).startswith("not quite")
 
 
 @pytest.mark.parametrize(

@@ -49,12 +49,3 @@ def check_cases(
 
 def _line(text: str) -> str:
     return re.sub(r"\s*\n\s*", " ", text)
-
-
-def check_integer(answer: Any) -> str | None:
-    """The complaint about an answer that is not an integer, or None."""
-    if answer is ...:
-        return NOT_YET
-    if not isinstance(answer, int) or isinstance(answer, bool):
-        return f"not quite: expected a whole number, found {answer!r}"
-    return None

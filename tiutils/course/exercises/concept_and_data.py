@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numbers
+import random
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from tiutils.course.exercises import check_cases, check_integer
+from tiutils.course.exercises import attempt, check_cases
 
 Box = tuple[int, int, int, int]
 
@@ -24,17 +25,34 @@ def check_boxes(function: Callable[[tuple[int, int]], Sequence[Box]]) -> str:
     )
 
 
-def check_pairs(answer: Any, views: int, sentences: int) -> str:
-    """How many different pairs of a view and a sentence are there? Every view with every sentence."""
-    if complaint := check_integer(answer):
-        return complaint
-    if answer == views + sentences:
-        return "not quite: each view can occur with each sentence; multiply instead of adding"
-    if answer * 2 == views * sentences:
-        return "not quite: mirrored views count as well"
-    if answer != views * sentences:
-        return "not quite: views × sentences; how many views does one photo have?"
-    return f"right: {answer} pairs, each with its own noise: no two batches are the same"
+def check_deal(function: Callable[[int, int, int], int]) -> str:
+    """Photos dealt like cards: which photo is the sample at a position, of so many photos, with a seed?"""
+    photos, rounds = 5, 40
+    random.seed(0)  # so that a global generator is seen: the second time it is elsewhere
+    dealt = []
+    for position in range(photos * rounds):
+        answer, complaint = attempt(function, position, photos, 0)
+        if complaint is not None:
+            return complaint
+        if not isinstance(answer, numbers.Integral) or isinstance(answer, bool):
+            return f"not quite: expected the index of a photo, found {answer!r}"
+        if not 0 <= answer < photos:
+            return f"not quite: for position {position} of {photos} photos it gave {answer}"
+        dealt.append(int(answer))
+    hands = [tuple(dealt[start : start + photos]) for start in range(0, len(dealt), photos)]
+    for number, hand in enumerate(hands):
+        if len(set(hand)) < photos:
+            return f"not quite: round {number} is {list(hand)}; each round has every photo once"
+    if len(set(hands)) == 1:
+        return f"not quite: every round is {list(hands[0])}; shuffle again for each round"
+    again = [attempt(function, position, photos, 0)[0] for position in reversed(range(len(dealt)))]
+    if again[::-1] != dealt:
+        return "not quite: asked again, it deals other photos; make the generator of seed and round"
+    if [attempt(function, position, photos, 1)[0] for position in range(len(dealt))] == dealt:
+        return "not quite: another seed must deal in another order"
+    return (
+        "right: any position can be asked for at any time, and no photo is seen more than another"
+    )
 
 
 def check_half(function: Callable[[Sequence[float]], int]) -> str:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from tiutils.course.exercises import check_cases, check_integer
-from tiutils.models import Models
-from tiutils.tokenizer import Placeholder
+import torch
+
+from tiutils.course.exercises import check_cases
 
 
-def check_learned_numbers(answer: Any, models: Models, placeholder: Placeholder) -> str:
-    """How many numbers did the training change? One row of the table for each vector."""
-    table = models.text_encoder.config.vocab_size * models.hidden_size
-    expected = placeholder.num_vectors * models.hidden_size
-    if complaint := check_integer(answer):
-        return complaint
-    if answer == table:
-        return "not quite: that is the whole table; only the rows of the new word are learned"
-    if answer == 4 * expected:
-        return "not quite: that is their size in bytes; a float32 number takes four"
-    if answer != expected:
-        return "not quite: rows of the new word × numbers in one row; look at the shape above"
-    return f"right: {expected} numbers, of {table} in the table alone"
+def check_nearest_row(function: Callable[[torch.Tensor, torch.Tensor], int]) -> str:
+    """Which row of a table (rows, hidden) points most nearly in the direction of a vector (hidden,)?"""
+    table = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 3.0], [-2.0, 0.0]])
+    cases = [
+        ((table, torch.tensor([0.1, 1.0])), 1, "it points along the second axis"),
+        ((table, torch.tensor([1.0, 0.2])), 0, "a longer row is not a nearer one: divide by the lengths"),
+        ((table, torch.tensor([0.2, 0.2])), 2, "a direction, not a distance: its length does not matter"),
+        ((table, torch.tensor([-1.0, 0.1])), 3, "the largest similarity, not the largest without its sign"),
+    ]  # fmt: skip
+    praise = "right: rows are compared by their direction"
+    return check_cases(function, cases, praise)
 
 
 def check_best_step(function: Callable[[Mapping[int, float]], int]) -> str:
