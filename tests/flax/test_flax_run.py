@@ -110,6 +110,7 @@ def test_what_it_says(finished):
     assert "Traceback" not in err
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_drawing_without_pytorch(finished, flags, tmp_path):
     folder, *_ = finished

@@ -109,7 +109,8 @@ def assert_same_rows(small_model, one, other):
 
 
 @pytest.mark.slow
-def test_one_two_and_four_processes_learn_the_same(small_model, tmp_path, learn):
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.release)])
+def test_one_and_more_processes_learn_the_same(small_model, tmp_path, learn, number):
     drawing = [
         "--validation_prompt",
         "a <my-toy>",
@@ -119,15 +120,14 @@ def test_one_two_and_four_processes_learn_the_same(small_model, tmp_path, learn)
         "10",
     ]
     one = learn(tmp_path / "1", 1, *drawing, "--num_validation_images", "1")
-    for number in (2, 4):
-        folder = tmp_path / str(number)
-        record = learn(folder, number, *drawing, "--num_validation_images", "1")
-        assert (one["processes"], record["processes"]) == (1, number)
-        assert_same_rows(small_model, tmp_path / "1", folder)
-        np.testing.assert_allclose(record["losses"], one["losses"], rtol=1e-4)
-        assert sorted(os.listdir(folder)) == sorted(os.listdir(tmp_path / "1"))
-        said = folder.with_suffix(".log").read_text()
-        assert said.count("<my-toy> after 20 steps") == 1, "only the first speaks"
+    folder = tmp_path / str(number)
+    record = learn(folder, number, *drawing, "--num_validation_images", "1")
+    assert (one["processes"], record["processes"]) == (1, number)
+    assert_same_rows(small_model, tmp_path / "1", folder)
+    np.testing.assert_allclose(record["losses"], one["losses"], rtol=1e-4)
+    assert sorted(os.listdir(folder)) == sorted(os.listdir(tmp_path / "1"))
+    said = folder.with_suffix(".log").read_text()
+    assert said.count("<my-toy> after 20 steps") == 1, "only the first speaks"
 
 
 @pytest.mark.slow
@@ -236,7 +236,9 @@ def run_code(code, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["debug_launcher", "notebook_launcher"])
+@pytest.mark.parametrize(
+    "launcher", [pytest.param("debug_launcher", marks=pytest.mark.release), "notebook_launcher"]
+)
 def test_the_pages_code_for_notebooks(tmp_path, launcher):
     """On a CPU notebook_launcher starts two processes, too, and tiutils joins them."""
     whole, instead = CODE

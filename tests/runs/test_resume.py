@@ -66,10 +66,12 @@ def kill_after_a_new_checkpoint(process, output_dir, before, chance):
     assert process.exitcode == -signal.SIGKILL
 
 
-EIGHT_BIT = pytest.param(["--use_8bit_adam", "--num_vectors", "4"], marks=pytest.mark.release)
+def test_three_kills_and_the_same_bits(small_model, photos, tmp_path, processes):
+    compare_with_kills(small_model, photos, tmp_path, processes, 3, [])
 
 
-@pytest.mark.parametrize("optimizer", [[], EIGHT_BIT])
+@pytest.mark.release
+@pytest.mark.parametrize("optimizer", [[], ["--use_8bit_adam", "--num_vectors", "4"]])
 def test_ten_kills_and_the_same_bits(small_model, photos, tmp_path, processes, optimizer):
     compare_with_kills(small_model, photos, tmp_path, processes, 10, optimizer)
 

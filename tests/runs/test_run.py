@@ -865,7 +865,14 @@ def test_ctrl_c_in_a_terminal(base, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["python -m tiutils", "accelerate launch", "tiutils"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param("python -m tiutils", marks=pytest.mark.release),
+        pytest.param("accelerate launch", marks=pytest.mark.release),
+        "tiutils",
+    ],
+)
 def test_every_way_to_start_learns_the_same(base, finished, tmp_path, launcher):
     programs = Path(sys.executable).parent
     command = {

@@ -94,6 +94,7 @@ def test_noise_by_hand(page):
     np.testing.assert_allclose(page["add_noise"](z0, noise, t), expected, atol=1e-5)
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_the_loop_by_hand_is_the_modules(page):
     import jax
@@ -111,6 +112,7 @@ def test_the_loop_by_hand_is_the_modules(page):
     page["token_embedding"].set_rows(page["parts"], page["word"], start)
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_drawing_by_hand_is_the_modules(page):
     parts, inference = page["parts"], page["inference"]
