@@ -1,23 +1,25 @@
 """Runs diffusers' own `textual_inversion.py`, unchanged, where torchvision cannot be installed.
 
-    python -m benchmarks.diffusers_script CHECKOUT --max_train_steps 10 ...
+    python -m benchmarks.diffusers_script CHECKOUT [--sdxl] --max_train_steps 10 ...
 
-The script takes one thing from torchvision, a random mirror; a stand-in for it is put in place
-before the script starts. CHECKOUT is a checkout of github.com/huggingface/diffusers.
+With `--sdxl` it is `textual_inversion_sdxl.py`. The scripts take a random mirror and a crop from torchvision; stand-ins
+for them are put in place before the script starts. If the environment variable LOSSES names a file, each step's loss
+is added to it. CHECKOUT is a checkout of github.com/huggingface/diffusers.
 """
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 import types
 from pathlib import Path
 
-SCRIPT = Path("examples", "textual_inversion", "textual_inversion.py")
+FOLDER = Path("examples", "textual_inversion")
 
 
 def torchvision_stand_in() -> types.ModuleType:
-    """A module with `transforms.RandomHorizontalFlip` and nothing else."""
+    """A module with the three transforms that the scripts use; a crop is of a picture that has the size already."""
     import torch
     from PIL import ImageOps
 
@@ -28,9 +30,32 @@ def torchvision_stand_in() -> types.ModuleType:
         def __call__(self, image):
             return ImageOps.mirror(image) if torch.rand(1).item() < self.p else image
 
+    class RandomCrop:
+        def __init__(self, size):
+            pass
+
+        def get_params(self, image, size):
+            assert image.size == size
+            return 0, 0, *size
+
+    functional = types.SimpleNamespace(crop=lambda image, *box: image)
     module = types.ModuleType("torchvision")
-    module.transforms = types.SimpleNamespace(RandomHorizontalFlip=RandomHorizontalFlip)
+    module.transforms = types.SimpleNamespace(
+        RandomHorizontalFlip=RandomHorizontalFlip, RandomCrop=RandomCrop, functional=functional
+    )
     return module
+
+
+def note_losses(path: str) -> None:
+    """Add the loss of each step to a file, as the script's trackers are told it."""
+    import accelerate
+
+    def log(self, values, step=None, **_):
+        if "loss" in values:
+            with open(path, "a") as file:
+                print(values["loss"], file=file)
+
+    accelerate.Accelerator.log = log
 
 
 def main() -> None:
@@ -39,8 +64,13 @@ def main() -> None:
     import transformers  # noqa: F401
 
     checkout, *flags = sys.argv[1:]
+    name = "textual_inversion.py"
+    if flags[:1] == ["--sdxl"]:
+        name, flags = "textual_inversion_sdxl.py", flags[1:]
+    if path := os.environ.get("LOSSES"):
+        note_losses(path)
     sys.modules["torchvision"] = torchvision_stand_in()
-    sys.argv = [str(Path(checkout) / SCRIPT), *flags]
+    sys.argv = [str(Path(checkout) / FOLDER / name), *flags]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

@@ -95,7 +95,7 @@ def test_a_table_grows_run_by_run(tmp_path, monkeypatch):
 
 
 def test_their_script_finds_a_mirror(tmp_path, monkeypatch):
-    script = tmp_path / diffusers_script.SCRIPT
+    script = tmp_path / diffusers_script.FOLDER / "textual_inversion.py"
     script.parent.mkdir(parents=True)
     script.write_text("import sys\nfrom torchvision import transforms\nsys.found = transforms\n")
     monkeypatch.setitem(sys.modules, "torchvision", None)
