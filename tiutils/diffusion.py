@@ -24,7 +24,7 @@ from tiutils.concept import Concept
 from tiutils.conditioning import encode_ids, predict
 from tiutils.config import TrainingConfig
 from tiutils.dataset import make_dataset
-from tiutils.models import Models
+from tiutils.models import Models, cast
 
 
 @dataclass(frozen=True)
