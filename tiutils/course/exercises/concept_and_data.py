@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numbers
 import random
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from tiutils.course.exercises import attempt, check_cases
 
@@ -34,7 +35,7 @@ def check_deal(function: Callable[[int, int, int], int]) -> str:
         answer, complaint = attempt(function, position, photos, 0)
         if complaint is not None:
             return complaint
-        if not isinstance(answer, numbers.Integral) or isinstance(answer, bool):
+        if not isinstance(answer, int | np.integer) or isinstance(answer, bool):
             return f"not quite: expected the index of a photo, found {answer!r}"
         if not 0 <= answer < photos:
             return f"not quite: for position {position} of {photos} photos it gave {answer}"
