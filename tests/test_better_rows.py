@@ -15,8 +15,9 @@ from small_model import draw_photo
 
 import tiutils
 from tiutils import batches, concept, dataset, diffusion, models, token_embedding, training
-from tiutils.errors import InputError
+from tiutils.errors import InputError, OutOfMemory
 from tiutils.evaluation import clip as clip_model
+from tiutils.io import checkpoints
 from tiutils.runs import inputs, run
 
 PLAN = batches.BatchPlan(0, 4, (2, 2), 27, (4, 2, 2))
@@ -137,6 +138,129 @@ def test_losses_are_weighed_by_place_and_by_timestep(small_model, cut_out):
     assert 0 < opaque.sum() < 8
     np.testing.assert_allclose(got[opaque], (expected * weights)[opaque], rtol=1e-5)
     assert not np.isclose(got[~opaque], (expected * weights)[~opaque], rtol=1e-3).any()
+
+
+# --- the mean of the rows
+
+
+def mean_by_hand(rows, count):
+    """The mean after each step, in float64: that of all rows so far, and from `count` steps on one that forgets."""
+    mean, means = rows[0], []
+    for step, row in enumerate(rows, start=1):
+        mean = np.mean(rows[:step], axis=0) if step <= count else mean + (row - mean) / count
+        means.append(mean)
+    return means
+
+
+def watched(config):
+    """A run; and after each step its run state, what it has learned, and the rows in the model."""
+    seen = []
+
+    def look(progress):
+        begun = progress.training
+        in_model = token_embedding.rows_of(begun.models, begun.placeholder).detach().numpy().copy()
+        seen.append((begun.capture(progress.step).tensors, begun.vectors(), in_model))
+
+    return tiutils.train(config, [look]), seen
+
+
+def test_the_mean_is_learned_and_the_steps_are_the_same(small_model, photos, tmp_path):
+    plain, without = watched(config_of(small_model, photos, tmp_path / "plain", max_train_steps=7))
+    flags = {"max_train_steps": 7, "average_rows": 3}
+    result, seen = watched(config_of(small_model, photos, tmp_path / "mean", **flags))
+    assert result.losses == plain.losses
+    raw = [tensors["rows"] for tensors, *_ in seen]
+    np.testing.assert_array_equal(raw, [tensors["rows"] for tensors, *_ in without])
+    expected = mean_by_hand(np.float64(raw), 3)
+    assert np.abs(expected[-1] - raw[-1]).max() > 1e-3
+    for (tensors, vectors, in_model), mean in zip(seen, expected, strict=True):
+        np.testing.assert_allclose(tensors["mean_rows"], mean, rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(tensors["mean_rows"], vectors)
+        np.testing.assert_array_equal(tensors["mean_rows"], in_model)
+    saved = tiutils.io.embeddings.read(result.embedding_path).vectors
+    np.testing.assert_array_equal(saved, seen[-1][1])
+    assert all("mean_rows" not in tensors for tensors, *_ in without)
+
+
+def test_the_mean_of_one_step_is_that_step(small_model, photos, tmp_path):
+    results = [
+        tiutils.train(config_of(small_model, photos, tmp_path / str(n), average_rows=n))
+        for n in (0, 1)
+    ]
+    rows = [tiutils.io.embeddings.read(r.embedding_path).vectors for r in results]
+    np.testing.assert_array_equal(*rows)
+
+
+def test_early_stopping_judges_the_mean(small_model, photos, tmp_path):
+    """Its losses are those of the means, and it keeps one of them."""
+    flags = {"average_rows": 3, "learning_rate": 0.05, "max_train_steps": 6, "early_stopping": True}
+    flags |= {"early_stopping_steps": 1, "early_stopping_window": 5}
+    config, seen = config_of(small_model, photos, tmp_path / "run", **flags), {}
+
+    def look(progress):
+        seen[progress.step] = progress.training.vectors()
+
+    result = tiutils.train(config, [look])
+    begun = begin(config_of(small_model, photos, tmp_path / "again"))
+    for step, loss in result.stopping.losses.items():
+        begun.set_vectors(seen[step])
+        assert loss == pytest.approx(begun.fixed_loss(16), rel=1e-6)
+    saved = tiutils.io.embeddings.read(result.embedding_path).vectors
+    np.testing.assert_array_equal(saved, seen[result.best_step])
+
+
+@pytest.mark.parametrize("killed_after", [2, 5])
+def test_a_run_with_a_mean_is_resumed_bit_for_bit(small_model, photos, tmp_path, killed_after):
+    def kill(progress):
+        if progress.step == killed_after:
+            raise KeyboardInterrupt  # no last checkpoint: as far as the run knows, it was killed
+
+    flags = {"average_rows": 4, "max_train_steps": 8, "checkpointing_steps": 1}
+    whole = tiutils.train(config_of(small_model, photos, tmp_path / "whole", **flags))
+    killed = config_of(small_model, photos, tmp_path / "killed", **flags)
+    killed = dataclasses.replace(killed, resume_from_checkpoint="latest")
+    with pytest.raises(KeyboardInterrupt):
+        tiutils.train(killed, [kill])
+    resumed = tiutils.train(killed)
+    assert resumed.losses == whole.losses[killed_after:]
+    states = [checkpoints.load_latest(tmp_path / name) for name in ("whole", "killed")]
+    assert states[0].tensors.keys() == states[1].tensors.keys() and states[0].step == 8
+    for name, tensor in states[0].tensors.items():
+        assert tensor.tobytes() == states[1].tensors[name].tobytes(), name
+    rows = [tiutils.io.embeddings.read(r.embedding_path).vectors for r in (whole, resumed)]
+    assert rows[0].tobytes() == rows[1].tobytes()
+
+
+def test_a_mean_begun_or_ended_in_the_middle(small_model, photos, tmp_path):
+    """A run state without a mean begins one at its rows; one with a mean goes on from the newest rows."""
+    plain = begin(config_of(small_model, photos, tmp_path))
+    mean = begin(config_of(small_model, photos, tmp_path, average_rows=3))
+    for begun in (plain, mean):
+        training.train_rows(begun)
+    rows, state = plain.vectors(), mean.capture(4)
+    training.restore(mean, plain.capture(4))
+    np.testing.assert_array_equal(mean.vectors(), rows)
+    np.testing.assert_array_equal(mean.newest_rows, rows)
+    training.restore(plain, state)
+    np.testing.assert_array_equal(plain.vectors(), rows)
+
+
+def test_without_memory_the_state_is_that_before_the_step(small_model, photos, tmp_path):
+    begun = begin(config_of(small_model, photos, tmp_path, average_rows=3))
+    states = {}
+
+    def take_step(begun, step):
+        if step == 2:
+            begun.rows.data += 1  # whatever a step that fails has done
+            raise OutOfMemory("out of memory")
+        return training.training_step(begun, step)
+
+    def keep(progress):
+        states[progress.step] = begun.capture(progress.step)
+
+    assert training.train_rows(begun, 0, [keep], take_step=take_step).out_of_memory
+    for name, tensor in begun.capture(2).tensors.items():
+        np.testing.assert_array_equal(tensor, states[2].tensors[name])
 
 
 # --- sentences
@@ -276,6 +400,7 @@ def test_a_phrase_gives_a_vector_for_each_token(small_model, photos, tmp_path):
     ({"timestep_range": (500, 500)}, "is 500 500"), ({"timestep_range": [900, 500]}, "is 900 500"),
     ({"timestep_range": (0, 1001)}, "from 0 to 1000"), ({"timestep_range": (1.0, 9)}, "whole"),
     ({"timestep_range": (-1, 9)}, "is -1 9"), ({"timestep_range": (5,)}, "two"),
+    ({"average_rows": -1}, "at least 0"), ({"average_rows": 5}, "is 5, but the run has only 4 steps"),
 ])  # fmt: skip
 def test_impossible_switches_are_refused(small_model, photos, tmp_path, flags, said):
     config = config_of(small_model, photos, tmp_path / "run", **flags)
@@ -334,7 +459,7 @@ def test_nearest_words_by_hand():
 
 
 SWITCHES = [
-    {"norm_control": 0.5}, {"max_grad_norm": 1e-4}, {"snr_gamma": 5.0},
+    {"norm_control": 0.5}, {"average_rows": 3}, {"max_grad_norm": 1e-4}, {"snr_gamma": 5.0},
     {"timestep_sampling": "noisy", "timestep_range": (300, 950)}, {"masked_loss": True}, {"captions": True},
     {"initializer_phrase": "small toy", "cross_initialization": True},
 ]  # fmt: skip

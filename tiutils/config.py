@@ -163,6 +163,10 @@ class TrainingConfig:
         "[ZOODiP, arXiv 2503.14868, has 500 900]",
         metavar=("LOW", "HIGH"),
     )
+    average_rows: int = option(
+        0,
+        "learn the mean of the rows over about the last N steps, while training goes on from the newest; 0: no mean",
+    )
     use_8bit_adam: bool = option(
         False, "use bitsandbytes' AdamW with 8-bit states; has an effect only from 4096 values up"
     )

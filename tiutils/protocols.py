@@ -72,10 +72,10 @@ class TrainingProtocol(Protocol):
     packages: tuple[str, ...]
 
     def vectors(self) -> np.ndarray:
-        """A copy of the rows on the host, float32 `(num_vectors, hidden)`."""
+        """A copy of what is learned on the host, float32 `(num_vectors, hidden)`; with --average_rows the mean."""
 
     def set_vectors(self, vectors: np.ndarray) -> None:
-        """Replace the rows, float32 `(num_vectors, hidden)`."""
+        """Replace what is learned, float32 `(num_vectors, hidden)`, and go on from there."""
 
     def fixed_loss(self, num_samples: int) -> float:
         """Mean loss of a batch of `num_samples` samples that is the same at every step, without a gradient."""

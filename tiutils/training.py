@@ -28,7 +28,12 @@ from tiutils.tokenizer import Placeholder
 
 @dataclass
 class Training:
-    """Everything a step needs; see `prepare`."""
+    """Everything a step needs; see `prepare`.
+
+    Attributes:
+        rows: what is learned, as the model has it between steps: with --average_rows the mean.
+        newest_rows: with --average_rows, the rows that the next step goes on from; else None.
+    """
 
     models: Models
     placeholder: Placeholder
@@ -40,15 +45,18 @@ class Training:
     scaler: torch.amp.GradScaler
     total_steps: int
     usual_norms: tuple[float, ...]
+    newest_rows: Tensor | None = None
     packages: tuple[str, ...] = ("torch", "diffusers", "transformers", "accelerate")
 
     def vectors(self) -> np.ndarray:
-        """A copy of the rows on the host, float32 `(num_vectors, hidden)`."""
-        return self.rows.detach().cpu().numpy().copy()
+        """A copy of what is learned on the host, float32 `(num_vectors, hidden)`."""
+        return _to_host(self.rows)
 
     def set_vectors(self, vectors: np.ndarray) -> None:
-        """Replace the rows."""
+        """Replace what is learned, and go on from there."""
         self.rows.data.copy_(torch.from_numpy(vectors))
+        if self.newest_rows is not None:
+            self.newest_rows.copy_(self.rows.data)
 
     def fixed_loss(self, num_samples: int) -> float:
         """Mean loss of a batch of `num_samples` samples that is the same at every step, without a gradient."""
@@ -64,16 +72,22 @@ class Training:
     def capture(self, step: int) -> RunState:
         """The run state after `step` steps: all that the next step depends on, apart from seed and step."""
         tensors = {"rows": self.vectors()}
+        if self.newest_rows is not None:
+            tensors = {"rows": _to_host(self.newest_rows), "mean_rows": self.vectors()}
         numbers: dict[str, Any] = {}
         for name, value in self.optimizer.state[self.rows].items():
             if isinstance(value, Tensor):
-                # a copy: the next step writes into it
-                tensors[f"optimizer.{name}"] = value.cpu().numpy().copy()
+                tensors[f"optimizer.{name}"] = _to_host(value)
             else:
                 numbers[name] = value
         optimizer = {"optimizer": type(self.optimizer).__name__, "optimizer_numbers": numbers}
         scalars = {**identity_of(self), **optimizer, "scaler": self.scaler.state_dict()}
         return RunState(step, tensors, scalars)
+
+
+def _to_host(tensor: Tensor) -> np.ndarray:
+    """A copy, as the next step writes into the tensor."""
+    return tensor.detach().cpu().numpy().copy()
 
 
 def prepare(
@@ -104,6 +118,7 @@ def prepare(
         scaler,
         config.total_steps(len(concept.photos), accelerator.num_processes),
         usual_norms(models, placeholder) if config.norm_control else (),
+        rows.detach().clone() if config.average_rows else None,
     )
 
 
@@ -184,6 +199,24 @@ def move_rows(training: Training, step: int, loss: Tensor) -> Tensor:
     return loss
 
 
+def average_rows(training: Training, step: int, mean: Tensor) -> None:
+    """With --average_rows: keep the rows of this step for the next one, and put the mean in their place.
+
+    mean ← mean + (rows − mean) / min(k, N) after the k-th step: the plain mean of the first N steps' rows, from then on
+    one that forgets at the rate 1 − 1/N. Averaging the steps of stochastic descent is Polyak & Juditsky's (1992);
+    the count in place of a constant rate spares the correction that Adam's means need (Kingma & Ba 2015, section 3).
+
+    Args:
+        training: its rows have just taken the step.
+        step: its number, from 0.
+        mean: float32 `(num_vectors, hidden)`, the mean after the step before.
+    """
+    if training.newest_rows is not None:
+        training.newest_rows.copy_(training.rows.data)
+        count = min(step + 1, training.config.average_rows)
+        training.rows.data.copy_(torch.lerp(mean, training.newest_rows, 1 / count))
+
+
 def train_rows(
     training: Training,
     start: int = 0,
@@ -203,11 +236,15 @@ def train_rows(
     good_rows, good_step = rows.detach().clone(), start
     for step in range(start, training.total_steps):
         rows_before = rows.detach().clone()
+        if training.newest_rows is not None:
+            rows.data.copy_(training.newest_rows)
         try:
             losses.append(take_step(training, step))
         except OutOfMemory as error:  # the state is that before the step
+            rows.data.copy_(rows_before)
             result.stopped, result.out_of_memory = str(error), True
             break
+        average_rows(training, step, rows_before)
         # reading a loss waits for the device, so on a GPU it is read only every tenth step
         if on_cpu or (step + 1) % 10 == 0 or step + 1 == training.total_steps:
             if not (torch.stack(losses[-10:]).isfinite().all() and rows.isfinite().all()):
@@ -244,7 +281,9 @@ def restore(training: Training, state: RunState) -> None:
     """
     rows, token = training.rows, training.placeholder.token
     check_state(state, token, (rows.shape[0], rows.shape[1]), type(training.optimizer).__name__)
-    training.rows.data.copy_(torch.from_numpy(state.tensors["rows"].copy()))
+    training.set_vectors(state.tensors["rows"].copy())
+    if training.newest_rows is not None and "mean_rows" in state.tensors:
+        rows.data.copy_(torch.from_numpy(state.tensors["mean_rows"].copy()))
     optimizer_state: dict[str, Any] = dict(state.scalars["optimizer_numbers"])
     for name, array in state.tensors.items():
         if name.startswith("optimizer."):

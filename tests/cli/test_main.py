@@ -78,7 +78,7 @@ OURS = {
     "captions": (bool, False), "pick_initializer": (bool, False),
     "masked_loss": (bool, False), "max_grad_norm": (float, None),
     "norm_control": (float, 0.2), "snr_gamma": (float, None), "timestep_sampling": (str, "noisy"),
-    "timestep_range": (tuple, None),
+    "timestep_range": (tuple, None), "average_rows": (int, 0),
 }  # fmt: skip
 CHOICES = {
     "learnable_property": ("object", "style"),

@@ -132,11 +132,14 @@ def test_one_and_more_processes_learn_the_same(small_model, tmp_path, learn, num
 
 @pytest.mark.slow
 def test_they_stop_by_themselves_at_the_same_step(small_model, tmp_path, learn):
-    one, two = (learn(tmp_path / str(number), number, *STOPPING) for number in (1, 2))
+    flags = [*STOPPING, "--average_rows", "5"]  # the mean is judged, and is the same in both
+    one, two = (learn(tmp_path / str(number), number, *flags) for number in (1, 2))
     assert 12 < one["steps"] == two["steps"] < 60
     assert one["status"] == two["status"] == "finished"
     states = [checkpoints.load_latest(tmp_path / name) for name in ("1", "2")]
     assert states[0].scalars["best_step"] == states[1].scalars["best_step"]
+    means = [state.tensors["mean_rows"] for state in states]
+    np.testing.assert_allclose(*means, rtol=1e-4, atol=1e-5)
     fixed = [state.tensors["stopping.losses"] for state in states]
     np.testing.assert_allclose(fixed[0], fixed[1], rtol=1e-5)
     assert_same_rows(small_model, tmp_path / "1", tmp_path / "2")

@@ -21,12 +21,15 @@ class State(NamedTuple):
 
     Attributes:
         rows: float32 `(num_vectors, hidden)`.
+        mean: what is learned, the same shape: with --average_rows the mean, see `tiutils.training.average_rows`;
+            without it the rows.
         exp_avg: mean of the gradients, the same shape.
         exp_avg_sq: mean of their squares, the same shape.
         step: optimizer steps so far, int32.
     """
 
     rows: jax.Array
+    mean: jax.Array
     exp_avg: jax.Array
     exp_avg_sq: jax.Array
     step: jax.Array
@@ -61,7 +64,11 @@ def compile_steps(
         if config.norm_control:
             lengths = jnp.maximum(jnp.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
             rows *= 1 + config.norm_control * (length / lengths - 1)
-        return State(rows, moments.mu, moments.nu, moments.count), mean_loss
+        mean = rows
+        if config.average_rows:
+            share = 1 / jnp.minimum(moments.count, config.average_rows)
+            mean = (1 - share) * state.mean + share * rows
+        return State(rows, mean, moments.mu, moments.nu, moments.count), mean_loss
 
     @functools.partial(jax.jit, donate_argnums=1, out_shardings=everywhere)
     def steps(

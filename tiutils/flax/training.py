@@ -59,18 +59,18 @@ class Training:
     packages: tuple[str, ...] = ("jax", "flax", "optax", "transformers")
 
     def vectors(self) -> np.ndarray:
-        """A copy of the rows on the host, float32 `(num_vectors, hidden)`."""
-        return np.array(self.state.rows)
+        """A copy of what is learned on the host, float32 `(num_vectors, hidden)`."""
+        return np.array(self.state.mean)
 
     def set_vectors(self, vectors: np.ndarray) -> None:
-        """Replace the rows."""
-        self.state = self.state._replace(rows=jnp.asarray(vectors))
+        """Replace what is learned, and go on from there."""
+        self.state = self.state._replace(rows=jnp.array(vectors), mean=jnp.array(vectors))
         token_embedding.set_rows(self.models, self.placeholder, vectors)
 
     def fixed_loss(self, num_samples: int) -> float:
         """Mean loss of a batch of `num_samples` samples that is the same at every step."""
         plan, at_once = fixed_plan(self.dataset.plan, num_samples), self.config.train_batch_size
-        rows, total = jnp.asarray(self.state.rows), 0.0
+        rows, total = jnp.asarray(self.state.mean), 0.0
         for start in range(0, num_samples, at_once):
             batch = batch_at(plan, 0, start, min(start + at_once, num_samples))
             samples = Samples(*(getattr(batch, name) for name in Samples._fields))
@@ -86,10 +86,12 @@ class Training:
 
     def capture(self, step: int) -> RunState:
         """The run state after `step` steps, as `tiutils.training` captures it too."""
-        rows, *moments = (np.array(part) for part in self.state)
+        rows, mean, *moments = (np.array(part) for part in self.state)
         names = ("exp_avg", "exp_avg_sq", "step")
         tensors = {f"optimizer.{n}": value for n, value in zip(names, moments, strict=True)}
         tensors["optimizer.step"] = tensors["optimizer.step"].astype(np.float32)  # as in PyTorch
+        if self.config.average_rows:
+            tensors["mean_rows"] = mean
         optimizer = {"optimizer": OPTIMIZER, "optimizer_numbers": {}}
         scalars = {**identity_of(self), **optimizer, "scaler": {}}
         return RunState(step, {"rows": rows, **tensors}, scalars)
@@ -147,7 +149,9 @@ def prepare(
         dataset,
         config,
         mesh,
-        jax.device_put(State(rows, zeros, zeros.copy(), jnp.zeros((), jnp.int32)), everywhere),
+        jax.device_put(
+            State(rows, rows.copy(), zeros, zeros.copy(), jnp.zeros((), jnp.int32)), everywhere
+        ),
         jax.device_put(frozen, everywhere),
         compile_steps(loss, config, everywhere, length),
         jax.jit(loss),
@@ -182,7 +186,7 @@ def train_rows(
     good_state, good_step = training.state, start
     for step, state, loss in run_steps(training, start):
         result.losses.append(float(loss))
-        rows = np.asarray(state.rows)
+        rows = np.asarray(state.mean)
         if not (np.isfinite(loss) and np.isfinite(rows).all()):
             training.state = good_state
             result.diverge(step + 1, good_step)
@@ -236,7 +240,9 @@ def restore(training: Training, state: RunState) -> None:
     rows = training.state.rows
     check_state(state, training.placeholder.token, (rows.shape[0], rows.shape[1]), OPTIMIZER)
     found = {name.removeprefix("optimizer."): value for name, value in state.tensors.items()}
+    mean = found.get("mean_rows") if training.config.average_rows else None
+    found["mean"] = found["rows"] if mean is None else mean
     values = State(*(jnp.asarray(found[name]) for name in State._fields))
     values = values._replace(step=values.step.astype(jnp.int32))
     training.state = jax.device_put(values, NamedSharding(training.mesh, P()))
-    token_embedding.set_rows(training.models, training.placeholder, values.rows)
+    token_embedding.set_rows(training.models, training.placeholder, values.mean)

@@ -40,7 +40,7 @@ class RunState:
 
     Attributes:
         step: the number of optimizer steps done.
-        tensors: arrays by name, of any NumPy dtype and shape; "rows" and "best_rows" are float32
+        tensors: arrays by name, of any NumPy dtype and shape; "rows", "mean_rows", and "best_rows" are float32
             (n, hidden), the optimizer's state has names of the form "optimizer.<name>".
         scalars: anything JSON can represent; floats are restored exactly, tuples as lists.
     """

@@ -44,6 +44,7 @@ MAY_BE_ZERO = {
     "seed",
     "dataloader_num_workers",
     "norm_control",
+    "average_rows",
 }
 UPPER_BOUNDS = {
     "adam_beta1": 1,
@@ -164,12 +165,17 @@ def check_device(config: TrainingConfig, device: str, num_processes: int) -> Non
 
 
 def check_length(config: TrainingConfig, total_steps: int) -> None:
-    """Refuse an early stop that a run of this length cannot reach; warn of a warm-up that fills it.
+    """Refuse an early stop or a mean that a run of this length cannot reach; warn of a warm-up that fills it.
 
     Raises:
-        InputError: see `check_window`.
+        InputError: names both numbers of steps.
     """
     check_window(config, total_steps)
+    if config.average_rows > total_steps:
+        raise InputError(
+            f"--average_rows is {config.average_rows}, but the run has only {total_steps} steps; give a third of "
+            f"them or fewer"
+        )
     warmup = config.warmup_steps(total_steps)
     if warmup >= total_steps:
         logger.warning(
