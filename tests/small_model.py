@@ -120,7 +120,15 @@ def save_small_model(
         requires_safety_checker=False,
     ).save_pretrained(folder)
     save_tokenizer_files(folder / "tokenizer")  # transformers 5 only saves tokenizer.json
+    set_guidance_scale(folder, 2.5)
     return folder
+
+
+def set_guidance_scale(folder: Path, scale: Any) -> None:
+    """Write the guidance scale into a model's index, as the bundled model has it."""
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text()) | {"_guidance_scale": scale}
+    path.write_text(json.dumps(index, indent=2))
 
 
 def save_small_sdxl(folder: Path, widths: tuple[int, int] = (32, 48)) -> Path:
@@ -191,9 +199,9 @@ def save_sd15_shaped(folder: Path, *, resolution: int = 64) -> Path:
     scheduler = DDPMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
     )  # fmt: skip
-    return models.save(
-        models.Models("sd15-shaped", (tokenizer,), (text_encoder,), vae, unet, scheduler), folder
-    )
+    parts = models.Models("sd15-shaped", (tokenizer,), (text_encoder,), vae, unet, scheduler)
+    parts.guidance_scale = 2.5
+    return models.save(parts, folder)
 
 
 def draw_photo(index: int, size: tuple[int, int] = (48, 48)) -> Image.Image:

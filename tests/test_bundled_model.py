@@ -70,6 +70,7 @@ def test_the_five_parts_of_stable_diffusion():
         "unet": "UNet2DConditionModel",
         "vae": "AutoencoderKL",
     }
+    assert pretrained.guidance_scale(FOLDER) == 2.5
     scheduler = pretrained.read_config(FOLDER, "scheduler")
     expected = {
         "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False,

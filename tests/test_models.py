@@ -181,6 +181,15 @@ def test_a_saved_model_has_what_older_versions_read(saved):
     assert merges[0].startswith("#version") and "t o" in merges
 
 
+def test_a_saved_model_keeps_its_guidance_scale(saved, small_model, tmp_path):
+    folder, _ = saved
+    assert models.load(small_model).guidance_scale == models.load(folder).guidance_scale == 2.5
+    usual = models.load(small_model)
+    usual.guidance_scale = 7.5
+    index = json.loads((models.save(usual, tmp_path / "model") / "model_index.json").read_text())
+    assert "_guidance_scale" not in index, "diffusers' own default needs no saying"
+
+
 def test_saving_shows_no_bars_of_its_own(small_model, tmp_path, capfd):
     models.save(models.load(small_model), tmp_path / "model")
     assert not capfd.readouterr().err

@@ -43,6 +43,7 @@ class Models:
     Attributes:
         tokenizers: one for each text encoder; they share a vocabulary and differ at most in how they pad.
         folder: where they were read, which may have optional parts (see `word_encoder`); None if not from a folder.
+        guidance_scale: the one to use unless another is asked for.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Models:
     unet: UNet2DConditionModel
     noise_scheduler: DDPMScheduler
     folder: Path | None = None
+    guidance_scale: float = pretrained.GUIDANCE_SCALES[0]
 
     @property
     def tokenizer(self) -> CLIPTokenizer:
@@ -104,11 +106,6 @@ class Models:
         """What height and width must be multiples of: 8, as diffusers requires, and what VAE and U-Net halve."""
         halvings = len(self.unet.config.block_out_channels) - 1
         return math.lcm(8, self.vae_factor * 2**halvings)
-
-    @property
-    def guidance_scale(self) -> float:
-        """The default guidance scale."""
-        return pretrained.guidance_scale(self.resolution, len(self.text_encoders))
 
     @property
     def at_once(self) -> int:
@@ -176,6 +173,7 @@ def load(
     name = str(name or default_model())
     folder = pretrained.locate(name, revision=revision, variant=variant)
     tokenizers = pretrained.load_tokenizers(folder, tokenizer_name=tokenizer_name)
+    guidance_scale = pretrained.guidance_scale(folder)
     try:
         pretrained.refuse_code(folder)
         with no_progress_bars():
@@ -195,7 +193,9 @@ def load(
     for part in (*text_encoders, vae, unet):
         part.to((unet_device if part is unet else None) or device).requires_grad_(False).eval()
     text_encoders = tuple(encoder.float() for encoder in text_encoders)
-    return Models(name, tokenizers, text_encoders, vae, unet, noise_scheduler, folder)
+    return Models(
+        name, tokenizers, text_encoders, vae, unet, noise_scheduler, folder, guidance_scale
+    )
 
 
 def _read_folder(
@@ -265,13 +265,19 @@ def save(models: Models, folder: str | Path) -> Path:
     """Write the whole model in diffusers' layout, so that old and new versions of transformers read it.
 
     transformers 5 leaves out the `text_model.` prefix of a text encoder's weights and the tokenizer's vocab.json and
-    merges.txt; transformers 4 then loads random weights with a mere warning. Both are put back. The text encoders must
-    have plain embedding tables: see `token_embedding.merged`. Written are the pipeline's own parts alone: a word
-    encoder or an evaluator beside them stays with the model that it came with.
+    merges.txt; transformers 4 then loads random weights with a mere warning. Both are put back, as is the guidance
+    scale, which diffusers leaves out. The text encoders must have plain embedding tables: see
+    `token_embedding.merged`. Only the pipeline's own parts are written: a word encoder or an evaluator beside them
+    stays with the model that it came with.
     """
     folder = Path(folder)
     with no_progress_bars():
         as_pipeline(models).save_pretrained(folder)
+    if pretrained.guidance_scale(folder) != models.guidance_scale:
+        index = folder / pretrained.INDEX
+        entries = json.loads(index.read_text(encoding="utf-8"))
+        entries[pretrained.GUIDANCE_ENTRY] = models.guidance_scale
+        index.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for part in pretrained.text_encoders(folder):
         weights = folder / part / "model.safetensors"
         tensors = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -365,6 +367,30 @@ def test_what_a_configuration_lacks_is_one_clear_line(part, text):
                 call()
             except InputError as error:
                 assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "parts"),
+    [(StableDiffusionPipeline, 1), (StableDiffusionXLPipeline, 2)],
+)
+def test_a_model_that_names_no_guidance_scale_has_its_pipelines_default(tmp_path, pipeline, parts):
+    for part in pretrained.TEXT_ENCODERS[:parts]:
+        (tmp_path / part).mkdir()
+    expected = inspect.signature(pipeline.__call__).parameters["guidance_scale"].default
+    assert pretrained.guidance_scale(tmp_path) == expected
+    (tmp_path / "model_index.json").write_text("{}")
+    assert pretrained.guidance_scale(tmp_path) == expected
+    (tmp_path / "model_index.json").write_text('{"_guidance_scale": 3}')
+    assert pretrained.guidance_scale(tmp_path) == 3
+
+
+@pytest.mark.parametrize("scale", ['"much"', "NaN", "Infinity", "null", "true", "[2.5]"])
+def test_a_guidance_scale_that_is_no_number_is_refused(tmp_path, scale):
+    (tmp_path / "model_index.json").write_text(f'{{"_guidance_scale": {scale}}}')
+    assert re.search(
+        r"model_index\.json has _guidance_scale .*; expected a number",
+        refused(pretrained.guidance_scale, tmp_path),
+    )
 
 
 # Models in one file, and web addresses

@@ -37,6 +37,7 @@ class FlaxModels:
         vae_factor: pixels along one side of a latent, 8 in Stable Diffusion.
         sample_size: side of the latents the model was made for.
         folder: where they were read, which may have optional parts (see `word_encoder`); None if not from a folder.
+        guidance_scale: the one to use unless another is asked for.
     """
 
     name: str
@@ -51,6 +52,7 @@ class FlaxModels:
     vae_factor: int
     sample_size: int
     folder: Path | None = None
+    guidance_scale: float = pretrained.GUIDANCE_SCALES[0]
 
     @property
     def dtype(self) -> Any:
@@ -81,11 +83,6 @@ class FlaxModels:
     def pixel_factor(self) -> int:
         """What height and width must be multiples of: 8, as diffusers requires, and what VAE and U-Net halve."""
         return math.lcm(8, self.vae_factor * 2**self.unet.halvings)
-
-    @property
-    def guidance_scale(self) -> float:
-        """The default guidance scale."""
-        return pretrained.guidance_scale(self.resolution)
 
     @property
     def at_once(self) -> int:
@@ -167,4 +164,5 @@ def load(
         vae_factor=vae.factor,
         sample_size=unet.sample_size,
         folder=folder,
+        guidance_scale=pretrained.guidance_scale(folder),
     )

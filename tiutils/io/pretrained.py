@@ -7,6 +7,7 @@ here needs PyTorch or diffusers.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -32,6 +33,11 @@ EXPECTED_MODEL = (
     "only text-to-image models of Stable Diffusion 1.x, 2.x and XL can be used: give one of them, "
     f"such as {DEFAULT_MODEL}, or the bundled model"
 )
+INDEX = "model_index.json"
+GUIDANCE_ENTRY = (
+    "_guidance_scale"  # of the index; diffusers ignores it, and leaves it out when it saves
+)
+GUIDANCE_SCALES = (7.5, 5.0)  # diffusers' own defaults: of Stable Diffusion, of SDXL
 PREDICTION_TYPES = ("epsilon", "v_prediction")  # supported in training
 
 
@@ -67,11 +73,19 @@ def hidden_sizes(folder: str | Path) -> tuple[int, ...]:
     return sizes
 
 
-def guidance_scale(resolution: int, num_text_encoders: int = 1) -> float:
-    """The default guidance scale: Stable Diffusion's 7.5 or SDXL's 5; less for small models, which it oversaturates."""
-    if resolution < 256:
-        return 2.5
-    return 7.5 if num_text_encoders == 1 else 5.0
+def guidance_scale(folder: str | Path) -> float:
+    """The guidance scale that suits a model: what its index says, otherwise diffusers' default.
+
+    Raises:
+        InputError: the index has something other than a finite number.
+    """
+    path = Path(folder) / INDEX
+    scale = _config_or_nothing(path).get(
+        GUIDANCE_ENTRY, GUIDANCE_SCALES[len(text_encoders(folder)) - 1]
+    )
+    if type(scale) not in (int, float) or not math.isfinite(scale):
+        raise InputError(f"{path} has {GUIDANCE_ENTRY} {scale!r}; expected a number such as 7.5")
+    return float(scale)
 
 
 def default_model(*, accelerated: bool) -> str:
@@ -154,7 +168,7 @@ def _other_kind(folder: Path) -> str | None:
     index, unet, vae, *encoders = (
         _config_or_nothing(path)
         for path in (
-            folder / "model_index.json",
+            folder / INDEX,
             *(folder / p / "config.json" for p in ("unet", "vae", *text_encoders(folder))),
         )
     )

@@ -178,6 +178,7 @@ def export(preset: Preset, target: Path | None = None) -> None:
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": "0.39.0",
+        "_guidance_scale": 2.5,  # read by tiutils, ignored by diffusers
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
         "requires_safety_checker": False,
