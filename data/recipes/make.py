@@ -36,14 +36,15 @@ from .results import pictures
 from .world import collect, pack, render, toys
 
 TRAININGS = ("vae", "text", "unet", "words", "evaluator")
-GIVEN = ("tokenizer", "vae", "text", "latents", "unet", "evaluator")  # by the model of --start
+# supplied by the model of --start
+GIVEN = ("tokenizer", "vae", "text", "latents", "unet", "evaluator")
 COMPOSERS = {"pool": pool, "things": thing_pool}
-FIRST_CHUNKS = 24  # of the pool, before the VAE's training begins on a GPU
-_composing: dict[str, subprocess.Popen] = {}  # pool and things, beside the trainings
+FIRST_CHUNKS = 24  # of the pool, before training the VAE begins on a GPU
+_composing: dict[str, subprocess.Popen] = {}  # pool and things, composed while the trainings run
 
 
 def done(name: str, preset: Preset) -> bool:
-    """Whether a training has reached its last step, or the tokenizer is there."""
+    """Whether a training has reached its last step; for the tokenizer, whether it exists."""
     if preset.start and name in GIVEN:
         return True
     if name == "tokenizer":
@@ -56,7 +57,7 @@ def done(name: str, preset: Preset) -> bool:
 
 
 def compose(name: str, preset: Preset) -> None:
-    """Compose pool or things: here, or on a GPU machine in a process beside the trainings."""
+    """Compose pool or things: here, or on a GPU machine in a process that runs beside the trainings."""
     if not training.on_gpu():
         return COMPOSERS[name].build(preset)
     command = [sys.executable, "-m", COMPOSERS[name].__name__, "--preset", preset.name]
@@ -64,7 +65,7 @@ def compose(name: str, preset: Preset) -> None:
 
 
 def compose_pool(preset: Preset) -> None:
-    """The pool; on a GPU machine return as soon as there is enough for the first training."""
+    """The pool; on a GPU machine, returns as soon as there is enough for the first training."""
     compose("pool", preset)
     first = 0 if preset.start else min(FIRST_CHUNKS, preset.pool // pool.CHUNK)
     while len(pool.files(preset)) < first:
@@ -94,7 +95,7 @@ def encode_pool(preset: Preset, processes: int) -> None:
 
 
 def train_denoiser(preset: Preset, processes: int) -> None:
-    """The U-Net; processes that train together read hidden states made once beforehand."""
+    """The U-Net; processes that train together read hidden states that are computed once beforehand."""
     if processes > 1:
         train_unet.HiddenStates(preset)
     training.run_parallel(train_unet.train, processes, preset)
@@ -128,7 +129,7 @@ STAGES: dict[str, Callable[[Preset, int], object]] = {
 
 
 def main() -> None:
-    """Run the stages asked for, in order; each continues where it was stopped."""
+    """Run the requested stages in order; each continues where it was stopped."""
     arguments = parse()
     if arguments.minutes:
         training.UNTIL = time.monotonic() + 60 * arguments.minutes

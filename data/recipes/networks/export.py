@@ -23,7 +23,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def save_half(state: dict[str, torch.Tensor], path: Path) -> None:
-    """Floats as fp16, in key order, so that the same weights give the same file."""
+    """Write floats as fp16, in key order, so that the same weights give the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {
         k: v.detach().cpu().half().contiguous() if v.is_floating_point() else v
@@ -33,10 +33,10 @@ def save_half(state: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def text_encoder_files(encoder, folder: Path) -> None:
-    """Keys carry `text_model.`: without it transformers 4 loads random weights and only warns.
+    """Write the text encoder, with `text_model.` before its keys: otherwise transformers 4 loads random weights.
 
-    The config says float32 under both of its names: else transformers would give a half-precision text encoder
-    beside diffusers' float32 U-Net, and the stock pipeline fails.
+    The config says float32 under both of its names; otherwise transformers would load a half-precision text encoder
+    beside diffusers' float32 U-Net, and the stock pipeline would fail.
     """
     state = {
         "text_model." + k.removeprefix("text_model."): v for k, v in encoder.state_dict().items()
@@ -72,7 +72,7 @@ def text_encoder_files(encoder, folder: Path) -> None:
 
 
 def evaluator_files(preset: Preset, folder: Path) -> None:
-    """The judge as a `CLIPModel` folder of its own, with tokenizer and picture settings, fp16."""
+    """Write the evaluator as a `CLIPModel` folder of its own, with tokenizer and picture settings, in fp16."""
     clip = train_evaluator.load_evaluator(preset)
     state = {k: v for k, v in clip.state_dict().items() if not k.endswith("position_ids")}
     save_half(state, folder / "model.safetensors")
@@ -106,12 +106,12 @@ def evaluator_files(preset: Preset, folder: Path) -> None:
         "image_std": [0.5] * 3,
     }
     write_json(folder / "preprocessor_config.json", processor)
-    both = shutil.ignore_patterns("tokenizer.json")  # says again what vocab.json and merges.txt say
+    both = shutil.ignore_patterns("tokenizer.json")  # repeats vocab.json and merges.txt
     shutil.copytree(preset.folder / "evaluator-tokenizer", folder, ignore=both, dirs_exist_ok=True)
 
 
 def module_files(module, folder: Path, **changed) -> None:
-    """Config and fp16 weights of a diffusers module."""
+    """Write config and fp16 weights of a diffusers module."""
     module.register_to_config(**changed)
     module.save_config(folder)
     config = json.loads((folder / "config.json").read_text())
@@ -121,13 +121,13 @@ def module_files(module, folder: Path, **changed) -> None:
 
 
 def word_encoder_files(words: WordEncoder, folder: Path) -> None:
-    """The net that guesses a row from a photo's latents, with its sizes."""
+    """Write the network that guesses a row from a photo's latents, with its sizes."""
     write_json(folder / "config.json", words.sizes)
     save_half(words.state_dict(), folder / "model.safetensors")
 
 
 def write_credits(path: Path) -> None:
-    """Who made the pictures that the model was trained on."""
+    """Write who made the pictures that the model was trained on."""
     lines = [
         "# Whose models the training pictures show",
         "",
@@ -145,9 +145,9 @@ def write_credits(path: Path) -> None:
 
 
 def export(preset: Preset, target: Path | None = None) -> None:
-    """Build the folder beside the old one and swap them; the card stays.
+    """Build the folder beside the old one and swap them; the card is kept.
 
-    It lies in the preset's working folder, to be looked at before it is copied over `data/tiny-sd`.
+    It is in the preset's working folder, to be inspected before it is copied over `data/tiny-sd`.
     """
     target = target or preset.folder / "tiny-sd"
     part = target.with_name(target.name + ".part")
@@ -164,7 +164,9 @@ def export(preset: Preset, target: Path | None = None) -> None:
     module_files(road.unet, part / "unet")
     if preset.start:
         shutil.copytree(Path(preset.start) / "evaluator", part / "evaluator")
-    elif (preset.folder / "evaluator.pt").exists():  # it may be trained later, and elsewhere
+    elif (
+        preset.folder / "evaluator.pt"
+    ).exists():  # the evaluator may be trained later, and elsewhere
         evaluator_files(preset, part / "evaluator")
     scheduler = {
         "_class_name": "PNDMScheduler",

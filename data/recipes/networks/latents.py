@@ -36,7 +36,7 @@ def encode(vae, pictures: np.ndarray | torch.Tensor, batch: int) -> torch.Tensor
 
 
 def build(preset: Preset) -> None:
-    """One file a chunk of the pool; chunks that exist are kept. Parallel processes take every n-th chunk."""
+    """Write one file for each chunk of the pool, keeping existing ones. Of n processes, each takes every n-th chunk."""
     vae, pictures = load_vae(preset), pool.Pictures(preset)
     folder = preset.folder / "latents"
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def build(preset: Preset) -> None:
 
 
 def cached(preset: Preset, vae, name: str, chunks: list[np.ndarray]) -> list[torch.Tensor]:
-    """Unscaled latents of chunks of pictures, float16; on a CPU kept beside them, for a GPU makes them in seconds."""
+    """Unscaled latents of chunks of pictures, float16; cached beside them on a CPU, while a GPU needs only seconds."""
     found, batch = [], 500 if training.on_gpu() else 50
     for number, chunk in enumerate(chunks):
         path = preset.folder / name / f"latents-{number:03d}.npy"
@@ -74,7 +74,7 @@ def cached(preset: Preset, vae, name: str, chunks: list[np.ndarray]) -> list[tor
 
 
 def scaling_factor(preset: Preset) -> float:
-    """What makes the latents' deviation one (Stable Diffusion's is 0.18215); kept in a file, that it can be carried."""
+    """The factor that gives latents unit deviation (Stable Diffusion's is 0.18215); kept in a file, to be copied."""
     if preset.start:
         return AutoencoderKL.load_config(preset.start, subfolder="vae")["scaling_factor"]
     path = preset.folder / "scaling.txt"
@@ -92,7 +92,7 @@ def load(preset: Preset) -> torch.Tensor:
 
 
 def chunk_files(preset: Preset) -> list[Path]:
-    """The encoded chunks from the first on, without a gap: a training may begin before the last is done."""
+    """The encoded chunks from the first up to any gap: a training may begin before the last is done."""
     folder, files = preset.folder / "latents", []
     while (file := folder / f"{len(files):03d}.npy").exists():
         files.append(file)

@@ -1,4 +1,4 @@
-"""Muon, an optimizer for matrices: momentum whose singular values are all made one, about.
+"""Muon, an optimizer for matrices: momentum whose singular values are all brought close to one.
 
 Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024); the learning rate's scale is
 that of Liu et al., "Muon is Scalable for LLM Training" (2025), so that AdamW's rates fit. PyTorch's own takes
@@ -20,9 +20,9 @@ COEFFICIENTS = (
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """The nearest (about) semi-orthogonal matrices to (..., rows, columns), by Newton-Schulz iterations.
+    """Approximately the nearest semi-orthogonal matrices to (..., rows, columns), by Newton-Schulz iterations.
 
-    They bear bfloat16, where a GPU is much faster.
+    The iterations tolerate bfloat16, in which a GPU is much faster.
     """
     dtype = torch.bfloat16 if matrices.is_cuda else torch.float32
     a, b, c = COEFFICIENTS

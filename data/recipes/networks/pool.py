@@ -1,4 +1,4 @@
-"""Compose the training pictures once, in parallel, into chunks on disk; a chunk that exists is not made again."""
+"""Compose the training pictures once, in parallel, into chunks on disk; existing chunks are not made again."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_chunk(folder: Path, number: int, seed: int, size: int) -> None:
 
 
 def files(preset: Preset) -> list[Path]:
-    """The chunks that are there, from the first on, without a gap: a training may begin before the last is made."""
+    """The chunks that exist, from the first up to any gap: a training may begin before the last is made."""
     folder, found = preset.folder / "pool", []
     while (file := folder / f"pictures-{len(found):03d}.npy").exists():
         found.append(file)
@@ -53,7 +53,7 @@ def files(preset: Preset) -> list[Path]:
 
 
 def build(preset: Preset) -> None:
-    """Compose what is missing, on every core."""
+    """Compose the missing chunks, on every core."""
     folder = preset.folder / "pool"
     folder.mkdir(parents=True, exist_ok=True)
     numbers = range(preset.pool // CHUNK)
@@ -68,12 +68,12 @@ def build(preset: Preset) -> None:
 
 
 def chunks(preset: Preset) -> list[np.ndarray]:
-    """Pictures of every chunk that is there, mapped from disk."""
+    """Pictures of every chunk that exists, mapped from disk."""
     return [np.load(file, mmap_mode="r") for file in files(preset)]
 
 
 class Pictures:
-    """The pool, so far as it is there, as one sequence of (size, size, 3) uint8: mapped from disk, or on the GPU."""
+    """What exists of the pool as one sequence of (size, size, 3) uint8: mapped from disk, or on the GPU."""
 
     def __init__(self, preset: Preset):
         self.chunks = chunks(preset)
@@ -111,11 +111,11 @@ def held_out(preset: Preset, count: int, seed: int = 99) -> tuple[np.ndarray, li
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Compose what is missing in the pool.")
+    parser = argparse.ArgumentParser(description="Compose the missing chunks of the pool.")
     parser.add_argument("--preset", choices=PRESETS, required=True)
     parser.add_argument("--count", type=int, help="pictures in all")
     arguments = parser.parse_args()
     preset = PRESETS[arguments.preset]
     preset = replace(preset, pool=arguments.count or preset.pool)
-    os.nice(10)  # a training beside it goes first
+    os.nice(10)  # a training that runs at the same time goes first
     build(preset)

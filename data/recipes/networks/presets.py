@@ -35,7 +35,7 @@ class Preset:
     words_batch: int = 64
     evaluator_steps: int = 2000
     evaluator_batch: int = 192
-    start: str = ""  # a model folder to go on from: its autoencoder, text encoder and denoiser
+    start: str = ""  # a model folder whose autoencoder, text encoder and denoiser to start from
     minutes: tuple[tuple[str, float], ...] = ()
     # A training named here takes as many steps as fit, whatever its count above says.
 
@@ -61,7 +61,7 @@ GPU = Preset(  # one H100, a quarter of an hour
     minutes=(("vae", 1.5), ("text", 0.7), ("evaluator", 0.7), ("unet", 8.0), ("words", 8.0)),
 )
 PRESETS = {"cpu": CPU, "gpu": GPU}
-BUNDLED = "gpu"  # the one that lies in data/tiny-sd
+BUNDLED = "gpu"  # the preset of the model in data/tiny-sd
 
 
 def vae(preset: Preset):
@@ -76,7 +76,7 @@ def vae(preset: Preset):
         up_block_types=("UpDecoderBlock2D",) * levels,
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=8,  # 32 groups on 32 channels normalize each channel by itself, which erases color
+        norm_num_groups=8,  # 32 groups of 32 channels would normalize each channel separately, which erases color
     )
 
 
@@ -131,7 +131,7 @@ def unet(preset: Preset):
     """The denoiser: latents (batch, 4, side, side), timesteps and hidden states to the noise in the latents."""
     from diffusers import UNet2DConditionModel
 
-    # On the finest level pixels ask the sentence, but not each other: that would cost a CPU 23 % more a step.
+    # On the finest level pixels attend to the sentence only: attention among them would cost a CPU 23 % more per step.
     levels = len(preset.unet_channels)
     return UNet2DConditionModel(
         sample_size=preset.latent_size,

@@ -1,4 +1,4 @@
-"""Draw and compose the pictures of things without names, in chunks on disk; a chunk that exists is not made again."""
+"""Draw and compose the pictures of things without names, in chunks on disk; existing chunks are not made again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import pool, training
 from .presets import PRESETS, Preset
 
 PER_CHUNK = 200  # things
-UNSEEN = 500  # things at the end that no training sees
+UNSEEN = 500  # the last things, which no training sees
 
 
 def numbers_of(preset: Preset, chunk: int) -> range:
@@ -52,12 +52,12 @@ def compose_chunk(preset: Preset, chunk: int, cuts: dict[int, np.ndarray]) -> No
 
 
 def chunk_count(preset: Preset) -> int:
-    """How many chunks hold all things."""
+    """The number of chunks for all things."""
     return -(-preset.things // PER_CHUNK)
 
 
 def build(preset: Preset) -> None:
-    """Make the missing chunks: this process draws, others compose."""
+    """Make the missing chunks: this process draws the cut-outs, others compose scenes."""
     folder = preset.folder / "things"
     folder.mkdir(parents=True, exist_ok=True)
     count, start = chunk_count(preset), time.monotonic()

@@ -1,4 +1,4 @@
-"""Cut CLIP's byte-pair merges to a small vocabulary in which the world's words stay single tokens."""
+"""Reduce CLIP's byte-pair merges to a small vocabulary in which the world's words stay single tokens."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def caption_words() -> list[str]:
 
 
 def choose(words: list[str], vocabulary: int | None = None) -> list[tuple[str, str]]:
-    """The merges these words use, in CLIP's order, each merge's parts before it; filled up with CLIP's first."""
+    """The merges that these words use, in CLIP's order, each after those of its parts; then CLIP's first merges."""
     lines = (
         gzip.decompress(collect.MERGES.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
     )
@@ -74,7 +74,7 @@ def choose(words: list[str], vocabulary: int | None = None) -> list[tuple[str, s
 
 
 def build(preset: Preset) -> None:
-    """The pipeline's tokenizer, of `preset.vocabulary` tokens, and the evaluator's, of captions' words alone."""
+    """The pipeline's tokenizer, with `preset.vocabulary` tokens, and the evaluator's, with the captions' words only."""
     spoken = caption_words()
     words = list(dict.fromkeys(spoken + MORE_WORDS))
     for name, merges in (
@@ -88,7 +88,7 @@ def build(preset: Preset) -> None:
 
 
 def write(folder: Path, merges: list[tuple[str, str]]) -> None:
-    """vocab.json and merges.txt (transformers 4) beside tokenizer.json (transformers 5), without indentation.
+    """Write vocab.json and merges.txt (transformers 4) and tokenizer.json (transformers 5), without indentation.
 
     Single bytes come first, so that any text can be spelled.
     """

@@ -1,9 +1,10 @@
-"""Train the judge: a small CLIP model on the same world, which took no part in making the pictures.
+"""Train the evaluator: a small CLIP model of the same world, which takes no part in drawing pictures.
 
-It shares nothing with the text encoder that the denoiser reads but the world itself: its own tokenizer, its own two
-towers, and pictures that are turned, cropped, lit, blurred and made noisy in other ways, so that it does not stumble
-over the soft edges of drawn ones. Beside the captions of a batch, each picture must find its noun among all nouns and
-its place among all places: with one or two hundred pictures a batch that is most of what there is to learn.
+It shares nothing with the denoiser's text encoder except the world itself. It has its own tokenizer and its own two
+towers, and its pictures are mirrored, cropped, lit, blurred and made noisy in other ways, so that the soft edges of
+drawn pictures do not mislead it. In addition to the captions of a batch, each picture must find its noun among all
+nouns and its place among all places: with one or two hundred pictures in a batch, that is most of what there is to
+learn.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def parts_of(caption: str) -> tuple[int, int]:
 
 
 def augment(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Mirror, crop, light, blur and noise for (batch, 3, side, side) in -1..1; colors stay what they are called."""
+    """Mirror, crop, light, blur and noise for (batch, 3, side, side) in -1..1; color names stay true."""
     batch, side = len(pictures), pictures.shape[-1]
     draw = lambda low, high: torch.from_numpy(  # noqa: E731
         rng.uniform(low, high, batch).astype(np.float32)
@@ -81,7 +82,7 @@ def read(clip, ids: torch.Tensor) -> torch.Tensor:
 
 
 class Words:
-    """Token ids of what is asked: the captions, and every noun and place in a few sentences."""
+    """Token ids of the texts to match: the captions, and every noun and place in a few sentences."""
 
     ASKED = ("a photo of {}", "{}", "a picture of {}")
 
@@ -174,7 +175,7 @@ def train(preset: Preset) -> training.Run:
 
 
 def load_evaluator(preset: Preset):
-    """The trained judge (averaged weights)."""
+    """The trained evaluator (averaged weights)."""
     clip = presets.evaluator(preset, len(tokenizer.load(preset, "evaluator-tokenizer")))
     clip.load_state_dict(training.load_average(preset.folder / "evaluator.pt"))
     return clip.eval().requires_grad_(False)

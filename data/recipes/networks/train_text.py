@@ -1,7 +1,8 @@
 """Train the text encoder as CLIP was: captions and pictures of the same scene must find each other.
 
-learned together with the denoiser from scratch it carries nothing of the prompt for thousands of steps; contrastively
-it does within minutes. The picture side is a small convolutional net on small pictures, thrown away afterwards.
+trained from scratch together with the denoiser, it would tell nothing of the prompt for thousands of steps;
+contrastively it does within minutes. The picture tower is a small convolutional network on small pictures, discarded
+afterwards.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from .presets import Preset
 from .train_vae import to_tensor
 
 RATE = 7e-4
-LENGTH = 20  # captions are shorter; the text model is causal, so that padding behind the end changes nothing
+# captions are shorter; the text model is causal, so padding after the end changes nothing
+LENGTH = 20
 
 
 class Pair(nn.Module):
@@ -65,7 +67,7 @@ def token_ids(preset: Preset, captions: list[str], length: int) -> torch.Tensor:
 
 
 def contrast(similarity: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
-    """Cross entropy both ways; captions that say the same share the credit."""
+    """Cross-entropy in both directions; equal captions share the credit."""
     target = same / same.sum(1, keepdim=True)
     rows = -(target * similarity.log_softmax(1)).sum(1).mean()
     columns = -(target * similarity.log_softmax(0)).sum(0).mean()

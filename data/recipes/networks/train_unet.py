@@ -15,19 +15,18 @@ from .presets import Preset
 
 RATE = 2e-3
 MIN_SNR = 5.0
-CORE = 0.25  # of the pictures show core words, from this part of training on:
+CORE = 0.25  # share of pictures that show core words, from this part of training on:
 CORE_FROM = 0.3
 OUTER = (
     "conv_in",
     "conv_out",
     "time_embedding",
 )  # modules that AdamW trains, Muon the other matrices
-SHOWN = (0.02, 0.1, 0.35)  # parts of training after which the averaged weights are kept, to look at
-SHAPES = (
-    400,
-    900,
-)  # timesteps at which what a thing is can be seen, and how it looks is still open
-DWELT = 0.4  # of the timesteps are among these, the rest anywhere
+# parts of training after which the averaged weights are kept, to be looked at
+SHOWN = (0.02, 0.1, 0.35)
+# timesteps at which one can see what a thing is, but not yet how it looks
+SHAPES = (400, 900)
+DWELT = 0.4  # share of the timesteps among these; the rest are anywhere
 DROPPED = 0.04  # more prompts dropped, on top of the pool's empty captions; guidance needs them
 
 
@@ -47,7 +46,7 @@ class HiddenStates:
         for caption in captions:
             self.numbers.setdefault(caption, len(self.numbers))
         self.of_picture = np.array([self.numbers[caption] for caption in captions])
-        if training.on_gpu():  # there it is quicker to ask again than to remember
+        if training.on_gpu():  # on a GPU it is faster to compute them again than to store them
             self.encoder = train_text.load_text_encoder(preset)
             ids = train_text.token_ids(preset, list(self.numbers), train_text.LENGTH)
             padding = (0, 77 - ids.shape[1])

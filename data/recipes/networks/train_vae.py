@@ -1,4 +1,4 @@
-"""Train the autoencoder on crops of composed pictures, and lastly on whole ones."""
+"""Train the autoencoder on crops of composed pictures, and finally on whole ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from . import pool, presets, training
 from .presets import Preset
 
 RATE = 1.2e-3
-WHOLE = 0.12  # the last part of training sees whole pictures; before that crops of half their side do: the net is
-# convolutional, and they teach it four times as fast
+# The last part of training sees whole pictures. Before that, crops of half their side teach the network, which is
+# convolutional, four times as fast.
+WHOLE = 0.12
 
 
 def to_tensor(pictures: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -38,7 +39,7 @@ def gradients(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def reconstruction_loss(vae, pictures: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """L1 on pixels, on their gradients (edges) and on 4 x 4 means (color), and a very little KL for smooth latents."""
+    """L1 on pixels, on their gradients (edges) and on 4 x 4 means (color), and a tiny KL term for smooth latents."""
     with training.autocast():
         posterior = vae.encode(pictures).latent_dist
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -51,7 +52,7 @@ def reconstruction_loss(vae, pictures: torch.Tensor, noise: torch.Tensor) -> tor
 
 
 def psnr(vae, pictures: np.ndarray) -> tuple[float, np.ndarray]:
-    """Decibels over a set of pictures, and the decoded pictures as uint8."""
+    """The PSNR in decibels over a set of pictures, and the decoded pictures as uint8."""
     with torch.no_grad(), training.autocast():
         decoded = [
             vae.decode(vae.encode(to_tensor(part)).latent_dist.mean).sample.float().cpu()

@@ -1,9 +1,9 @@
-"""Train the road from a picture to a word to a picture: word encoder, text encoder and denoiser, all together.
+"""Train the whole road from a picture to a word to a picture: word encoder, text encoder and denoiser together.
 
-The word encoder looks at one or two pictures of a thing and names a row; the row stands in a sentence, the text encoder
-reads it, and the denoiser is asked for *another* picture of the same thing, from another side, in the place that the
-sentence says. So rows come to mean what things look like, and what lies between the rows of known words means something
-too: that is where Textual Inversion looks. Sentences with the world's own nouns are trained beside it.
+The word encoder looks at one or two pictures of a thing and predicts a row. The row takes a word's place in a sentence,
+which the text encoder reads, and the denoiser must draw *another* picture of the same thing, from another side, in the
+place that the sentence names. Rows thus come to mean what things look like, and points between the rows of known words
+mean something, too; that is where Textual Inversion searches. Sentences with the world's own nouns are trained as well.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ RATE = 1e-3
 PLAIN, BUILT = (
     0.35,
     0.45,
-)  # of a batch: sentences with nouns, built things; the rest are the world's
-STAND_IN = "thing"  # whose row is exchanged; no noun of the world
-TWO_LOOKS = 0.5  # of the rows are the mean of two looks
-NOISE = 0.25  # of a row's length, at most
-TOWARD_NOUN = 0.2  # of the rows lie between what was seen and the thing's noun, up to half way
-SHAPES, DWELT = (400, 960), 0.5  # timesteps at which a thing's build is decided, and their share
-CONTRAST, SHARPNESS = 0.05, 8.0  # of the loss that two looks at one thing agree
-UNNAMED = 0.08  # of the sentences with made words are left empty: guidance needs them
+)  # shares of a batch: sentences with nouns, built things; the rest are things of the world
+STAND_IN = "thing"  # the word whose row is exchanged; no noun of the world
+TWO_LOOKS = 0.5  # share of the rows that are the mean of two looks
+NOISE = 0.25  # relative to a row's length, at most
+TOWARD_NOUN = 0.2  # share of the rows between what was seen and the thing's noun, up to halfway
+SHAPES, DWELT = (400, 960), 0.5  # timesteps at which a thing's shape is decided, and their share
+CONTRAST, SHARPNESS = 0.05, 8.0  # weight of the loss that makes two looks at one thing agree
+UNNAMED = 0.08  # share of the sentences with learned words that are left empty: guidance needs them
 OUTER = (
     "unet.conv_in",
     "unet.conv_out",
@@ -49,7 +49,7 @@ OUTER = (
     "words.last",
 )  # modules that AdamW trains, Muon the other matrices
 ENDLESS = 10**9
-SAID = ("a photo of a {}", "a {} on grass", "a {} on a red background")  # of what is drawn
+SAID = ("a photo of a {}", "a {} on grass", "a {} on a red background")  # of the pictures drawn
 NOUNS = (
     *("toy", "bear", "horse", "robot", "cat", "car", "house", "chair"),
     *("duck", "dog", "bird", "tree", "cup", "shoe", "fish", "flower"),
@@ -73,7 +73,7 @@ class Table(nn.Module):
 
 
 class Road(nn.Module):
-    """Everything between a look and a denoised latent."""
+    """All networks between a look at a picture and a denoised latent."""
 
     def __init__(self, unet: nn.Module, text: nn.Module, words: WordEncoder, stand_in: int):
         super().__init__()
@@ -87,7 +87,7 @@ class Road(nn.Module):
         return self.text.get_input_embeddings()
 
     def read(self, ids: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-        """Hidden states (batch, 77, width) of ids (batch, 77), said with these rows for the stand-in."""
+        """Hidden states (batch, 77, width) of ids (batch, 77), with these rows in place of the stand-in's."""
         self.table.rows = rows
         try:
             return self.text(ids).last_hidden_state
@@ -99,7 +99,7 @@ class Road(nn.Module):
 
 
 def begin(preset: Preset) -> tuple[Road, dict]:
-    """The road as the earlier trainings or the model in `preset.start` left it, and the vocabulary."""
+    """The networks as the earlier trainings or the model in `preset.start` left them, and the vocabulary."""
     vocabulary = tokenizer.load(preset).get_vocab()
     torch.manual_seed(8)
     unet = presets.unet(preset)
@@ -125,7 +125,7 @@ def begin(preset: Preset) -> tuple[Road, dict]:
 
 
 def graft(unet: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Load weights that may come from a denoiser with fewer attention blocks; new blocks begin by adding nothing."""
+    """Load weights that may come from a denoiser with fewer attention blocks; new blocks add nothing at first."""
     weights = {name: weight.float() for name, weight in weights.items()}
     missing, unexpected = unet.load_state_dict(weights, strict=False)
     strange = [name for name in (*missing, *unexpected) if ".attentions." not in name]
@@ -137,14 +137,14 @@ def graft(unet: nn.Module, weights: dict[str, torch.Tensor]) -> None:
 
 
 def load_road(preset: Preset) -> Road:
-    """The trained road (averaged weights)."""
+    """The trained networks (averaged weights)."""
     road, _ = begin(preset)
     road.load_state_dict(training.load_average(preset.folder / "words-average.pt"))
     return road.eval().requires_grad_(False)
 
 
 class Sayings:
-    """Pictures as latents, what is said of each, and which show the same thing: all on the device."""
+    """Pictures as latents, their sentences, and which show the same thing, all on the device."""
 
     def __init__(self, preset: Preset, vocabulary: dict[str, int]):
         self.end = preset.vocabulary - 1
@@ -181,7 +181,7 @@ class Sayings:
         return ids[torch.tensor(order)].to(training.device())
 
     def _group(self, preset: Preset, sentences: list[str], vocabulary: dict[str, int]) -> None:
-        """Pictures of the pool by the thing they show: those of one thing lie side by side in `members`."""
+        """Pictures of the pool by the thing they show; those of one thing are adjacent in `members`."""
         owner, nouns = [], []
         for number, thing in enumerate(pack.load()):
             owner += [number] * len(thing.sides)
@@ -198,7 +198,9 @@ class Sayings:
         kept = np.flatnonzero(counts[thing[order]] > 1)
         device = training.device()
         self.members = torch.from_numpy(order).to(device)
-        self.targets = torch.from_numpy(kept).to(device)  # places in `members` that have company
+        self.targets = torch.from_numpy(kept).to(
+            device
+        )  # positions in `members` whose thing has other pictures
         self.owner = torch.from_numpy(thing[order]).to(device)
         self.first, self.count = (torch.from_numpy(x).to(device) for x in (first, counts))
         self.world_nouns = torch.tensor(nouns, device=device)
@@ -213,7 +215,7 @@ class Sayings:
         thing = low + draw(count, high - low)
         scenes = things.SCENES
         target = draw(count, scenes)
-        # two different scenes that are neither the target nor, if possible, the one with several of the thing
+        # two scenes that are neither the target nor, if possible, the one that shows several of the thing
         step = 1 + draw(count, scenes - 2)
         one = (target + step) % scenes
         two = (target + 1 + (step + draw(count, scenes - 2)) % (scenes - 1)) % scenes
@@ -265,7 +267,7 @@ class Dice:
 
 
 def make_rows(road: Road, dice: Dice, looks, nouns: torch.Tensor) -> tuple:
-    """Rows (count, width) as a learner might find them, and the two looks' directions."""
+    """Rows (count, width) such as training might find, and the directions of the two looks."""
     count = len(nouns)
     with training.autocast():
         both = road.words(
@@ -292,7 +294,7 @@ def agreement(one: torch.Tensor, two: torch.Tensor, thing: torch.Tensor) -> torc
 
 
 def draw_times(dice: Dice, count: int) -> torch.Tensor:
-    """Timesteps (count,): DWELT of them from where a thing's build is decided, the rest from everywhere."""
+    """Timesteps (count,): DWELT of them from where a thing's shape is decided, the rest from everywhere."""
     low, high = SHAPES
     dwell = dice.uniform(count) < DWELT
     return torch.where(dwell, low + dice(count, high - low), dice(count, 1000))
@@ -324,7 +326,7 @@ def batch(road: Road, sayings: Sayings, dice: Dice, size: int) -> tuple:
 def denoising_loss(
     road: Road, clean, ids, rows, times, noise, alphas, compiled: bool = True
 ) -> torch.Tensor:
-    """Squared error of the predicted noise, (batch,). Compiled for one size of batch; others had better not be."""
+    """Squared error of the predicted noise, (batch,). Compiled for one batch size; avoid others."""
     denoise = road.unet if compiled else road.unet.forward
     alpha = alphas[times][:, None, None, None]
     noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
@@ -335,10 +337,12 @@ def denoising_loss(
 
 
 def train(preset: Preset, wait: Callable[[], None] = lambda: None) -> training.Run:
-    """`wait` returns when all pictures are composed: a GPU compiles meanwhile."""
+    """Train all networks; `wait` returns when all pictures are composed, and a GPU compiles meanwhile."""
     device, alphas = training.device(), noise_levels().to(training.device())
     road, vocabulary = begin(preset)
-    training.speed_up(road.unet)  # first: it lays weights out anew, and the run keeps hold of them
+    training.speed_up(
+        road.unet
+    )  # first, because it changes the layout of the weights that the run refers to
     run = training.Run(road, preset.folder / "words.pt", preset.words_steps, RATE, outer=OUTER)
     size = preset.words_batch
     warm_up(road, preset, alphas)
@@ -381,7 +385,7 @@ def train(preset: Preset, wait: Callable[[], None] = lambda: None) -> training.R
 
 
 def warm_up(road: Road, preset: Preset, alphas: torch.Tensor) -> None:
-    """One pass forward and back on noise, so that a GPU compiles while others still compose pictures."""
+    """One forward and backward pass on noise, so that a GPU compiles while other processes compose pictures."""
     if not training.on_gpu():
         return
     begun, size, side = time.monotonic(), preset.words_batch, preset.latent_size
@@ -397,7 +401,7 @@ def warm_up(road: Road, preset: Preset, alphas: torch.Tensor) -> None:
 
 @torch.no_grad()
 def unseen_losses(road: Road, sayings: Sayings, alphas: torch.Tensor) -> str:
-    """Loss on things that no training sees, said with a look, their noun, nothing; at lower and upper timesteps."""
+    """Loss on things that no training sees, named by a look, a noun, or nothing; at low and high timesteps."""
     dice, words, count = Dice(ENDLESS), [], 512 if training.on_gpu() else 48
     clean, looks, ids, nouns, _ = sayings.built_batch(dice, count, unseen=True)
     noise = dice.normal(*clean.shape)
@@ -422,7 +426,7 @@ def unseen_losses(road: Road, sayings: Sayings, alphas: torch.Tensor) -> str:
 
 
 def keep_average(run: training.Run) -> None:
-    """The averaged weights in fp16, where they survive a machine that goes away: `words-average.pt`."""
+    """Write the averaged weights in fp16 to a file that can be copied from the machine: `words-average.pt`."""
     if training.rank() != 0:
         return
     half = {k: v.half() if v.is_floating_point() else v for k, v in run.average.items()}
@@ -458,7 +462,7 @@ def generate(road: Road, preset: Preset, ids, rows, empty, seed: int = 0, steps:
 
 @torch.no_grad()
 def draw_sheet(preset: Preset, road: Road, sayings: Sayings, path: Path) -> None:
-    """Unseen things: a picture of each, then what one look at it draws in three places; below them plain prompts."""
+    """Unseen things: a picture of each, then pictures drawn from one look at it; below them, plain prompts."""
     road.eval()
     vae, factor = latents.load_vae(preset), latents.scaling_factor(preset)
     total, scenes = len(sayings.built_nouns), things.SCENES

@@ -1,4 +1,4 @@
-"""What the four trainings share: atomic checkpoints, averaged weights, a progress line, an end in time."""
+"""What the four trainings share: atomic checkpoints, averaged weights, a progress line, a time limit."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import torch.distributed as dist
 
 from . import muon
 
-SAVE_SECONDS = 60.0  # between two checkpoints at least: a GPU makes a hundred steps in three
-PACE = (60, 160)  # the steps between which a training that has minutes, not steps, is timed
-SPARE = 0.96  # of the minutes left are planned for: saving takes time, too
+SAVE_SECONDS = 60.0  # at least, between two checkpoints: a GPU takes a hundred steps in three
+PACE = (60, 160)  # a training that is limited by minutes is timed between these steps
+SPARE = 0.96  # share of the remaining minutes to plan for: saving takes time, too
 UNTIL = math.inf  # on the monotonic clock: when trainings save and stop (`make --minutes`)
 
 
 class OutOfTime(Exception):
-    """The training was saved and stopped because its time is up; started again, it goes on."""
+    """The training was saved and stopped because its time is up; started again, it continues."""
 
 
 def on_gpu() -> bool:
-    """Whether to work as suits a GPU: data kept near it, answers computed again rather than remembered."""
+    """Whether to work in the way that suits a GPU: data on the device, results recomputed rather than stored."""
     return torch.cuda.is_available()
 
 
@@ -47,10 +47,10 @@ def has_bfloat16() -> bool:
 
 
 def speed_up(module: torch.nn.Module) -> None:
-    """On a GPU: channels last, and compiled, in place, so that its state keeps its names."""
+    """On a GPU: channels last and compiled, in place, so that the state keeps its names."""
     if on_gpu():
         torch.set_float32_matmul_precision("high")
-        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs eagerly
         module.to(memory_format=torch.channels_last)
         module.compile(dynamic=False)
 
@@ -68,15 +68,15 @@ def rank() -> int:
 
 
 def share(indices: np.ndarray) -> np.ndarray:
-    """This process's part of a batch that all processes drew alike."""
+    """This process's part of a batch that is the same in all processes."""
     return indices[rank() :: dist.get_world_size()] if dist.is_initialized() else indices
 
 
 def run_parallel(task: Callable[..., Run | None], processes: int, *arguments) -> Run | None:
     """Run `task` in several processes of one thread each, gradients averaged between them.
 
-    On a shared machine this beats one process with several threads: threads meet at every operation, where one that
-    was put aside holds up all the others; processes meet once a step.
+    On a shared machine this is faster than one process with several threads: threads synchronize at every operation,
+    where one that was suspended holds up all the others; processes synchronize once per step.
     """
     if processes == 1:
         return task(*arguments)
@@ -107,12 +107,12 @@ def average_gradients(module: torch.nn.Module) -> None:
 
 
 def generator(seed: int, step: int) -> np.random.Generator:
-    """Everything random in a step comes from here, so a resumed run draws what the killed one would have."""
+    """The generator of everything random in a step, so that a resumed run draws what the killed one would have."""
     return np.random.default_rng([seed, step])
 
 
 class Run:
-    """A module with its optimizer, averaged weights and step; saved atomically, resumed when a file is there."""
+    """A module with its optimizer, averaged weights and step; saved atomically, resumed if its file exists."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Run:
             self.average = {key: value.detach().clone() for key, value in self.weights.items()}
 
     def load(self) -> None:
-        """Go on from the file. One that was carried has averaged weights alone; its optimizer begins anew."""
+        """Continue from the file. If it has only averaged weights, the optimizer starts afresh."""
         state = torch.load(self.path, map_location=device(), weights_only=True)
         self.step, self.steps, self.seconds = state["step"], state["steps"], state["seconds"]
         self.average = {key: value.to(self.weights[key]) for key, value in state["average"].items()}
@@ -173,7 +173,7 @@ class Run:
         os.replace(part, self.path)
 
     def descend(self, loss: torch.Tensor, rate: float, keep: float) -> None:
-        """One optimizer step at this learning rate; the averaged weights follow, `keep` of them staying."""
+        """One optimizer step at this learning rate; the averaged weights keep a share `keep` of themselves."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -182,7 +182,7 @@ class Run:
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
-        keep = min(keep, self.step / (self.step + 10))  # a young average forgets fast
+        keep = min(keep, self.step / (self.step + 10))  # a new average forgets fast
         floats = [key for key, value in self.weights.items() if value.is_floating_point()]
         with torch.no_grad():
             torch._foreach_lerp_(
@@ -193,7 +193,7 @@ class Run:
 
 
 def cosine(step: int, steps: int, rate: float, warmup: int = 100, floor: float = 0.03) -> float:
-    """Warm up, then fall along half a cosine."""
+    """The learning rate: a linear warm-up, then half a cosine."""
     if step < warmup:
         return rate * (step + 1) / warmup
     along = min(1, (step - warmup) / max(1, steps - warmup))
@@ -201,7 +201,7 @@ def cosine(step: int, steps: int, rate: float, warmup: int = 100, floor: float =
 
 
 def steps_for(run: Run, minutes: float, pace: float) -> int:
-    """How many steps fit into the run's `minutes`, and before UNTIL, if one takes `pace` seconds."""
+    """The number of steps that fit into the run's `minutes`, and before UNTIL, at `pace` seconds each."""
     left = min(60 * minutes - run.seconds, UNTIL - time.monotonic())
     return run.step + max(0, int(SPARE * left / pace))
 
@@ -217,9 +217,9 @@ def loop(
 ) -> None:
     """Train to the last step; `watch` may look at the run at each save.
 
-    `rate_at` is told the step and how many there are. With `minutes` there are as many as fit: that is found out while
-    the learning rate warms up, and remembered in the checkpoint. Losses are read only now and then: to read one is to
-    wait for a GPU that could have been given its next step.
+    `rate_at` gets the step and the number of steps. With `minutes`, as many are taken as fit: their number is measured
+    while the learning rate warms up, and stored in the checkpoint. Losses are read only now and then, because reading
+    one means waiting for a GPU that could already have its next step.
     """
     shown, saved, losses = time.monotonic(), time.monotonic(), []
     begun, spent, mark = time.monotonic(), run.seconds, 0.0

@@ -1,1 +1,1 @@
-"""What came of it: sheets of pictures, figures, scores, and the words that come with the course."""
+"""Results: sheets of pictures, figures, scores, and the words that come with the course."""

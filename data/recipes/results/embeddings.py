@@ -1,9 +1,9 @@
 """Teach the bundled model the words of the three concepts: python -m data.recipes.results.embeddings
 
-Writes `data/embeddings/NAME.safetensors` for each concept, `steps/wood-toy-STEPS.safetensors` of one run that trains
-far too long, and the README there. A word belongs to the model it was learned with: run this again after a change of
-`data/tiny-sd` (minutes; an interrupted run continues). `--plain` teaches the three words with the settings of
-diffusers' script into `runs/embeddings/plain`, for comparison with those of `tiutils train`.
+Writes `data/embeddings/NAME.safetensors` for each concept, `steps/wood-toy-STEPS.safetensors` from one run that trains
+far too long, and the README in that folder. A word belongs to the model it was learned with: run this again after
+`data/tiny-sd` has changed (minutes; an interrupted run continues). `--plain` teaches the three words with the settings
+of diffusers' script and writes them to `runs/embeddings/plain`, for comparison with those of `tiutils train`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ tiutils.generate(models, "a <wood-toy> on the beach")[0]
 
 
 def model_digest(model: Path = BUNDLED_MODEL) -> str:
-    """Sixteen hexadecimal digits that change with the weights a word depends on: text encoder and U-Net."""
+    """Sixteen hexadecimal digits that depend on the weights a word depends on: text encoder and U-Net."""
     digest = hashlib.sha256()
     for part in ("text_encoder", "unet"):
         for path in sorted((model / part).glob("*.safetensors")):

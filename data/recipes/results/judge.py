@@ -1,10 +1,10 @@
-"""Is the evaluator a good judge, and how well does the model do before it? `python -m data.recipes.results.judge`
+"""Is the evaluator a good judge, and how well does it score the model? `python -m data.recipes.results.judge`
 
-Writes a table into the model card, between its markers. 200 questions, each a noun in the one place where training
-never shows it, are composed (from sides that training never sees, where a thing has such) and drawn by stock diffusers.
-The evaluator ranks 50 nouns and all places. Two witnesses that share nothing with it do the same: they look for the
-nearest of other compositions in raw pixels and in a histogram of colors. Last, the concept photos: does a held-out one
-look most like its own concept's?
+Writes a table into the model card, between its markers. There are 200 questions, each a noun in the one place where
+training never shows it. Each is composed (from sides that training never sees, where a thing has any) and drawn by
+stock diffusers. The evaluator ranks 50 nouns and all places. Two witnesses that share nothing with it do the same, by
+finding the nearest of other compositions in raw pixels and in a histogram of colors. Finally, the concept photos: is a
+held-out one most similar to those of its own concept?
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ CONCEPTS = ("wood-toy", "rocking-horse", "teddy-bear")
 class Questions:
     """Pairs of a noun and a place that no training picture shows, in groups of nouns to choose among."""
 
-    nouns: list[str]  # COUNT, NOUNS of them a group
+    nouns: list[str]  # COUNT of them, NOUNS in a group
     places: np.ndarray  # (COUNT,) numbers in PLACES
 
     @classmethod
     def of(cls) -> Questions:
-        """About nouns of the world, not the toys' names."""
+        """The questions, about nouns of the world, not the toys' names."""
         known = [
             n.word for n in compose.World.load(held_out=True).words if n.word not in lexicon.toys()
         ]
@@ -49,7 +49,7 @@ class Questions:
         return cls(nouns.tolist(), np.array(kept_apart))
 
     def right(self, nouns: np.ndarray, found: np.ndarray) -> np.ndarray:
-        """(COUNT, 2): whether the answers, numbers of nouns and of places, are right."""
+        """Whether the answers, numbers of nouns and of places, are right: (COUNT, 2)."""
         return np.stack([nouns == np.arange(COUNT), found == self.places], axis=1)
 
 
@@ -91,7 +91,7 @@ def draw(questions: Questions, model: Path) -> np.ndarray:
 def by_evaluator(
     clip: clip_model.ClipScorer, pictures: np.ndarray, questions: Questions
 ) -> np.ndarray:
-    """What the evaluator sees, right or not: (COUNT, 2) for noun and place."""
+    """Whether the evaluator is right about each picture: (COUNT, 2), for noun and place."""
     seen = clip.encode_images([Image.fromarray(picture) for picture in pictures])
     nouns = clip.encode_text(
         [f"a photo of {train_evaluator.named(noun)}" for noun in questions.nouns]
@@ -103,7 +103,7 @@ def by_evaluator(
 
 
 def by_distance(pictures: np.ndarray, gallery: np.ndarray, questions: Questions) -> np.ndarray:
-    """What the nearest picture of the gallery shows, right or not: (COUNT, 2); features (COUNT, width)."""
+    """Whether the nearest picture of the gallery shows the right answer: (COUNT, 2); features (COUNT, width)."""
     nouns, places_found = [], []
     for number, picture in enumerate(pictures):
         nearest = ((gallery[group(number)] - picture) ** 2).sum(-1).ravel().argmin()
@@ -144,7 +144,7 @@ def concepts(clip: clip_model.ClipScorer) -> list[str]:
 
 
 def table(scores: dict[str, np.ndarray], rows: list[str]) -> str:
-    """Both tables in Markdown; `scores` are shares right, (2,), by what was shown to whom."""
+    """Both tables in Markdown; `scores` are shares of right answers, (2,), by judge and pictures."""
     real, drawn = scores["evaluator, composed"], scores["evaluator, drawn"]
     lines = [f"| judge and pictures | noun, first of {NOUNS} | place, first of {len(PLACES)} |"]
     lines += ["|---|--:|--:|"]

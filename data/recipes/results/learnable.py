@@ -30,7 +30,7 @@ def nearer(clip: clip_model.ClipScorer, learned, plain, photos) -> float:
 
 
 def in_place(clip: clip_model.ClipScorer, pictures) -> float:
-    """The share that the evaluator finds in the place asked for; as many pictures of each place, in order."""
+    """The share of pictures that the evaluator finds in the place asked for; as many of each place, in order."""
     found = (clip.encode_images(pictures) @ clip.encode_text(PLACES).T).argmax(dim=1)
     asked = torch.arange(len(PLACES)).repeat_interleave(len(pictures) // len(PLACES))
     return (found == asked).float().mean().item()

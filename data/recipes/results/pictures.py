@@ -2,7 +2,7 @@
 
     python -m data.recipes.results.pictures --model data/tiny-sd --checkpoints FOLDER --out docs
 
-Everything on them is the first of its kind, nothing is picked. `--checkpoints` names a folder of `unet-STEP.pt`.
+They show the first pictures of each kind; nothing is picked. `--checkpoints` names a folder of `unet-STEP.pt`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def latent_picture(latent: torch.Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def vae_picture(preset: Preset, vae, path: Path) -> None:
-    """Held-out compositions, what the encoder makes of them, and what the decoder makes of that."""
+    """Held-out compositions, their latents, and the decoded pictures."""
     pictures, _ = pool.held_out(preset, SEEN)
     latents = vae.encode(train_vae.to_tensor(pictures).to(vae.device)).latent_dist.mean
     latents = latents * vae.config.scaling_factor
@@ -97,7 +97,7 @@ def vae_picture(preset: Preset, vae, path: Path) -> None:
 @torch.no_grad()
 def unet_picture(preset: Preset, pipeline, checkpoints: Path, path: Path) -> None:
     """The same prompts from the same noise, by the weights of earlier steps and by the finished ones."""
-    torch.manual_seed(6)  # as the training began
+    torch.manual_seed(6)  # before training
     states = {0: presets.unet(preset).state_dict()}
     for file in checkpoints.glob("unet-*.pt"):
         states[int(file.stem.split("-")[1])] = training.load_average(file)
@@ -111,7 +111,7 @@ def unet_picture(preset: Preset, pipeline, checkpoints: Path, path: Path) -> Non
 
 @torch.no_grad()
 def road_picture(preset: Preset, pipeline, model: Path, path: Path) -> None:
-    """Things that no training saw, and what the row that one look names draws of them; then plain nouns."""
+    """Things that no training saw, and pictures drawn with the row predicted from one look; then plain nouns."""
     numbers = [n for n in range(preset.things - 1, 0, -1) if n % things.HUED][:ROAD]
     cuts = things.draw_things(numbers, training.device())
     seen = np.stack(
@@ -192,7 +192,7 @@ def evaluator_picture(preset: Preset, folder: Path, path: Path) -> None:
 
 
 def draw_all(preset: Preset, out: Path, model: Path | None = None, checkpoints: Path | None = None):
-    """Every picture that can be drawn from what is there, into `out`."""
+    """Draw every picture for which the files exist, into `out`."""
     from diffusers import StableDiffusionPipeline
 
     model = model or preset.folder / "tiny-sd"

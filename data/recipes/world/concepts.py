@@ -25,7 +25,7 @@ def studio(subject: Subject):
 
 
 def light(plotter, exposure: float) -> None:
-    """Light what stands on a plotter as the concepts' photos are lit, brighter by `exposure`."""
+    """Light the scene of a plotter as in the concepts' photos, brighter by `exposure`."""
     import pyvista as pv
 
     plotter.remove_all_lights()
@@ -51,13 +51,13 @@ def lens(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def take(plotter, photo: Photo) -> Image.Image:
-    """One photo (SIZE, SIZE) of what stands on the plotter."""
+    """One photo (SIZE, SIZE) of the scene of a plotter."""
     shot = render.shoot(plotter, photo.azimuth, photo.elevation)
     return frame(render.crop_to_alpha(shot, round(photo.fill * SIZE)), photo)
 
 
 def frame(cut: Image.Image, photo: Photo) -> Image.Image:
-    """The thing, sharp, before a slightly unsharp place, with its shadow: (SIZE, SIZE)."""
+    """The thing in focus in front of a slightly blurred place, with its shadow: (SIZE, SIZE)."""
     rng = np.random.default_rng(photo.seed)
     picture, _ = places.place(rng, SIZE, photo.place)
     canvas = Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8)).filter(

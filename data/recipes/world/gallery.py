@@ -1,4 +1,4 @@
-"""The gallery: two small pictures each of 51 things of the world, the crowd from which a learned word must stand out.
+"""The gallery: two small pictures of each of 51 things of the world, from which a learned word must be told apart.
 
 `gallery.tsv` names a picture and its source: a model of the furniture libraries, `emoji:LABEL`, or `toy:KIT-NUMBER`.
 The nouns that words start from are among them.
@@ -52,7 +52,7 @@ def looks(source: str) -> list[Image.Image]:
 
 
 def write_gallery() -> None:
-    """Draw the pictures, each in a place as the photos are, and write the folder's README."""
+    """Draw the pictures, each in a place like those of the photos, and write the folder's README."""
     GALLERY.mkdir(parents=True, exist_ok=True)
     for number, (name, source) in enumerate(THINGS.items()):
         for look, cut in enumerate(looks(source)):

@@ -1,6 +1,6 @@
-"""Photograph the six held-out things, by which the bundled model is judged: no training has met their families.
+"""Photograph the six held-out things that the bundled model is judged by: no training has seen their families.
 
-Three are 3-D models that no noun of the world uses, three are built here from kits that `toys.BUILDERS` does not have.
+Three are 3-D models that no noun of the world uses; three are built here, from kits that `toys.BUILDERS` lacks.
 Like the course's concepts, each gets five photos from different sides on different backgrounds, and two more in
 `held_out/`.
 
@@ -68,7 +68,7 @@ def submarine(kit: toys.Kit) -> None:
 
 
 def gnome(kit: toys.Kit) -> None:
-    """An odd creature: pink ball head with goggling eyes, arms thrown up, and a tall striped hat with a bobble."""
+    """An odd creature: a round pink head with goggle eyes, raised arms, and a tall striped hat with a bobble."""
     kit.ball((0, 1.25, 0), (0.62, 0.72, 0.52), MINT)
     kit.ball((0, 1.2, 0.2), (0.42, 0.5, 0.38), YELLOW)
     for side in (-1, 1):

@@ -3,12 +3,12 @@
 `nouns.tsv` has a row for each noun. `emoji` are labels of emojibase, `models` are `library:file` of Debian's
 sweethome3d-furniture (see `collect.LIBRARIES`), and `weight` is how often the noun is drawn. Its traits:
 
-- `core`: a word that concepts start from and first prompts ask for; the denoiser's training dwells on it.
+- `core`: a word that concepts start from and that first prompts ask for; the denoiser trains on it more often.
 - `single`: plural already, or never shown in twos and threes.
 - `varied`: its pictures show all of its things equally often, not mostly the first.
 - `unpainted`: never repainted in another color.
 
-`toys.tsv` gives each toy of `toys.py` a name: a word that means one thing from every side, as a learned word does.
+`toys.tsv` gives each toy of `toys.py` a name: a word that means one thing, seen from every side, like a learned word.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COUNTS = {2: "two", 3: "three"}
 
 @dataclass(frozen=True)
 class Noun:
-    """A word and where its pictures come from."""
+    """A word and the sources of its pictures."""
 
     word: str
     plural: str

@@ -1,8 +1,8 @@
 """Odd assemblies: stacks of turned parts, boxes, balls, rings and cones, with limbs, eyes, hats and rods.
 
-A model that has met a thousand things knows a thousand points of its embedding space. There is no end of these: each
-is a function of its number, drawn by `raycast.py` from any side. Together with the kits of `toys.py`, with numbers that
-its three hundred named toys do not use, they teach the space *between* the words.
+A model that has seen a thousand things knows a thousand points of its embedding space. Of these there is no end: each
+is a function of its number, drawn by `raycast.py` from any side. Together with toys from the kits of `toys.py`, with
+numbers that its three hundred named toys do not use, they teach the model the space *between* the words.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from . import raycast, toys
 
 KITS = (*toys.BUILDERS, "odd")
-ODD_SHARE = 0.6  # of the things; the other kits share the rest alike
+ODD_SHARE = 0.6  # share of the things; the other kits share the rest equally
 FIRST = 1000  # number of a kit's first thing: lower ones are the toys that have names
 NOUNS = {kit: words[0] for kit, words in toys.WORDS.items()} | {"odd": "toy"}
 
@@ -182,7 +182,7 @@ def build(number: int) -> tuple[str, list[raycast.Part]]:
 
 
 def rotate_hue(parts: list[raycast.Part], turn: float) -> list[raycast.Part]:
-    """The same thing with all hues turned alike, `turn` of a circle."""
+    """The same thing with all hues rotated by `turn` of a circle."""
 
     def other(rgb) -> tuple[float, float, float]:
         h, s, v = colorsys.rgb_to_hsv(*rgb)

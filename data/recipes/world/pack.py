@@ -19,11 +19,11 @@ from PIL import Image
 from . import collect, lexicon, render, toys
 
 PACK = collect.WORK / "pack.npz"
-LONGEST = 128  # pixels, as the pictures' sides: things fill most of them
+LONGEST = 128  # pixels, the side of the pictures, which things mostly fill
 QUALITY = 70  # of WebP
-BROADSIDE = 0.3  # of the largest side's area: less is a door seen edge-on
-MIN_SHADES = 7.0  # levels of 255, one standard deviation: less is a model whose materials were lost
-MIN_COVER = 0.12  # of the crop's area: thinner renders are wires and broken meshes
+BROADSIDE = 0.3  # relative to the largest side's area: less is a door seen edge-on
+MIN_SHADES = 7.0  # standard deviation in levels of 255: less is a model whose materials were lost
+MIN_COVER = 0.12  # relative to the crop's area: thinner renders are wires and broken meshes
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Thing:
 
 
 def shrink(path: Path, longest: int) -> np.ndarray | None:
-    """One cut-out (height, width, 4) uint8, cropped; None when there is hardly anything on it."""
+    """One cut-out (height, width, 4) uint8, cropped; None if it is almost empty."""
     picture = np.asarray(Image.open(path).convert("RGBA"))
     cut = render.crop_to_alpha(picture, longest)
     if cut is None or min(cut.size) < 8 or (np.asarray(cut)[..., 3] > 128).mean() < MIN_COVER:
@@ -50,7 +50,7 @@ def shrink(path: Path, longest: int) -> np.ndarray | None:
 
 
 def telling(cuts: list[np.ndarray]) -> list[bool]:
-    """Which sides of one thing say what it is: neither seen edge-on, nor one flat patch of one shade."""
+    """Which sides of one thing show what it is: not those seen edge-on or in a single flat shade."""
     covers, shades = [], []
     for cut in cuts:
         solid = cut[..., 3] > 128
@@ -70,7 +70,7 @@ def encode(cut: np.ndarray) -> np.ndarray:
 
 
 def decode(stored: np.ndarray, height: int, width: int) -> Image.Image:
-    """What `encode` stored, of the size that the table says."""
+    """Decode what `encode` stored, of the size given in the table."""
     picture = Image.open(io.BytesIO(stored.tobytes())).convert("RGBA")
     if picture.size != (width, height):
         raise ValueError(f"a cut-out of {picture.size} where the table says {(width, height)}")
@@ -120,7 +120,7 @@ def sources() -> list[tuple[list[str], dict, list[Path]]]:
 
 
 def build() -> None:
-    """Write the pack (via a temporary file, so that a kill leaves none that is half)."""
+    """Write the pack, through a temporary file, so that an interruption leaves no incomplete one."""
     stored, table, things, offset = [], [], [], 0
     for words, card, files in sources():
         shrunk = [shrink(file, LONGEST) for file in files]
@@ -166,7 +166,7 @@ def load() -> list[Thing]:
 
 
 def last_side(name: str) -> int:
-    """The number of the side that is kept out of training; emoji have but one, which is not."""
+    """The number of the side that is kept out of training; none for emoji, which have only one."""
     return toys.SIDES - 1 if name.startswith("toy:") else render.SIDES - 1
 
 

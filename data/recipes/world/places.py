@@ -1,4 +1,4 @@
-"""Places to put things in: small procedural paintings, no two alike, at any size.
+"""Places to put things in: small procedural paintings of any size, no two alike.
 
 A place is a function of a random generator and a size; it returns the picture (size, size, 3) in 0..1 and the height of
 its floor's far edge (0 top, 1 bottom), or None where things float. The names are the words that captions use.

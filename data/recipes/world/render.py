@@ -1,7 +1,7 @@
 """Turn the 3-D models into cut-outs: several sides of each, RGBA, tightly cropped.
 
-Each model renders in its own process with a time limit: some OBJ files take minutes or crash the renderer, and one of
-them must not cost the others. A model whose folder has a `done` file is skipped, so a killed run goes on.
+Each model is rendered in its own process with a time limit: some OBJ files take minutes or crash the renderer, which
+must not affect the others. A model whose folder has a `done` file is skipped, so an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def aim(plotter, azimuth: float, elevation: float, zoom: float = 1.0) -> None:
 
 
 def crop_to_alpha(picture: np.ndarray, longest: int) -> Image.Image | None:
-    """Cut away the empty border of (height, width, 4); None when hardly anything was drawn."""
+    """Crop the empty border of (height, width, 4); None if almost nothing was drawn."""
     alpha = picture[..., 3] > 8
     if alpha.mean() < 0.01:
         return None
@@ -86,7 +86,7 @@ def crop_to_alpha(picture: np.ndarray, longest: int) -> Image.Image | None:
 
 
 def name_materials(model: Path) -> Path:
-    """VTK's importer cannot read materials whose names begin with a digit: write a copy with an `m` before them."""
+    """Write a copy with an `m` before materials whose names begin with a digit: VTK's importer cannot read those."""
     text = model.read_text("latin-1")
     if not re.search(r"^usemtl \d", text, re.M):
         return model
@@ -170,7 +170,7 @@ def folder_of(name: str, material: str | None = None) -> Path:
 
 
 def render_apart(job: tuple[str, str | None]) -> str:
-    """Render one model in a process of its own; say how it went."""
+    """Render one model in a process of its own; returns how it went."""
     name, material = job
     out = folder_of(name, material)
     if (out / "done").exists():
@@ -189,7 +189,7 @@ def render_apart(job: tuple[str, str | None]) -> str:
 
 
 def jobs() -> list[tuple[str, str | None]]:
-    """Every (model, material) that the world asks for."""
+    """Every (model, material) that the world needs."""
     models = dict.fromkeys(model for noun in lexicon.nouns() for model in noun.models)
     plain = [(model, None) for model in models]
     materials = list(STATUE_MATERIALS) + list(FIGURE_MATERIALS)

@@ -16,7 +16,7 @@ DATA = HERE.parents[1]
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo: where the camera stands (degrees), the place behind the subject, how much of the frame it fills."""
+    """One photo: the camera's position (degrees), the place behind the subject, how much of the frame it fills."""
 
     azimuth: float
     elevation: float

@@ -1,4 +1,4 @@
-"""Things that have no name: each is shown several times, in other places and from other sides.
+"""Things without names: each is shown several times, in different places and from different sides.
 
 Three in four are built of simple parts (`odd_things.py`) and drawn by `raycast.py`; the others are things of the world
 with all hues rotated. Sentences have `{}` where a word would stand.
@@ -14,13 +14,13 @@ from . import compose, odd_things, pack, raycast
 
 SIDES = 4
 CUT = 112  # pixels a side
-SCENES = 6  # of each thing
+SCENES = 6  # for each thing
 HUED = 4  # every fourth thing is one of the world with its hues rotated
 DRAWN_AT_ONCE = {"cuda": 48, "cpu": 8}
 
 
 def views(number: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Azimuths and elevations (SIDES,) in degrees from which thing `number` is seen, and how bright its light is."""
+    """Azimuths and elevations (SIDES,), in degrees, from which thing `number` is seen, and its light's brightness."""
     rng = np.random.default_rng([number, 3])
     spread = np.array([0, -50, 50, 90]) + rng.uniform(-22, 22, SIDES)
     if rng.random() < 0.5:
@@ -66,7 +66,7 @@ def crop(cut: np.ndarray) -> Image.Image:
 
 
 def rotate_hue(cut: Image.Image, turn: int) -> Image.Image:
-    """All hues rotated alike, by `turn` of 256 parts of the circle."""
+    """Rotate all hues by `turn` of 256 parts of the circle."""
     hue, saturation, value = cut.convert("RGB").convert("HSV").split()
     rotated = Image.merge("HSV", (hue.point(lambda h: (h + turn) % 256), saturation, value))
     result = rotated.convert("RGB").convert("RGBA")
@@ -77,7 +77,7 @@ def rotate_hue(cut: Image.Image, turn: int) -> Image.Image:
 def thing_of(
     number: int, cuts: np.ndarray | None, known: list[pack.Thing]
 ) -> tuple[pack.Thing, str]:
-    """Thing `number` as the composer takes it, and the noun it could be called.
+    """Thing `number` in the form that the composer takes, and a noun that fits it.
 
     Args:
         number: of the thing.

@@ -1,9 +1,9 @@
-"""Toys, dolls, robots, bears and horses built from turned parts: the furniture libraries hold only a handful.
+"""Toys, dolls, robots, bears and horses built from turned parts: the furniture libraries have only a handful.
 
 Textual Inversion starts from words such as `toy`, `bear` and `horse`, and looks for a new one between the words that a
-model knows. So there must be many near by: a word that was only ever seen with three objects means those three. These
-kits give it three hundred, and each of them has a name of its own besides, a word that means one thing from every
-side, as a learned word will. None imitates a held-out concept.
+model knows. There must be many objects for each: a word that was only ever seen with three objects means those three.
+These kits add three hundred. Each also has a name of its own, a word that means one thing from every side, as a learned
+word will. None imitates a held-out concept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from . import collect, lexicon, render
 
 TOYS = collect.WORK / "toys"
-# Azimuths, degrees: what a child sees who holds it. The last is kept out of training.
+# Azimuths in degrees, as a child would see the toy in its hands. The last is kept out of training.
 AZIMUTHS = (10, -20, 40, -50, 70, -80, 25)
 SIDES = len(AZIMUTHS)
 WOODS = ((0.87, 0.72, 0.50), (0.72, 0.52, 0.30), (0.55, 0.36, 0.20), (0.93, 0.86, 0.70))
@@ -65,7 +65,7 @@ class Kit:
         self.add(mesh, color)
 
     def turned(self, profile, color, at=(0, 0, 0)) -> None:
-        """A surface of revolution about y through (radius, height) pairs: what a lathe makes."""
+        """A surface of revolution about y through (radius, height) pairs, as made on a lathe."""
         curve = np.array([(r, h, 0) for r, h in profile], float)
         lathe = self.pv.lines_from_points(curve).extrude_rotate(
             resolution=40, angle=360, rotation_axis=(0, 1, 0), capping=False
@@ -258,7 +258,7 @@ def robot(kit: Kit, rng: np.random.Generator) -> None:
 
 
 def bear(kit: Kit, rng: np.random.Generator) -> None:
-    """A bear on its four legs, standing up, or sitting: the emoji alone would make `bear` a face without a body."""
+    """A bear on all fours, standing, or sitting: with the emoji alone, `bear` would be a face without a body."""
     fur = FURS[rng.integers(len(FURS))]
     light = tuple(np.clip(np.array(fur) * rng.uniform(1.0, 1.45), 0, 1))
     plump = rng.uniform(0.85, 1.15)
@@ -341,7 +341,7 @@ BUILDERS = {
     "bear": bear,
     "horse": horse,
 }
-# which words of the world each kit stands for, the first being the surest
+# which words of the world each kit stands for, the most fitting first
 WORDS = {
     "figure": ("toy", "figure", "doll"),
     "doll": ("doll", "toy"),
@@ -373,7 +373,7 @@ def build(kind: str, number: int, out: Path) -> None:
 
 
 def main() -> None:
-    """Build every toy of the table that is not there yet."""
+    """Build every toy of the table that does not exist yet."""
     for toy in lexicon.toys().values():
         kind, number = toy.split("-")
         if not (TOYS / toy / "done").exists():
