@@ -19,7 +19,8 @@ HEAVY = {
 }  # fmt: skip
 NEVER_AT_THE_TOP = {"jax", "flax", "bitsandbytes", "xformers", "huggingface_hub", "wandb", "google"}
 EVERYTHING_BELOW = "errors batches io figures config concept models tokenizer"
-CORE = f"{EVERYTHING_BELOW} token_embedding conditioning dataset protocols diffusion word_encoder inference training"
+LOOP = "dataset protocols diffusion directional training"
+CORE = f"{EVERYTHING_BELOW} {LOOP} token_embedding conditioning word_encoder inference"
 ALL_BUT_THE_DOORS = f"{CORE} evaluation publishing runs flax"
 # Who may import whom: a wing, a folder or a file of the core, and the wings below it. Within a wing all may, but in no
 # circle.
@@ -39,7 +40,8 @@ TABLE = {
     "diffusion": f"{EVERYTHING_BELOW} conditioning dataset",
     "word_encoder": f"{EVERYTHING_BELOW} token_embedding dataset diffusion",
     "inference": f"{EVERYTHING_BELOW} conditioning token_embedding",
-    "training": f"{EVERYTHING_BELOW} token_embedding dataset protocols diffusion",
+    "directional": "",
+    "training": f"{EVERYTHING_BELOW} token_embedding dataset protocols diffusion directional",
     "evaluation": CORE,
     "publishing": CORE,
     "runs": f"{CORE} evaluation publishing",

@@ -124,7 +124,9 @@ class TrainingConfig:
         4, "number of samples in one forward pass, per process", script=16
     )
     gradient_accumulation_steps: int = option(1, "number of forward passes in one optimizer step")
-    learning_rate: float = option(5e-3, "learning rate of AdamW", script=1e-4)
+    learning_rate: float = option(
+        5e-3, "learning rate of AdamW; the size of a turn with --optimizer directional", script=1e-4
+    )
     scale_lr: bool = option(
         False, "multiply the learning rate by batch size × accumulation × processes"
     )
@@ -135,6 +137,17 @@ class TrainingConfig:
         script=500,
     )
     lr_num_cycles: int = option(1, "number of cycles in cosine_with_restarts")
+    optimizer: str = option(
+        "adamw",
+        "what moves the rows; 'directional' turns them and leaves their length; its paper has --learning_rate 0.01 "
+        "[Directional Textual Inversion, arXiv 2512.13672]",
+        choices=("adamw", "directional"),
+        script="adamw, the only one",
+    )
+    direction_prior: float = option(
+        1e-4,
+        "with --optimizer directional: how strongly a row is pulled back to the direction it started in",
+    )
     adam_beta1: float = option(0.9, "decay rate of AdamW's first moment")
     adam_beta2: float = option(0.999, "decay rate of AdamW's second moment")
     adam_weight_decay: float = option(1e-2, "weight decay of AdamW")
@@ -273,6 +286,13 @@ class TrainingConfig:
     def plain_word(self) -> str:
         """The word that the new one is compared with, in the same prompts."""
         return self.initializer_phrase or self.initializer_token or self.learnable_property
+
+    @property
+    def optimizer_name(self) -> str:
+        """The optimizer's name in checkpoints, that of its class."""
+        if self.use_8bit_adam:
+            return "AdamW8bit"
+        return {"adamw": "AdamW", "directional": "Directional"}[self.optimizer]
 
     @property
     def samples_per_process(self) -> int:

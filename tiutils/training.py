@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig, learning_rate_at
 from tiutils.diffusion import LatentDataset, encode_dataset, fixed_batch, fixed_loss, losses_at
+from tiutils.directional import Directional
 from tiutils.errors import OutOfMemory
 from tiutils.io.checkpoints import RunState, check_state
 from tiutils.models import Models
@@ -114,7 +115,7 @@ def prepare(
         config,
         accelerator,
         rows,
-        make_optimizer(rows, config),
+        make_optimizer(rows, config, models.hidden_sizes),
         scaler,
         config.total_steps(len(concept.photos), accelerator.num_processes),
         usual_norms(models, placeholder) if config.norm_control else (),
@@ -131,8 +132,17 @@ def recompute_activations(models: Models) -> None:
         encoder.train()  # transformers recomputes only in training mode; CLIP has no dropout
 
 
-def make_optimizer(rows: nn.Parameter, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW over the rows and nothing else; each step sets its learning rate."""
+def make_optimizer(
+    rows: nn.Parameter, config: TrainingConfig, widths: Sequence[int] | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of the rows and nothing else; each step sets its learning rate.
+
+    `widths` are those of the text encoders' vectors side by side; None for a single one.
+    """
+    if config.optimizer == "directional":
+        return Directional(
+            rows, config.learning_rate, config.direction_prior, widths or rows.shape[1:]
+        )
     settings: dict[str, Any] = {
         "betas": (config.adam_beta1, config.adam_beta2),
         "weight_decay": config.adam_weight_decay,

@@ -78,7 +78,8 @@ OURS = {
     "captions": (bool, False), "pick_initializer": (bool, False),
     "masked_loss": (bool, False), "max_grad_norm": (float, None),
     "norm_control": (float, 0.2), "snr_gamma": (float, None), "timestep_sampling": (str, "noisy"),
-    "timestep_range": (tuple, None), "average_rows": (int, 0),
+    "timestep_range": (tuple, None), "average_rows": (int, 0), "optimizer": (str, "adamw"),
+    "direction_prior": (float, 1e-4),
 }  # fmt: skip
 CHOICES = {
     "learnable_property": ("object", "style"),
@@ -86,6 +87,7 @@ CHOICES = {
     "quantize": ("8bit", "4bit"),
     "lr_scheduler": LR_SCHEDULERS,
     "timestep_sampling": ("uniform", "noisy"),
+    "optimizer": ("adamw", "directional"),
 }
 MUST = [
     "--train_data_dir",

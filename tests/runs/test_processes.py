@@ -109,8 +109,15 @@ def assert_same_rows(small_model, one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.release)])
-def test_one_and_more_processes_learn_the_same(small_model, tmp_path, learn, number):
+@pytest.mark.parametrize(
+    ("number", "flags"),
+    [
+        (2, []),
+        pytest.param(4, [], marks=pytest.mark.release),
+        pytest.param(2, ["--optimizer", "directional"], marks=pytest.mark.release),
+    ],
+)
+def test_one_and_more_processes_learn_the_same(small_model, tmp_path, learn, number, flags):
     drawing = [
         "--validation_prompt",
         "a <my-toy>",
@@ -118,6 +125,7 @@ def test_one_and_more_processes_learn_the_same(small_model, tmp_path, learn, num
         "10",
         "--save_steps",
         "10",
+        *flags,
     ]
     one = learn(tmp_path / "1", 1, *drawing, "--num_validation_images", "1")
     folder = tmp_path / str(number)

@@ -1,4 +1,4 @@
-"""Optimizer steps in JAX, many in one compiled program, with the same numbers as PyTorch's AdamW."""
+"""Optimizer steps in JAX, many in one compiled program, with the same numbers as PyTorch's."""
 
 from __future__ import annotations
 
@@ -17,22 +17,44 @@ from tiutils.flax.diffusion import Samples
 
 
 class State(NamedTuple):
-    """What a step changes: the rows, and the state of AdamW under PyTorch's names.
+    """What a step changes: the rows, and the optimizer's state under PyTorch's names.
 
     Attributes:
         rows: float32 `(num_vectors, hidden)`.
         mean: what is learned, the same shape: with --average_rows the mean, see `tiutils.training.average_rows`;
             without it the rows.
-        exp_avg: mean of the gradients, the same shape.
-        exp_avg_sq: mean of their squares, the same shape.
-        step: optimizer steps so far, int32.
+        taken: steps so far, int32.
+        optimizer: AdamW's `exp_avg` and `exp_avg_sq`, means of the gradients and of their squares; or the `start`
+            from which `--optimizer directional` turns the rows; of the rows' shape.
     """
 
     rows: jax.Array
     mean: jax.Array
-    exp_avg: jax.Array
-    exp_avg_sq: jax.Array
-    step: jax.Array
+    taken: jax.Array
+    optimizer: dict[str, jax.Array]
+
+
+def first_state(rows: jax.Array, config: TrainingConfig) -> State:
+    """The state before the first step."""
+    names = ("start",) if config.optimizer == "directional" else ("exp_avg", "exp_avg_sq")
+    fill = jnp.copy if config.optimizer == "directional" else jnp.zeros_like
+    return State(rows, rows.copy(), jnp.zeros((), jnp.int32), {name: fill(rows) for name in names})
+
+
+def turned(
+    rows: jax.Array, gradient: jax.Array, start: jax.Array, rate: jax.Array, prior: float
+) -> jax.Array:
+    """The twin of `tiutils.directional.turned`; all arrays are float32 `(num_vectors, hidden)`."""
+
+    def length_of(vectors: jax.Array) -> jax.Array:
+        return jnp.maximum(jnp.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+    length = length_of(rows)
+    direction = rows / length
+    gradient = length * gradient - prior * start / length_of(start)
+    gradient -= (gradient * direction).sum(1, keepdims=True) * direction
+    new = direction - rate * gradient / length_of(gradient)
+    return length * new / length_of(new)
 
 
 def compile_steps(
@@ -48,7 +70,7 @@ def compile_steps(
     )
 
     def step(frozen: Any, state: State, samples: Samples, rate: jax.Array) -> Any:
-        """One optimizer step: gradients of the micro-batches added up, then AdamW."""
+        """One optimizer step: gradients of the micro-batches added up, then the rows moved."""
 
         def add(sums: Any, micro_batch: Samples) -> Any:
             found = jax.value_and_grad(loss)(state.rows, frozen, micro_batch)
@@ -58,17 +80,22 @@ def compile_steps(
         mean_loss, gradient = jax.tree.map(lambda x: x / config.samples_per_process, sums)
         if config.max_grad_norm is not None:
             gradient *= jnp.minimum(1.0, config.max_grad_norm / (jnp.linalg.norm(gradient) + 1e-6))
-        moments = optax.ScaleByAdamState(state.step, state.exp_avg, state.exp_avg_sq)
-        direction, (moments, _) = adamw.update(gradient, (moments, optax.EmptyState()), state.rows)
-        rows = state.rows - rate * direction
+        known, taken = state.optimizer, state.taken + 1
+        if config.optimizer == "directional":
+            rows = turned(state.rows, gradient, known["start"], rate, config.direction_prior)
+        else:
+            moments = optax.ScaleByAdamState(state.taken, known["exp_avg"], known["exp_avg_sq"])
+            change, (moments, _) = adamw.update(gradient, (moments, optax.EmptyState()), state.rows)
+            rows = state.rows - rate * change
+            known = {"exp_avg": moments.mu, "exp_avg_sq": moments.nu}
         if config.norm_control:
             lengths = jnp.maximum(jnp.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
             rows *= 1 + config.norm_control * (length / lengths - 1)
         mean = rows
         if config.average_rows:
-            share = 1 / jnp.minimum(moments.count, config.average_rows)
+            share = 1 / jnp.minimum(taken, config.average_rows)
             mean = (1 - share) * state.mean + share * rows
-        return State(rows, mean, moments.mu, moments.nu, moments.count), mean_loss
+        return State(rows, mean, taken, known), mean_loss
 
     @functools.partial(jax.jit, donate_argnums=1, out_shardings=everywhere)
     def steps(

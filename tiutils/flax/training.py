@@ -25,13 +25,12 @@ from tiutils.errors import InputError
 from tiutils.flax import token_embedding
 from tiutils.flax.diffusion import LatentDataset, Samples, batch_loss, encode_dataset
 from tiutils.flax.models import FlaxModels
-from tiutils.flax.steps import State, compile_steps, precision_of
+from tiutils.flax.steps import State, compile_steps, first_state, precision_of
 from tiutils.io.checkpoints import RunState, check_state
 from tiutils.protocols import Callback, LoopResult, Progress, identity_of
 from tiutils.tokenizer import Placeholder
 
 STEPS_PER_DISPATCH = 10
-OPTIMIZER = "AdamW"  # optax's and PyTorch's compute the same, so checkpoints are interchangeable
 
 
 @dataclass
@@ -86,15 +85,15 @@ class Training:
 
     def capture(self, step: int) -> RunState:
         """The run state after `step` steps, as `tiutils.training` captures it too."""
-        rows, mean, *moments = (np.array(part) for part in self.state)
-        names = ("exp_avg", "exp_avg_sq", "step")
-        tensors = {f"optimizer.{n}": value for n, value in zip(names, moments, strict=True)}
-        tensors["optimizer.step"] = tensors["optimizer.step"].astype(np.float32)  # as in PyTorch
+        rows, mean, taken, known = jax.tree.map(np.array, self.state)
+        tensors = {"rows": rows} | {f"optimizer.{name}": value for name, value in known.items()}
+        if self.config.optimizer == "adamw":
+            tensors["optimizer.step"] = taken.astype(np.float32)  # as in PyTorch
         if self.config.average_rows:
             tensors["mean_rows"] = mean
-        optimizer = {"optimizer": OPTIMIZER, "optimizer_numbers": {}}
+        optimizer = {"optimizer": self.config.optimizer_name, "optimizer_numbers": {}}
         scalars = {**identity_of(self), **optimizer, "scaler": {}}
-        return RunState(step, {"rows": rows, **tensors}, scalars)
+        return RunState(step, tensors, scalars)
 
 
 def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -142,16 +141,13 @@ def prepare(
     rows = jnp.array(
         token_embedding.rows_of(models, placeholder)
     )  # a copy: the steps' buffers are donated
-    zeros = jnp.zeros_like(rows)
     return Training(
         models,
         placeholder,
         dataset,
         config,
         mesh,
-        jax.device_put(
-            State(rows, rows.copy(), zeros, zeros.copy(), jnp.zeros((), jnp.int32)), everywhere
-        ),
+        jax.device_put(first_state(rows, config), everywhere),
         jax.device_put(frozen, everywhere),
         compile_steps(loss, config, everywhere, length),
         jax.jit(loss),
@@ -213,7 +209,7 @@ def run_steps(training: Training, start: int) -> Iterator[tuple[int, State, np.n
     """
     everywhere = NamedSharding(training.mesh, P())
     # a copy: it is donated, the caller's stays
-    state = jax.device_put(State(*(np.array(part) for part in training.state)), everywhere)
+    state = jax.device_put(jax.tree.map(np.array, training.state), everywhere)
     ahead: list[tuple[int, int, Any]] = []
     for first in range(start, training.total_steps, STEPS_PER_DISPATCH):
         samples, rates, count = next_batches(training, first)
@@ -228,7 +224,7 @@ def run_steps(training: Training, start: int) -> Iterator[tuple[int, State, np.n
 def _unpacked(first: int, count: int, after: Any) -> Iterator[tuple[int, State, np.ndarray]]:
     states, losses = jax.device_get(after)
     for k in range(count):
-        yield first + k, State(*(part[k] for part in states)), losses[k]
+        yield first + k, jax.tree.map(lambda part, k=k: part[k], states), losses[k]
 
 
 def restore(training: Training, state: RunState) -> None:
@@ -237,12 +233,13 @@ def restore(training: Training, state: RunState) -> None:
     Raises:
         InputError: see `checkpoints.check_state`.
     """
-    rows = training.state.rows
-    check_state(state, training.placeholder.token, (rows.shape[0], rows.shape[1]), OPTIMIZER)
-    found = {name.removeprefix("optimizer."): value for name, value in state.tensors.items()}
-    mean = found.get("mean_rows") if training.config.average_rows else None
-    found["mean"] = found["rows"] if mean is None else mean
-    values = State(*(jnp.asarray(found[name]) for name in State._fields))
-    values = values._replace(step=values.step.astype(jnp.int32))
+    config, now = training.config, training.state
+    shape = (now.rows.shape[0], now.rows.shape[1])
+    check_state(state, training.placeholder.token, shape, config.optimizer_name)
+    rows = state.tensors["rows"]
+    mean = state.tensors.get("mean_rows", rows) if config.average_rows else rows
+    known = {name: state.tensors[f"optimizer.{name}"] for name in now.optimizer}
+    taken = np.int32(state.tensors.get("optimizer.step", state.step))
+    values = jax.tree.map(jnp.asarray, State(rows, mean, taken, known))
     training.state = jax.device_put(values, NamedSharding(training.mesh, P()))
     token_embedding.set_rows(training.models, training.placeholder, values.mean)

@@ -45,6 +45,7 @@ MAY_BE_ZERO = {
     "dataloader_num_workers",
     "norm_control",
     "average_rows",
+    "direction_prior",
 }
 UPPER_BOUNDS = {
     "adam_beta1": 1,
@@ -128,9 +129,8 @@ def read_inputs(
     concepts.warn_of_small_photos(concept, config.resolution or pretrained.resolution(folder))
     pretrained.check_prediction_type(folder)
     if checkpoint is not None:
-        optimizer = "AdamW8bit" if config.use_8bit_adam else "AdamW"
         shape = (len(tokens), sum(pretrained.hidden_sizes(folder)))
-        check_state(checkpoint, config.placeholder_token, shape, optimizer)
+        check_state(checkpoint, config.placeholder_token, shape, config.optimizer_name)
     if config.push_to_hub and is_main_process:
         publish.check_access(
             config.hub_token, config.hub_model_id or Path(config.output_dir).resolve().name
@@ -281,6 +281,11 @@ def check_config(config: TrainingConfig) -> None:
             raise InputError(
                 f"--initializer_from_photos and --{name} each say where the rows start; leave one of them out"
             )
+    if config.use_8bit_adam and config.optimizer != "adamw":
+        raise InputError(
+            f"--use_8bit_adam makes AdamW's moments smaller, and --optimizer {config.optimizer} has none; leave one of "
+            f"them out"
+        )
     for name in ("use_8bit_adam", "quantize"):
         if getattr(config, name) and importlib.util.find_spec("bitsandbytes") is None:
             raise InputError(
