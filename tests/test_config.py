@@ -24,7 +24,7 @@ INTEGERS = [name for name, kind in KINDS.items() if kind == "int"]
 FLOATS = [name for name, kind in KINDS.items() if kind == "float"]
 ZERO_MAKES_SENSE = {
     "lr_warmup_steps", "adam_beta1", "adam_beta2", "adam_weight_decay", "seed", "dataloader_num_workers",
-    "norm_control",
+    "norm_control", "average_rows", "direction_prior",
 }  # fmt: skip
 
 
