@@ -21,7 +21,7 @@ from torch import Tensor
 from tiutils import concept as concepts
 from tiutils.batches import BatchPlan, batch_at, fixed_plan
 from tiutils.concept import Concept
-from tiutils.conditioning import encode_ids, predict
+from tiutils.conditioning import encode, encode_ids, predict
 from tiutils.config import TrainingConfig
 from tiutils.dataset import make_dataset
 from tiutils.models import Models, cast
@@ -178,6 +178,27 @@ def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+@torch.no_grad()
+def predictions(
+    models: Models, prompts: Sequence[str], noise: np.ndarray, timestep: int
+) -> np.ndarray:
+    """What the U-Net predicts for each prompt, all from the same noisy latents, without a gradient.
+
+    Args:
+        models: the frozen parts.
+        prompts: learned words included.
+        noise: the latents, float32 `(channels, height, width)`.
+        timestep: how noisy the U-Net is told that they are.
+
+    Returns:
+        float32 `(prompts, channels, height, width)`, on the host.
+    """
+    states, pooled = encode(models, prompts)
+    latents = torch.from_numpy(noise).to(models.device).expand(len(prompts), *noise.shape)
+    timesteps = torch.full((len(prompts),), timestep, device=models.device)
+    return predict(models, latents, timesteps, states, pooled).float().cpu().numpy()
 
 
 def fixed_batch(dataset: LatentDataset, num_samples: int = 16) -> LatentDataset:

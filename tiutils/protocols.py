@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -79,6 +79,13 @@ class TrainingProtocol(Protocol):
 
     def fixed_loss(self, num_samples: int) -> float:
         """Mean loss of a batch of `num_samples` samples that is the same at every step, without a gradient."""
+
+    def predictions(self, prompts: Sequence[str], noise: np.ndarray, timestep: int) -> np.ndarray:
+        """What the U-Net predicts for each prompt, all from noise `(channels, height, width)`, without a gradient.
+
+        Returns:
+            float32 `(prompts, channels, height, width)`, on the host.
+        """
 
     def capture(self, step: int) -> RunState:
         """The run state after `step` steps: all that the next step depends on, apart from seed and step."""

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig, learning_rate_at
-from tiutils.diffusion import LatentDataset, encode_dataset, fixed_batch, fixed_loss, losses_at
+from tiutils.diffusion import (
+    LatentDataset,
+    encode_dataset,
+    fixed_batch,
+    fixed_loss,
+    losses_at,
+    predictions,
+)
 from tiutils.directional import Directional
 from tiutils.errors import OutOfMemory
 from tiutils.io.checkpoints import RunState, check_state
@@ -64,6 +71,12 @@ class Training:
         batch = fixed_batch(self.dataset, num_samples)
         with self.accelerator.autocast():
             return fixed_loss(self.models, batch, self.config.train_batch_size)
+
+    def predictions(self, prompts: Sequence[str], noise: np.ndarray, timestep: int) -> np.ndarray:
+        """What the U-Net predicts for each prompt from the same noise: see `diffusion.predictions`."""
+        at_once = self.config.train_batch_size
+        parts = [prompts[k : k + at_once] for k in range(0, len(prompts), at_once)]
+        return np.concatenate([predictions(self.models, part, noise, timestep) for part in parts])
 
     def machine(self) -> dict[str, Any]:
         """Where it runs, for run.json."""

@@ -187,10 +187,21 @@ def test_what_a_run_has_recorded(tmp_path):
     assert (steps[0], steps[-1]) == (1, 20) and found["sheets"][20][1] == "after 20"
 
 
+def test_the_histories_of_early_stopping_are_drawn(tmp_path):
+    found = {"fixed_losses": {"20": 0.25, "3": 0.5}, "prompt_sensitivity": {"20": 0.444, "3": 1.02}}
+    charts = web_page.recorded(write_run(tmp_path, losses=[0.5, 0.4], **found))["charts"]
+    assert [chart.title for chart in charts] == ["Loss", "Prompt sensitivity"]
+    texts = [output.alt_text(chart.figure) for chart in charts]
+    assert "0.5000 at step 3 to 0.2500 at step 20" in texts[0]
+    assert "1.02 at step 3 to 0.44 at step 20" in texts[1]
+
+
 @pytest.mark.parametrize(
     "record",
     [
         {},
+        {"prompt_sensitivity": {"1": 10**400, "9" * 5000: 1.0, "x": 1.0, "2": None, "٣": 1.0}},
+        {"prompt_sensitivity": [1.0], "fixed_losses": {"1": [1.0]}},
         {"steps": "many", "losses": {"1": 2}, "validation": [1], "flags": 3},
         {
             "losses": ["a", None, [], float("nan"), 10**400],

@@ -33,6 +33,14 @@ def test_loss_curve_with_one_evaluation():
     assert "0.4000 at step 0" in output.alt_text(curves.loss_curve([1.0], evaluation={0: 0.4}))
 
 
+def test_sensitivity_curve_says_in_words_what_it_shows():
+    figure = curves.sensitivity_curve({10: 1.02, 600: 0.444})
+    assert "from 1.02 at step 10 to 0.44 at step 600" in output.alt_text(figure)
+    drawn(figure)
+    with pytest.raises(InputError, match="no prompt sensitivity"):
+        curves.sensitivity_curve({})
+
+
 @pytest.mark.parametrize("losses", [[], [None, None]])
 def test_loss_curve_without_losses_is_refused(losses):
     with pytest.raises(InputError, match="no loss"):

@@ -13,6 +13,7 @@ from tiutils import batches, concept, diffusion
 from tiutils.cli.main import backend
 from tiutils.errors import InputError
 from tiutils.io import checkpoints, embeddings
+from tiutils.io.run_folder import read_record
 from tiutils.runs import early_stopping, inputs
 
 
@@ -129,11 +130,15 @@ def train(framework, config, callbacks=()):
 
 @pytest.mark.slow
 def test_both_frameworks_take_the_same_fixed_losses(small_model, photos, tmp_path):
-    losses = {}
+    losses, sensitivities = {}, {}
     for framework in ("pytorch", "flax"):
         config = config_of(small_model, photos, tmp_path / framework, max_train_steps=5)
-        losses[framework] = train(framework, config).stopping.losses
+        stopping = train(framework, config).stopping
+        losses[framework], sensitivities[framework] = stopping.losses, stopping.sensitivities
     assert list(losses["flax"]) == list(losses["pytorch"]) == [2, 4]
+    ours, theirs = (sensitivities[name] for name in ("pytorch", "flax"))
+    assert list(ours) == list(theirs) == [2, 4], "at the same steps as the losses"
+    np.testing.assert_allclose(list(theirs.values()), list(ours.values()), rtol=1e-3)
     np.testing.assert_allclose(
         list(losses["flax"].values()), list(losses["pytorch"].values()), rtol=1e-4
     )
@@ -170,6 +175,13 @@ def test_the_run_ends_and_leaves_the_best_rows(stopped):
     assert result.stopped is None, "it is finished"
     assert result.stopping.losses == {2: 5, 4: 3, 6: 1, 8: 1, 10: 3}
     assert (result.steps, result.best_step) == (10, 6), "the first of the lowest, and 4 steps more"
+    record = read_record(config.output_dir)
+    assert record["fixed_losses"] == {"2": 5.0, "4": 3.0, "6": 1.0, "8": 1.0, "10": 3.0}
+    assert record["prompt_sensitivity"].keys() == record["fixed_losses"].keys()
+    for step, value in result.stopping.sensitivities.items():
+        assert (
+            record["prompt_sensitivity"][str(step)] == pytest.approx(value, abs=1e-6) and value > 0
+        )
     saved = rows_in(config.output_dir)
     np.testing.assert_array_equal(saved.vectors, seen[result.best_step])
     assert saved.metadata["steps"] == str(result.best_step)
@@ -191,6 +203,7 @@ def test_resume_gives_the_same_stop_and_the_same_best_step(stopped, tmp_path, ki
         train(framework, config, [kill])
     resumed = train(framework, config)
     assert resumed.stopping.losses == whole.stopping.losses
+    assert resumed.stopping.sensitivities == whole.stopping.sensitivities
     assert (resumed.steps, resumed.best_step) == (whole.steps, whole.best_step)
     np.testing.assert_array_equal(
         rows_in(config.output_dir).vectors, rows_in(whole.output_dir).vectors
@@ -230,6 +243,21 @@ def test_what_was_not_finite_is_never_the_best():
     )
     assert [watch(SimpleNamespace(step=k, training=training)) for k in (1, 2, 3, 4)] == [False] * 4
     assert watch.best_step == 4
+
+
+def test_a_model_that_hears_no_sentence_is_named(caplog):
+    watch = early_stopping.EarlyStopping(1, sensitivity=True)
+    plan = batches.BatchPlan(0, 1, (1,), 1, (4, 2, 2))
+    training = SimpleNamespace(
+        fixed_loss=lambda num_samples: 1.0, vectors=lambda: np.ones((1, 2)),
+        predictions=lambda prompts, noise, timestep: np.tile(noise, (len(prompts), 1, 1, 1)),
+        dataset=SimpleNamespace(plan=plan), placeholder=SimpleNamespace(token="<t>"),
+        config=SimpleNamespace(plain_word="toy"),
+    )  # fmt: skip
+    for step in (1, 2):
+        assert not watch(SimpleNamespace(step=step, training=training))
+    assert caplog.text.count("no prompt sensitivity") == 1
+    assert watch.record() == {"fixed_losses": {1: 1.0, 2: 1.0}, "prompt_sensitivity": {}}
 
 
 @pytest.mark.parametrize("flags, fits", [

@@ -148,6 +148,8 @@ def test_they_stop_by_themselves_at_the_same_step(small_model, tmp_path, learn):
     assert states[0].scalars["best_step"] == states[1].scalars["best_step"]
     means = [state.tensors["mean_rows"] for state in states]
     np.testing.assert_allclose(*means, rtol=1e-4, atol=1e-5)
+    heard = [state.tensors["stopping.sensitivities"] for state in states]
+    np.testing.assert_allclose(*heard, rtol=1e-3)
     fixed = [state.tensors["stopping.losses"] for state in states]
     np.testing.assert_allclose(fixed[0], fixed[1], rtol=1e-5)
     assert_same_rows(small_model, tmp_path / "1", tmp_path / "2")

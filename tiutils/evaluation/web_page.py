@@ -95,10 +95,17 @@ def recorded(run_dir: Path) -> dict[str, Any]:
         for loss in entry(record, "losses", list)
     ]
     history = dict(sorted(overfitting.history_in(record).items()))
+    fixed, sensitivity = (_by_step(record, name) for name in ("fixed_losses", "prompt_sensitivity"))
     charts = []
     if any(loss is not None for loss in losses):
         caption = "Each step draws new noise, so single values jump; follow the running mean."
-        charts.append(Chart("Loss", caption, curves.loss_curve(losses)))
+        charts.append(Chart("Loss", caption, curves.loss_curve(losses, evaluation=fixed)))
+    if sensitivity:
+        caption = (
+            "How much the sentence around the word still counts, compared with the plain word at 1. Far below 1 the "
+            "word drowns out the sentence, even if the loss goes on falling."
+        )
+        charts.append(Chart("Prompt sensitivity", caption, curves.sensitivity_curve(sensitivity)))
     if history:
         caption = (
             "A CLIP model's judgment of the pictures drawn during training. If likeness rises while prompt following "
@@ -111,6 +118,16 @@ def recorded(run_dir: Path) -> dict[str, Any]:
         "charts": charts,
         "flags": entry(record, "flags", dict),
     }
+
+
+def _by_step(record: dict[str, Any], name: str) -> dict[int, float]:
+    """A history that run.json holds, by step; entries of another form are left out."""
+    found = {
+        int(step): value
+        for step, value in entry(record, name, dict).items()
+        if re.fullmatch("[0-9]{1,9}", step) and isinstance(value, float) and math.isfinite(value)
+    }
+    return dict(sorted(found.items()))
 
 
 def _read_sheets(run_dir: Path) -> dict[int, tuple[Image.Image, str]]:

@@ -33,6 +33,28 @@ def loss_curve(
     return figure
 
 
+def sensitivity_curve(sensitivities: Mapping[int, float]) -> Figure:
+    """Plot the prompt sensitivity by step, and the plain word's, 1.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not sensitivities:
+        raise InputError("there is no prompt sensitivity to plot; give at least one value")
+    figure = Figure(figsize=(6.4, 2.4), dpi=DPI, layout="constrained")
+    axis, steps, values = figure.subplots(), list(sensitivities), list(sensitivities.values())
+    axis.axhline(1, color=GRAY, linewidth=0.8, linestyle=":", label="the plain word")
+    axis.plot(steps, values, color=BLUE, marker="o", markersize=4, label="the learned word")
+    axis.set(xlabel="step", ylabel="prompt sensitivity", ylim=(0, None))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    figure.set_label(
+        f"Prompt sensitivity goes from {values[0]:.2f} at step {steps[0]} to {values[-1]:.2f} at step {steps[-1]}; "
+        f"the plain word's is 1."
+    )
+    return figure
+
+
 def loss_and_pictures(
     losses: Sequence[float | None],
     pictures: Images,

@@ -33,6 +33,17 @@ def encode_prompts(models: FlaxModels, prompts: Sequence[str]) -> Array:
         return _encode(models.text_encoder, ids, models.rows, models.first_id)
 
 
+def predictions(
+    models: FlaxModels, prompts: Sequence[str], noise: np.ndarray, timestep: int
+) -> np.ndarray:
+    """What the U-Net predicts for each prompt from the same noise, as `tiutils.diffusion.predictions` does."""
+    latents = np.broadcast_to(noise, (len(prompts), *noise.shape))
+    timesteps = np.full(len(prompts), timestep, np.int32)
+    with jax.default_matmul_precision("float32" if models.dtype == jnp.float32 else None):
+        found = _predict(models.unet, latents, timesteps, encode_prompts(models, prompts))
+    return np.asarray(found, np.float32)
+
+
 def generate(
     models: FlaxModels,
     prompts: str | Sequence[str],
@@ -119,6 +130,11 @@ def load_embedding(models: FlaxModels, path: str | Path, token: str | None = Non
 @functools.partial(jax.jit, static_argnums=3)
 def _encode(text_encoder: TextEncoder, input_ids: Array, rows: Array, first_id: int) -> Array:
     return text_encoder(token_embedding.look_up(text_encoder, input_ids, rows, first_id))
+
+
+@jax.jit
+def _predict(unet: UNet, latents: Array, timesteps: Array, texts: Array) -> Array:
+    return unet(latents, timesteps, texts).astype(jnp.float32)
 
 
 @jax.jit

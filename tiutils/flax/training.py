@@ -22,7 +22,7 @@ from tiutils.batches import batch_at, fixed_plan
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig, learning_rate_at
 from tiutils.errors import InputError
-from tiutils.flax import token_embedding
+from tiutils.flax import inference, token_embedding
 from tiutils.flax.diffusion import LatentDataset, Samples, batch_loss, encode_dataset
 from tiutils.flax.models import FlaxModels
 from tiutils.flax.steps import State, compile_steps, first_state, precision_of
@@ -76,6 +76,10 @@ class Training:
             with jax.default_matmul_precision(precision_of(self.config)):
                 total += float(self.loss(rows, self.frozen, samples))
         return total / num_samples
+
+    def predictions(self, prompts: Sequence[str], noise: np.ndarray, timestep: int) -> np.ndarray:
+        """What the U-Net predicts for each prompt from the same noise: see `inference.predictions`."""
+        return inference.predictions(self.models, prompts, noise, timestep)
 
     def machine(self) -> dict[str, Any]:
         """Where it runs, for run.json."""

@@ -1,22 +1,28 @@
-"""When to stop, and which step to keep: the loss on one batch that never changes.
+"""When to stop, and which step to keep: the loss on one batch that never changes. Beside it, whether sentences count.
 
 The loss of a training step says little, as each step samples other noise and timesteps. So one
 batch is fixed before training (DVAR: Voronov et al. 2023, arXiv 2302.04841); its loss falls while
 the word is learned and then levels off. Training stops when the last losses vary little
-compared with all of them, and the rows with the lowest loss are kept.
+compared with all of them, and the rows with the lowest loss are kept. The prompt sensitivity at
+the same steps (`evaluation.sensitivity`) is recorded; it decides nothing.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
+from tiutils.evaluation.sensitivity import prompt_sensitivity, prompt_spread
 from tiutils.io.checkpoints import RunState
-from tiutils.protocols import Progress
+from tiutils.protocols import Progress, TrainingProtocol
+
+logger = logging.getLogger("tiutils")
 
 WINDOW, THRESHOLD = 310, 0.15  # steps, and ratio of variances: the paper's for Textual Inversion
 
@@ -46,6 +52,7 @@ class EarlyStopping:
 
     Attributes:
         losses: fixed loss by step; the first is taken after the first `every` steps.
+        sensitivities: prompt sensitivity by step, if it is measured.
         best_step: the step with the lowest loss so far; None before the first.
         best_rows: its rows, float32 `(num_vectors, hidden)`.
     """
@@ -58,6 +65,7 @@ class EarlyStopping:
         window: int = WINDOW,
         threshold: float = THRESHOLD,
         patience: int | None = None,
+        sensitivity: bool = False,
     ):
         if min(every, num_samples, window, patience or 1) < 1 or threshold <= 0:
             raise InputError(
@@ -72,6 +80,8 @@ class EarlyStopping:
         )
         self.patience = patience
         self.losses: dict[int, float] = {}
+        self.measures_sensitivity, self.plain_spread = sensitivity, math.nan
+        self.sensitivities: dict[int, float] = {}
         self.best_step: int | None = None
         self.best_rows: np.ndarray | None = None
 
@@ -83,7 +93,21 @@ class EarlyStopping:
         if loss < self.losses.get(self.best_step or 0, math.inf):
             self.best_step, self.best_rows = progress.step, progress.training.vectors()
         self.losses[progress.step] = loss
+        if self.measures_sensitivity:
+            self.sensitivities[progress.step] = self._sensitivity(progress.training)
         return self.converged
+
+    def _sensitivity(self, training: TrainingProtocol) -> float:
+        """The prompt sensitivity of the word as it is now; the plain word is asked only once."""
+        ask, plan = training.predictions, training.dataset.plan
+        if math.isnan(self.plain_spread):
+            self.plain_spread = prompt_spread(ask, plan, training.config.plain_word)
+            if not self.plain_spread > 0:
+                logger.warning(
+                    "no prompt sensitivity: this model predicts the same for every sentence"
+                )
+        spread = prompt_spread(ask, plan, training.placeholder.token)
+        return prompt_sensitivity(spread, self.plain_spread)
 
     @property
     def converged(self) -> bool:
@@ -95,18 +119,37 @@ class EarlyStopping:
 
     def add_to(self, state: RunState) -> RunState:
         """A run state with this history in it."""
-        history = np.array(list(self.losses.items()), np.float64).reshape(-1, 2)
-        tensors = {**state.tensors, "stopping.losses": history}
+        tensors = {**state.tensors, "stopping.losses": _as_array(self.losses)}
+        if self.measures_sensitivity:
+            tensors["stopping.sensitivities"] = _as_array(self.sensitivities)
         if self.best_rows is not None:
             tensors["best_rows"] = self.best_rows
         return RunState(state.step, tensors, {**state.scalars, "best_step": self.best_step})
 
     def restore(self, state: RunState) -> None:
         """Take over the history in a run state; empty if that run had none."""
-        history = state.tensors.get("stopping.losses", np.empty((0, 2)))
-        self.losses = {int(step): float(loss) for step, loss in history}
+        self.losses = _by_step(state.tensors.get("stopping.losses"))
+        self.sensitivities = _by_step(state.tensors.get("stopping.sensitivities"))
         self.best_step = state.scalars.get("best_step")
         self.best_rows = state.tensors.get("best_rows")
+
+    def record(self) -> dict[str, Any]:
+        """Both histories for run.json, by step; without what is not finite."""
+        histories = {"fixed_losses": self.losses, "prompt_sensitivity": self.sensitivities}
+        return {
+            name: {step: round(value, 6) for step, value in history.items() if math.isfinite(value)}
+            for name, history in histories.items()
+        }
+
+
+def _as_array(history: Mapping[int, float]) -> np.ndarray:
+    """Steps and values, float64 `(steps, 2)`."""
+    return np.array(list(history.items()), np.float64).reshape(-1, 2)
+
+
+def _by_step(array: np.ndarray | None) -> dict[int, float]:
+    """What `_as_array` made of a history; empty without an array."""
+    return {} if array is None else {int(step): float(value) for step, value in array}
 
 
 def early_stopping(config: TrainingConfig, state: RunState | None) -> EarlyStopping | None:
@@ -117,6 +160,7 @@ def early_stopping(config: TrainingConfig, state: RunState | None) -> EarlyStopp
         config.early_stopping_steps,
         window=config.early_stopping_window,
         patience=config.early_stopping_patience,
+        sensitivity=True,
     )
     if state is not None:
         stopping.restore(state)

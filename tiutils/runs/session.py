@@ -5,7 +5,7 @@ output_dir/
     learned_embeds-steps-N.safetensors    the same after N steps
     checkpoint-N/                         the run state, to resume from
     validation-steps-N.png                pictures drawn during training
-    run.json                              flags, versions, times, losses
+    run.json                              flags, versions, times, losses; see `write_record`
 """
 
 from __future__ import annotations
@@ -156,6 +156,8 @@ def run_session(
         clock.lap("saving")
         status, losses = result.stopped or "finished", [*earlier, *result.losses]
         write_record(training, concept, clock, status, result.step, losses)
+        if stopping:
+            update_record(config.output_dir, stopping.record())
         publish.publish_if_asked(config, result.stopped)
     return TrainingResult(
         Path(config.output_dir),
