@@ -15,6 +15,7 @@ from tiutils.course.live import LiveView
 from tiutils.figures import curves, output
 from tiutils.io import embeddings
 from tiutils.protocols import Progress
+from tiutils.runs.early_stopping import EarlyStopping
 
 RED = Image.new("RGB", (16, 16), "red")
 
@@ -41,6 +42,17 @@ def learn(config, tmp_path):
 
 def rows(result):
     return embeddings.read(result.embedding_path).vectors
+
+
+def test_it_shows_what_early_stopping_measures(learn):
+    watch = EarlyStopping(2, num_samples=2, sensitivity=True)
+    view = LiveView(every=3, fixed_losses=watch.losses, sensitivities=watch.sensitivities)
+    learn(watch, view)
+    text = output.alt_text(view.figure())
+    first, last = watch.sensitivities[2], watch.sensitivities[6]
+    assert f"{watch.losses[2]:.4f} at step 2 to {watch.losses[6]:.4f} at step 6" in text
+    assert f"sensitivity goes from {first:.2f} at step 2 to {last:.2f} at step 6" in text
+    assert len(view.figure().axes) == 2 and view._page.value
 
 
 def test_it_shows_losses_pictures_time_and_memory(learn):

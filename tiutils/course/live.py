@@ -47,6 +47,7 @@ class LiveView:
         every: int = 50,
         photo: Image.Image | None = None,
         fixed_losses: Mapping[int, float] | None = None,
+        sensitivities: Mapping[int, float] | None = None,
     ):
         """Create the box.
 
@@ -55,11 +56,14 @@ class LiveView:
             every: the number of steps between these calls.
             photo: shown beside the images, for comparison.
             fixed_losses: step → loss on a fixed batch, filled in by the caller; plotted as well.
+            sensitivities: the same of prompt sensitivity. Another callback of the run fills both:
+                `EarlyStopping(sensitivity=True)`, whose `losses` and `sensitivities` they are.
         """
         import ipywidgets
 
         self.draw, self.every, self.photo = draw, every, photo
         self.fixed_losses = {} if fixed_losses is None else fixed_losses
+        self.sensitivities = {} if sensitivities is None else sensitivities
         self.samples: dict[int, Sequence[Image.Image]] = {}
         self.losses: list[Any] = []
         self.step = 0
@@ -151,7 +155,9 @@ class LiveView:
         last = self.samples[max(self.samples)] if self.samples else ()
         pictures = [*([self.photo] if self.photo is not None else []), *last]
         self.losses = [float(loss) for loss in self.losses]
-        return curves.loss_and_pictures(self.losses, pictures, self.step, self.fixed_losses)
+        return curves.loss_and_pictures(
+            self.losses, pictures, self.step, self.fixed_losses, self.sensitivities
+        )
 
     def _show(self) -> None:
         """Update the figure. Without a finite loss there is none; the training loop reports that itself."""

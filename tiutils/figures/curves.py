@@ -42,17 +42,25 @@ def sensitivity_curve(sensitivities: Mapping[int, float]) -> Figure:
     if not sensitivities:
         raise InputError("there is no prompt sensitivity to plot; give at least one value")
     figure = Figure(figsize=(6.4, 2.4), dpi=DPI, layout="constrained")
-    axis, steps, values = figure.subplots(), list(sensitivities), list(sensitivities.values())
+    axis = figure.subplots()
     axis.axhline(1, color=GRAY, linewidth=0.8, linestyle=":", label="the plain word")
-    axis.plot(steps, values, color=BLUE, marker="o", markersize=4, label="the learned word")
-    axis.set(xlabel="step", ylabel="prompt sensitivity", ylim=(0, None))
+    text = _plot_sensitivity(axis, sensitivities, BLUE)
+    axis.set_xlabel("step")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=8)
-    figure.set_label(
+    figure.set_label(text)
+    return figure
+
+
+def _plot_sensitivity(axis: Any, sensitivities: Mapping[int, float], color: str) -> str:
+    """Plot the prompt sensitivity by step; return the alt text."""
+    steps, values = list(sensitivities), list(sensitivities.values())
+    axis.plot(steps, values, color=color, marker="o", markersize=4, label="the learned word")
+    axis.set(ylabel="prompt sensitivity", ylim=(0, None))
+    return (
         f"Prompt sensitivity goes from {values[0]:.2f} at step {steps[0]} to {values[-1]:.2f} at step {steps[-1]}; "
         f"the plain word's is 1."
     )
-    return figure
 
 
 def loss_and_pictures(
@@ -60,8 +68,11 @@ def loss_and_pictures(
     pictures: Images,
     last_step: int,
     evaluation: Mapping[int, float] | None = None,
+    sensitivities: Mapping[int, float] | None = None,
 ) -> Figure:
     """Plot the losses of the steps up to `last_step` beside images.
+
+    The prompt sensitivity, if given by step, has an axis of its own on the right of the losses.
 
     Raises:
         InputError: there is no known loss.
@@ -73,6 +84,11 @@ def loss_and_pictures(
     )[0]
     text = _plot_losses(curve, losses, last_step - len(losses) + 1, evaluation, None)
     curve.set_ylabel("loss")  # the full label does not fit
+    if sensitivities:
+        right = curve.twinx()
+        text = f"{text} {_plot_sensitivity(right, sensitivities, GREEN)}"
+        right.yaxis.label.set_color(GREEN)
+        right.spines["top"].set_visible(False)
     for place, picture in zip(places, pictures, strict=True):
         place.set_axis_off()
         plot_image(place, picture, int(1.3 * DPI))
