@@ -2,11 +2,12 @@
 
     python -m benchmarks.ablation
 
-Each switch alone, then together, on the three concepts, 100 steps of the bundled model; the scores
-are those of `benchmarks.quality`, on held-out photos and from the same draws for all. Then learning
-rates over four decades. What is measured already is taken from benchmarks/ablation.csv; delete a
-line to measure it anew. Writes that table, docs/learning-rates.png and the table in
-docs/better_rows.md. Captions and masks are not among them: the course's photos have neither.
+Trains the bundled model for 100 steps on each of the three concepts, with each switch alone, then
+with all of them. The scores are those of `benchmarks.quality`, on held-out photos and with the same
+random draws for every variant. Learning rates over four decades follow. Results that are already in
+benchmarks/ablation.csv are not measured again; delete a line to repeat it. Writes that table,
+docs/learning-rates.png and the table in docs/better_rows.md. Captions and masks are left out: the
+course's photos have neither.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from tiutils.figures import output
 
 TABLE = ROOT / "benchmarks" / "ablation.csv"
 COLUMNS = ("concept", "variant", "steps", *comparison.METRICS)
-LOOKS = (10, 25, 50, 100)  # steps with a look at the loss; the last ends the run, with all scores
+LOOKS = (10, 25, 50, 100)  # steps at which the loss is measured, at the last all scores
 DRAWS = 64
 NUM_IMAGES = 8
 JUDGED_BY = ("evaluation_loss", "image_similarity", "prompt_following")
@@ -51,7 +52,8 @@ ALONE: dict[str, dict[str, Any]] = {
     "cross initialization": {"cross_initialization": True},
     "phrase": {"initializer_phrase": PHRASES},
 }
-PICKED = {"picked initializer": {"pick_initializer": True}}  # no part of "together": phrase or pick
+# left out of "together", where the phrase already says where to start
+PICKED = {"picked initializer": {"pick_initializer": True}}
 TOGETHER = {name: value for flags in ALONE.values() for name, value in flags.items()}
 RATES = (5e-5, 5e-4, 5e-3, 5e-2, 5e-1)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -64,7 +66,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def main() -> int:
-    """Measure what is not in the table yet; print tables, draw the figure."""
+    """Measure what the table lacks; print the tables and draw the figure."""
     logging.getLogger("tiutils").setLevel(logging.ERROR)
     for name in CONCEPTS:
         for variant, flags in VARIANTS.items():
@@ -80,7 +82,7 @@ def main() -> int:
 
 
 def measure(name: str, variant: str, flags: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Train once; a line for each look."""
+    """Train once; yields a line for each step in LOOKS."""
     words, held_out, found = card(name), photos(name, "held_out"), {}
     word, plain_word = words["placeholder_token"], words["initializer_token"]
     folder = ROOT / "runs" / "ablation" / f"{name}-{variant}".replace(" ", "-")
@@ -118,7 +120,7 @@ def read_table() -> list[dict[str, str]]:
 
 
 def add_rows(rows: list[dict[str, Any]]) -> None:
-    """Append lines; those of one run together."""
+    """Append the lines of one run, all at once."""
     is_new = not TABLE.exists()
     with open(TABLE, "a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -130,14 +132,14 @@ def add_rows(rows: list[dict[str, Any]]) -> None:
 def value_of(
     table: list[dict[str, str]], concept: str, variant: str, steps: int, measure: str
 ) -> float | None:
-    """One number of the table; None if it is not measured."""
+    """One number of the table; None if it has not been measured."""
     wanted = (concept, variant, str(steps))
     found = [r for r in table if (r["concept"], r["variant"], r["steps"]) == wanted]
     return float(found[0][measure]) if found and found[0].get(measure) else None
 
 
 def gains(table: list[dict[str, str]], variant: str, measure: str) -> list[float]:
-    """By how much, in percent, a variant is better than none, on each concept that is measured."""
+    """By how many percent a variant beats the run without switches, on each concept measured so far."""
     better = []
     for concept in CONCEPTS:
         plain, other = (
@@ -149,7 +151,7 @@ def gains(table: list[dict[str, str]], variant: str, measure: str) -> list[float
 
 
 def as_markdown(table: list[dict[str, str]]) -> str:
-    """By how much each switch is better than none: mean over concepts, and on how many of them."""
+    """By how much each switch beats the run without switches: the mean over concepts, and on how many it does."""
     names = [comparison.METRICS[measure][0][:-2] for measure in JUDGED_BY]
     lines = [
         f"| switch, {LOOKS[-1]} steps | {' | '.join(names)} | helps on every concept |",
@@ -170,7 +172,7 @@ def as_markdown(table: list[dict[str, str]]) -> str:
 
 
 def learning_rates(table: list[dict[str, str]]) -> Figure:
-    """Held-out loss over the steps, a line for each rate, a panel for each concept; then what is drawn."""
+    """Held-out loss over the steps, a line for each rate and a panel for each concept; then the pictures."""
     figure = Figure(figsize=(12.4, 2.9), dpi=output.DPI, layout="constrained")
     *axes, last = figure.subplots(1, len(CONCEPTS) + 1)
     colors = ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00")

@@ -1,15 +1,16 @@
-"""One training, two programs: `tiutils train` and the diffusers script, unchanged, each in processes of its own.
+"""The same training in two programs: `tiutils train` and the unchanged diffusers script, in separate processes.
 
     python -m benchmarks.against_diffusers --diffusers CHECKOUT
 
-Both train the same model on the same photos with the same flags and seed, in turns: once 1 × 4 (batches of one, four
-of them added up), the field guide's flags, and once 4 × 1, the fastest flags of both. The seconds of a step are the
-difference of a long and a short run over the difference of their steps; what is left of the short run is the start-up:
-imports, loading, encoding, writing. Of all rounds, the least of each counts. One thread each and CPU seconds, because
-they hardly depend on what else the machine does; `--threads 0` leaves threads alone and compares seconds.
+Both train the same model on the same photos with the same flags and seed, alternating: once 1 × 4 (batches of one,
+gradients accumulated over four), the field guide's flags, and once 4 × 1, the fastest flags for both. The seconds per
+step are the difference between a long and a short run, divided by the difference in steps; the rest of the short run is
+start-up: imports, loading, encoding, writing. The minimum over all rounds counts. Each program gets one thread and is
+timed in CPU seconds, because these hardly depend on what else the machine does; `--threads 0` lets the programs choose
+and compares elapsed seconds.
 
 `--model sd15 --device gpu` takes Stable Diffusion 1.5's shapes with random weights, made once; nothing is downloaded.
-Writes benchmarks/against_diffusers-DEVICE-MODEL.json and the table in benchmarks/README.md. Exit status 1 says that a
+Writes benchmarks/against_diffusers-DEVICE-MODEL.json and the table in benchmarks/README.md. The exit status is 1 if a
 goal is missed.
 """
 
@@ -30,7 +31,7 @@ ROOT = programs.ROOT
 WORK = ROOT / "build" / "benchmark-diffusers"
 PROGRAMS = {"ours": "tiutils", "theirs": "diffusers' script"}
 CUTS = {"1x4": (1, 4), "4x1": (4, 1)}
-# the share of their step that ours may take: device, theirs, ours
+# our step's time as a share of theirs, at most: device, theirs, ours
 GOALS = {
     "cpu": {("1x4", "1x4"): 1 / 3, ("4x1", "4x1"): 1 / 2},
     "gpu": {("1x4", "1x4"): 1 / 2, ("4x1", "4x1"): 1 / 2},
@@ -39,7 +40,7 @@ COMPARED = (("1x4", "1x4"), ("4x1", "4x1"), ("1x4", "4x1"))
 
 
 def main() -> int:
-    """Run both in turns, write and print; 1 if a goal is missed."""
+    """Run both, alternating; write and print the results; 1 if a goal is missed."""
     options = parse(sys.argv[1:])
     runs: list[dict[str, Any]] = []
     for _ in range(options.rounds):
@@ -73,13 +74,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--steps", type=int, nargs=2, default=(10, 50), metavar=("SHORT", "LONG"))
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1, help="0: as many as the programs like")
+    parser.add_argument("--threads", type=int, default=1, help="0: let the programs choose")
     parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no")
     return parser.parse_args(arguments)
 
 
 def command(who: str, cut: str, steps: int, options: argparse.Namespace) -> list[str]:
-    """The command that trains `steps` steps and writes one checkpoint, after the last."""
+    """The command that trains for `steps` steps and writes one checkpoint, after the last."""
     if options.model == "bundled":
         model, resolution = ROOT / "data" / "tiny-sd", 128
     else:
@@ -114,12 +115,12 @@ def run(who: str, cut: str, steps: int, options: argparse.Namespace) -> dict[str
 
 
 def folder_bytes(folder: Path) -> int:
-    """What the files in a folder take."""
+    """The total size of the files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def summarize(runs: list[dict[str, Any]], steps: tuple[int, int]) -> dict[str, dict[str, float]]:
-    """For each program and cut: a step, start-up, peak memory, checkpoint."""
+    """For each program and batch split: seconds per step, start-up, peak memory, checkpoint size."""
     summary = flax.summarize(runs, steps)
     for who, found in summary.items():
         short, long = (
@@ -135,13 +136,13 @@ def summarize(runs: list[dict[str, Any]], steps: tuple[int, int]) -> dict[str, d
 
 
 def ratio(record: dict[str, Any], theirs: str, ours: str) -> float:
-    """Which part of their step ours takes."""
+    """Our step's time as a share of theirs."""
     summary, measure = record["summary"], record["compared"]
     return summary[f"ours {ours}"][measure] / summary[f"theirs {theirs}"][measure]
 
 
 def missed(record: dict[str, Any]) -> list[tuple[str, str]]:
-    """The goals that are not reached."""
+    """The goals that are missed."""
     goals = GOALS[record["device"]]
     return [cuts for cuts, share in goals.items() if ratio(record, *cuts) > share]
 
@@ -164,7 +165,7 @@ def as_markdown(record: dict[str, Any]) -> str:
         f"{ratio(record, *cuts):.2f} (their {cuts[0]}, our {cuts[1]})".replace("x", " × ")
         for cuts in COMPARED
     ]
-    return "\n".join([*lines, "", f"Our step takes of theirs: {'; '.join(shares)}."])
+    return "\n".join([*lines, "", f"Our step's time as a share of theirs: {'; '.join(shares)}."])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Count the bytes of a training step without a device: every tensor of it is made, none is filled.
+"""Count the bytes of a training step without a device: every tensor is created, none is filled.
 
-PyTorch's fake tensors have shapes and formats but no data, so that Stable Diffusion 1.5's step takes seconds and no
-memory on any machine. What is counted is what PyTorch's allocator would be asked for, in blocks of 512 bytes as on a
-GPU. What a kernel needs for itself is not seen: cuDNN's workspaces, and the context of the device. Attention is
-`scaled_dot_product_attention`, counted in the fused form that a GPU takes as well for these shapes.
+PyTorch's fake tensors have shapes and dtypes but no data, so a step of Stable Diffusion 1.5 takes seconds, and no
+memory, on any machine. What is counted is what PyTorch's allocator would be asked for, in blocks of 512 bytes as on a
+GPU. Memory outside the allocator is not seen: cuDNN's workspaces and the device's context. Attention is
+`scaled_dot_product_attention`, counted in its fused form, which a GPU also uses for these shapes.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from tiutils.models import Models
 from tiutils.token_embedding import TokenEmbedding
 from tiutils.training import recompute_activations
 
-BLOCK = 512  # bytes, the grain of PyTorch's allocator on a GPU
+BLOCK = 512  # bytes, the block size of PyTorch's allocator on a GPU
 PRECISIONS = {"no": torch.float32, "half": torch.float16}
 
 
 class Counter(TorchDispatchMode):
-    """Counts while it is entered.
+    """A context manager that counts the bytes of tensors.
 
     Attributes:
-        live: bytes of tensors that were made and are still there; those given at first are not counted.
-        peak: the most there ever were at once.
-        moved: bytes of all operations' inputs and outputs, views aside: what memory must carry.
+        live: bytes of tensors that were created inside and still exist.
+        peak: the largest value of `live` so far.
+        moved: bytes of all operations' inputs and outputs, except views: the memory traffic.
     """
 
     def __init__(self, there: Iterable[Tensor] = ()):
@@ -76,7 +76,7 @@ def tensors(*modules: nn.Module) -> list[Tensor]:
 
 
 def ready(parts: Models, checkpointing: bool, bits: str | None) -> Models:
-    """Frozen parts with a new row in the table, and the switches set."""
+    """Frozen parts with a new row in the embedding table, and the switches set."""
     for part in (*parts.text_encoders, parts.vae, parts.unet):
         part.requires_grad_(False).eval()
     row, last = nn.Parameter(torch.zeros(1, parts.hidden_size, device=parts.device)), 0
@@ -94,7 +94,7 @@ def ready(parts: Models, checkpointing: bool, bits: str | None) -> Models:
 
 
 def dataset(parts: Models, batch: int) -> diffusion.LatentDataset:
-    """Something to learn from, with the new word in each prompt; its values do not matter."""
+    """A dataset with the new word in each prompt; its values do not matter."""
     shape, device = parts.latent_shape(), parts.device
     word = parts.text_encoder.get_input_embeddings().first_id
     plan = BatchPlan(0, batch, (3,) * 5, 3, shape, 1000)
@@ -104,7 +104,7 @@ def dataset(parts: Models, batch: int) -> diffusion.LatentDataset:
 
 
 def step(parts: Models, learned: diffusion.LatentDataset, half: torch.dtype | None) -> Tensor:
-    """Forward and backward of step 0, as a training run does it; returns the mean loss."""
+    """The forward and backward pass of step 0, as in a training run; returns the mean loss."""
     with torch.autocast(parts.device.type, half, enabled=half is not None):
         losses = diffusion.losses_at(parts, learned, 0, 0, learned.plan.batch_size)
     losses.mean().backward()
@@ -114,7 +114,7 @@ def step(parts: Models, learned: diffusion.LatentDataset, half: torch.dtype | No
 def count_step(
     model: str, precision: str, checkpointing: bool, bits: str | None, batch: int
 ) -> dict[str, int]:
-    """One forward and backward pass: bytes of `weights`, of `activations` at their peak, and moved (`time`)."""
+    """One forward and backward pass: bytes of `weights`, peak bytes of `activations`, and bytes moved (`time`)."""
     dtype = PRECISIONS[precision]
     with FakeTensorMode(allow_non_fake_inputs=True):
         parts = ready(random_parts(model, dtype, 49408), checkpointing, bits)
@@ -127,7 +127,7 @@ def count_step(
 
 
 def count_encoding(model: str, precision: str) -> int:
-    """Bytes on the device while one photo passes through the VAE: text encoder, VAE and its activations."""
+    """Bytes on the device while the VAE encodes one photo: text encoder, VAE, and the VAE's activations."""
     dtype = PRECISIONS[precision]
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         parts = ready(random_parts(model, dtype, 49408), False, None)

@@ -1,10 +1,10 @@
-"""Runs diffusers' own `textual_inversion.py`, unchanged, where torchvision cannot be installed.
+"""Run diffusers' own `textual_inversion.py`, unchanged, where torchvision cannot be installed.
 
     python -m benchmarks.diffusers_script CHECKOUT [--sdxl] --max_train_steps 10 ...
 
-With `--sdxl` it is `textual_inversion_sdxl.py`. The scripts take a random mirror and a crop from torchvision; stand-ins
-for them are put in place before the script starts. If the environment variable LOSSES names a file, each step's loss
-is added to it. CHECKOUT is a checkout of github.com/huggingface/diffusers.
+With `--sdxl` it is `textual_inversion_sdxl.py`. The scripts use a random horizontal flip and a crop from torchvision;
+substitutes are installed before the script starts. If the environment variable LOSSES names a file, each step's loss is
+appended to it. CHECKOUT is a checkout of github.com/huggingface/diffusers.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def note_losses(path: str) -> None:
 
 
 def main() -> None:
-    """Put the stand-in in place and become the script."""
+    """Install the substitute, then run the script in this process."""
     import diffusers  # noqa: F401  both look for the real torchvision when they are imported
     import transformers  # noqa: F401
 

@@ -1,13 +1,13 @@
-"""Does a run that stops by itself learn as much as 3000 steps of the diffusers script?
+"""Does a run that stops early learn as much as 3000 steps of the diffusers script?
 
     python -m benchmarks.early_stopping [--diffusers CHECKOUT]
 
-Teaches three words to the bundled model with three seeds each and --early_stopping, and, given a
-checkout of github.com/huggingface/diffusers, each word once by that project's own script under its
-field guide's command (batch 1 × 4, 5e-4, --scale_lr, 3000 steps). All words are scored on photos of
-sides that training never saw. Every run goes on where it was interrupted, and what is scored
-already is taken from benchmarks/early_stopping.csv; delete a line to measure it anew. Hours on two
-CPU cores, so no part of `make bench`.
+Teaches three words to the bundled model with --early_stopping, each with three seeds. Given a
+checkout of github.com/huggingface/diffusers, it also teaches each word once with that project's own
+script and the field guide's command (batch 1 × 4, 5e-4, --scale_lr, 3000 steps). All words are scored
+on photos of sides that training never saw. An interrupted run continues where it stopped, and scores
+that are already in benchmarks/early_stopping.csv are not measured again; delete a line to repeat it.
+It takes hours on two CPU cores, so it is not part of `make bench`.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ COLUMNS = (*KEY, "kept_step", "seconds", *comparison.METRICS)
 
 
 def main() -> int:
-    """Teach and score what is not in the table yet; print the table."""
+    """Teach and score what the table lacks; print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.early_stopping")
-    parser.add_argument("--diffusers", metavar="CHECKOUT", help="run their script, too")
+    parser.add_argument("--diffusers", metavar="CHECKOUT", help="also run their script")
     parser.add_argument("--only", choices=CONCEPTS, help="this concept alone")
     options = parser.parse_args()
     logging.getLogger("tiutils").setLevel(logging.ERROR)
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def teach_ours(name: str, seed: int) -> dict[str, Any]:
-    """One run of ours, scored: a line of the table."""
+    """One of our runs, scored: a line of the table."""
     result = teach(
         name,
         RUNS / f"tiutils-{name}-{seed}",
@@ -94,14 +94,14 @@ def teach_ours(name: str, seed: int) -> dict[str, Any]:
 
 
 def teach_theirs(name: str, checkout: str) -> None:
-    """Their script, unchanged, in a process of its own; from its last checkpoint, if there is one."""
+    """Run their script, unchanged, in a process of its own, from its last checkpoint if there is one."""
     folder, words = RUNS / f"diffusers-{name}", card(name)
     if (folder / "run" / "learned_embeds.safetensors").exists():
         return
     shutil.rmtree(folder / "photos", ignore_errors=True)
     (folder / "photos").mkdir(parents=True)
     (folder / "run").mkdir(exist_ok=True)
-    for photo in (ROOT / "data" / "concepts" / name).glob("*.jpg"):  # it opens every file it finds
+    for photo in (ROOT / "data" / "concepts" / name).glob("*.jpg"):  # it opens every file here
         shutil.copy(photo, folder / "photos")
     flags = {
         "pretrained_model_name_or_path": BUNDLED_MODEL, "train_data_dir": folder / "photos",
@@ -119,13 +119,13 @@ def teach_theirs(name: str, checkout: str) -> None:
     start = time.perf_counter()
     with open(folder / "log.txt", "a") as log:
         subprocess.run(command, cwd=ROOT, check=True, stdout=log, stderr=log)
-    if from_the_start:  # else they were the last of several sittings
+    if from_the_start:  # otherwise the time would be that of the last of several sessions
         seconds = round(time.perf_counter() - start, 3)
         (folder / "seconds.json").write_text(json.dumps(seconds))
 
 
 def words_of_theirs(name: str) -> list[dict[str, Any]]:
-    """The last file of their script for a concept, if there is any: a line without scores."""
+    """The last file that their script wrote for a concept, if any: a line without scores."""
     folder, last = RUNS / f"diffusers-{name}", "learned_embeds.safetensors"
     files = {int(re.findall(r"\d+", p.stem)[-1]): p for p in folder.glob("run/*-steps-*")}
     if (folder / "run" / last).exists():
@@ -175,7 +175,7 @@ def rows_of(name: str, seed: int, program: str = "tiutils") -> list[dict[str, An
 
 
 def add_row(row: dict[str, Any]) -> None:
-    """Put a line into the table, whole or not at all."""
+    """Add a line to the table, in one atomic write."""
     rows = [*read_table(), row]
     rows.sort(key=lambda r: (r["concept"], r["program"], int(r["seed"]), int(r["steps"])))
     temporary = TABLE.with_suffix(".tmp")
@@ -187,7 +187,7 @@ def add_row(row: dict[str, Any]) -> None:
 
 
 def as_markdown(table: list[dict[str, str]]) -> str:
-    """The table for a page, means over seeds: a line for each concept, program and number of runs."""
+    """The table for a page, with means over seeds: a line for each concept, program and number of runs."""
     names = [m for m in comparison.METRICS if any(row[m] for row in table)]
     lines = [
         "| concept | program | runs | steps | "

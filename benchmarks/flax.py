@@ -1,19 +1,19 @@
-"""How many samples a second: JAX and PyTorch here, diffusers' script, and the Flax script that upstream gave up.
+"""Samples per second: JAX and PyTorch here, diffusers' script, and the Flax script that diffusers has dropped.
 
     python -m benchmarks.flax --diffusers CHECKOUT --old_diffusers CHECKOUT --old_env PYTHON
 
 (a) `tiutils train --framework flax`  (b) `tiutils train`  (c) diffusers' `textual_inversion.py`, unchanged
 (d) `textual_inversion_flax.py` of diffusers 0.39 with transformers 4.57, see `benchmarks.flax_script`
 
-All four train the same model (random weights, see SHAPES) on the same photos with the same batch, each in processes of
-its own, in turns. The seconds of a step are the difference of a long and a short run over the difference of their
-steps, so that neither imports nor loading nor compiling count: of all rounds, the least of each length. What the first
-run with an empty compilation cache takes longer than the same run with a full one is the compile time, stated apart.
-With --threads 1, CPU seconds are compared instead of seconds: on one thread they are what an idle machine's seconds
-would be, and hardly depend on what else the machine does. The host's drawing of batches, which (a) does beside the
-device's work, then counts in full.
+All four train the same model (random weights, see SHAPES) on the same photos with the same batch, in separate
+processes, alternating. The seconds per step are the difference between a long and a short run, divided by the
+difference in steps, so that imports, loading and compiling do not count; the minimum over all rounds is taken for each
+length. The compile time, stated separately, is how much longer the first run takes with an empty compilation cache
+than with a full one. With --threads 1, CPU seconds are compared instead of elapsed seconds: on one thread they are what
+an idle machine would take, and they hardly depend on what else the machine does. They include in full the time in which
+the host draws batches, which (a) does while the device works.
 
-Writes benchmarks/flax-DEVICE-MODEL.json and prints the table; the page has that of --device cpu --model small.
+Writes benchmarks/flax-DEVICE-MODEL.json and prints the table; the page shows the one for --device cpu --model small.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ NAMES = {
     "c": "diffusers' script, PyTorch",
     "d": "diffusers 0.39's script, Flax",
 }
-GOALS = {"d": 1.5, "c": 1.7}  # how many times as fast as these JAX here is to be
-# The bundled model's shapes, but 32 groups fit the channels: the old Flax U-Net knows no other number.
+GOALS = {"d": 1.5, "c": 1.7}  # the goal: how many times as fast as each of these JAX should be here
+# The bundled model's shapes, but with channels that 32 groups divide: the old Flax U-Net allows no other number.
 SMALL = {
     "unet": {
         "block_out_channels": (64, 128, 160), "layers_per_block": 1, "attention_head_dim": 4,
@@ -60,13 +60,13 @@ SD15 = {
     "vae": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "sample_size": 512},
     "text": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
 }  # fmt: skip
-# Stable Diffusion 1.5's depth, heads and blocks, a tenth of its channels: what --model sd15 does, tried on a CPU.
+# Stable Diffusion 1.5's depth, heads and blocks with a tenth of its channels, to try --model sd15 on a CPU.
 SD15_THIN = {
     "unet": SD15["unet"] | {"block_out_channels": (32, 64, 128, 128), "cross_attention_dim": 96, "sample_size": 16},
     "vae": SD15["vae"] | {"block_out_channels": (32, 32, 64, 64), "sample_size": 128},
     "text": SD15["text"] | {"hidden_size": 96, "intermediate_size": 384},
 }  # fmt: skip
-# for counting bytes alone: it is not trained in JAX
+# only for counting bytes: it is not trained in JAX
 SDXL = {
     "unet": {
         "block_out_channels": (320, 640, 1280), "layers_per_block": 2, "attention_head_dim": [5, 10, 20],
@@ -84,11 +84,11 @@ SDXL = {
     },
 }  # fmt: skip
 SHAPES = {"small": SMALL, "sd15": SD15, "sd15-thin": SD15_THIN, "sdxl": SDXL}
-ONE_ENCODER = tuple(name for name in SHAPES if name != "sdxl")  # what JAX and the scripts can take
+ONE_ENCODER = tuple(name for name in SHAPES if name != "sdxl")  # for JAX and the scripts
 
 
 def main() -> int:
-    """Make the model, run all in turns, print and write; 1 if a goal is missed."""
+    """Make the model, run all four alternately, print and write the results; 1 if a goal is missed."""
     options = parse(sys.argv[1:])
     model = make_model(options.model)
     which = [key for key in NAMES if key in options.only and command(key, options, model, 1)]
@@ -134,7 +134,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def make_model(name: str) -> Path:
-    """A Stable Diffusion of random weights with the shapes of that name, as a folder; made once."""
+    """A folder with a Stable Diffusion of the named shapes and random weights, made once."""
     from tiutils import models
 
     folder = WORK / name
@@ -182,7 +182,7 @@ def random_parts(name: str, dtype: Any = None, vocabulary: int | None = None) ->
 
 
 def command(key: str, options: argparse.Namespace, model: Path, steps: int) -> list[str]:
-    """The command that trains `steps` steps; empty where what it needs was not given."""
+    """The command that trains for `steps` steps; empty if what it needs was not given."""
     ours = [sys.executable, "-m", "tiutils", "train", *plainly()]
     start = {
         "a": [*ours, "--framework", "flax"],
@@ -215,12 +215,12 @@ def dashed(flag: tuple[str, Any]) -> tuple[str, Any]:
 
 
 def plainly() -> list[str]:
-    """Flags that leave out of our program what the scripts do not know."""
+    """Flags that turn off what our program does and the scripts do not."""
     return [f"--{name}={value}" for name, value in AS_THE_SCRIPT.items()]
 
 
 def photos() -> Path:
-    """The photos alone: the scripts open whatever lies in the folder."""
+    """A folder with nothing but the photos: the scripts open every file they find."""
     folder = WORK / "photos"
     folder.mkdir(parents=True, exist_ok=True)
     for path in (ROOT / "data" / "concepts" / "wood-toy").glob("*.jpg"):
@@ -229,12 +229,12 @@ def photos() -> Path:
 
 
 def cache_of(key: str) -> Path:
-    """Where JAX keeps what it compiled for (a) and for (d)."""
+    """Where JAX caches what it compiles for (a) and (d)."""
     return WORK / f"compiled-{key}"
 
 
 def environment(key: str, options: argparse.Namespace) -> dict[str, str]:
-    """What the process is told beside its flags."""
+    """The environment variables of the process."""
     told = {
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": str(ROOT),
@@ -252,7 +252,7 @@ def environment(key: str, options: argparse.Namespace) -> dict[str, str]:
 def run(
     key: str, options: argparse.Namespace, model: Path, steps: int, cache: str
 ) -> dict[str, Any]:
-    """Run one to its end: wall-clock seconds, and CPU seconds of all its threads."""
+    """Run one to its end: elapsed seconds, and CPU seconds of all its threads."""
     shutil.rmtree(WORK / "out" / key, ignore_errors=True)
     words = command(key, options, model, steps)
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -269,7 +269,7 @@ def run(
 
 
 def summarize(runs: list[dict[str, Any]], steps: tuple[int, int]) -> dict[str, dict[str, float]]:
-    """For each: seconds and CPU seconds of a step, and what compiling took of either."""
+    """For each: elapsed and CPU seconds per step, and of compiling."""
     short, long = steps
     summary: dict[str, dict[str, float]] = {}
     for key in dict.fromkeys(run["who"] for run in runs):
@@ -287,7 +287,7 @@ def summarize(runs: list[dict[str, Any]], steps: tuple[int, int]) -> dict[str, d
 
 
 def missed(record: dict[str, Any]) -> list[str]:
-    """The goals that are not reached, of those that were measured."""
+    """The goals that were measured and missed."""
     measured = record["summary"].keys()
     return [
         key for key, goal in GOALS.items() if {"a", key} <= measured and ratio(record, key) < goal
@@ -295,7 +295,7 @@ def missed(record: dict[str, Any]) -> list[str]:
 
 
 def ratio(record: dict[str, Any], key: str) -> float:
-    """How many times as fast (a) is as another."""
+    """How many times as fast (a) is as another program."""
     summary, measure = record["summary"], record["compared"]
     return summary[key][measure] / summary["a"][measure]
 
@@ -320,7 +320,7 @@ def as_markdown(record: dict[str, Any]) -> str:
 
 
 def without_paths(arguments: list[str]) -> list[str]:
-    """The command without this machine's folders."""
+    """The command, without the names of this machine's folders."""
     names = {"--diffusers": "CHECKOUT", "--old_diffusers": "CHECKOUT", "--old_env": "PYTHON"}
     before = ["", *arguments]
     return [names.get(flag, word) for flag, word in zip(before, arguments, strict=False)]

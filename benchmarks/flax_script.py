@@ -1,11 +1,11 @@
-"""Runs diffusers 0.39's own `textual_inversion_flax.py`, unchanged, in an environment that still has Flax.
+"""Run diffusers 0.39's own `textual_inversion_flax.py`, unchanged, in an environment that still has Flax.
 
     OLD_PYTHON -m benchmarks.flax_script CHECKOUT --pretrained_model_name_or_path MODEL ...
 
-OLD_PYTHON has diffusers 0.39 and transformers 4.57, the last with Flax in them, and jax, flax, optax and torch;
-CHECKOUT is github.com/huggingface/diffusers at v0.39.0. MODEL is a folder of safetensors files: the Flax weights that
-the script needs are made of them in the folder MODEL-flax, once. After the last step the script asks the Hub for a
-safety checker; without the network it ends there, its training done.
+OLD_PYTHON has diffusers 0.39 and transformers 4.57, the last versions that include Flax, and jax, flax, optax and
+torch. CHECKOUT is github.com/huggingface/diffusers at v0.39.0. MODEL is a folder of safetensors files; the Flax weights
+that the script needs are converted from them once, into the folder MODEL-flax. After the last step the script asks the
+Hub for a safety checker; without a network it ends there, when training is done.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AFTER_TRAINING = "FlaxStableDiffusionSafetyChecker.from_pretrained"  # the scrip
 
 
 def with_flax_weights(model: Path) -> Path:
-    """A copy of a model with the weight files that Flax reads; made once, whole or not at all."""
+    """A copy of a model with the weight files that Flax reads, made once and moved into place when complete."""
     import torch
     from diffusers import FlaxAutoencoderKL, FlaxUNet2DConditionModel
     from safetensors.torch import load_file
@@ -41,7 +41,7 @@ def with_flax_weights(model: Path) -> Path:
     )
     for part, network in (("vae", FlaxAutoencoderKL), ("unet", FlaxUNet2DConditionModel)):
         weights = half / part / "diffusion_pytorch_model.safetensors"
-        torch.save(load_file(weights), weights.with_suffix(".bin"))  # from_pt knows this form only
+        torch.save(load_file(weights), weights.with_suffix(".bin"))  # from_pt needs this
         network_, parameters = network.from_pretrained(half / part, from_pt=True)
         network_.save_pretrained(half / part, params=parameters)
     half.rename(folder)
@@ -49,7 +49,7 @@ def with_flax_weights(model: Path) -> Path:
 
 
 def main() -> None:
-    """Make the weights, put the stand-in in place, become the script."""
+    """Convert the weights, install the substitute, then run the script in this process."""
     import diffusers  # noqa: F401  both look for the real torchvision when they are imported
     import transformers  # noqa: F401
 

@@ -1,10 +1,10 @@
-"""How many steps does a look at the photos save? Two concepts, from the noun and from the word encoder.
+"""How many steps does the word encoder save? Two concepts, started from their nouns and from their photos.
 
     python -m benchmarks.from_photos
 
-Teaches each word to the bundled model twice, 200 steps with one seed: from its noun's row, and with
+Teaches each word to the bundled model twice, for 200 steps with one seed: from its noun's row, and with
 --initializer_from_photos. Prints the fixed evaluation loss on photos of sides that training never
-saw, at the start and after some steps, as the table in docs/better_rows.md has it.
+saw, at the start and after some steps, as in the table in docs/better_rows.md.
 """
 
 from __future__ import annotations

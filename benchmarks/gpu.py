@@ -1,16 +1,16 @@
-"""Everything that is claimed of a GPU, measured in one go: minutes, no network, whatever fails is named.
+"""Measure everything that the pages claim about a GPU in one session: minutes, no network, failures are named.
 
     python -m benchmarks.gpu --out DIR [--minutes 8] [--diffusers-script FILE] [--stages NAME ...]
-    python -m benchmarks.gpu --out DIR --thin        rehearsed on a CPU, with thin shapes, in two minutes
+    python -m benchmarks.gpu --out DIR --thin        a rehearsal on a CPU, with thin shapes, in two minutes
     python -m benchmarks.gpu --tables DIR/gpu.json   writes the tables into the pages
 
-Stages in order of worth, each in a process of its own and with its share of the time that is left; what one leaves over
-is for those after it. Each writes DIR/NAME.json after every measurement, and all stands in DIR/gpu.json. FILE is
-`textual_inversion.py` of github.com/huggingface/diffusers. Compiling begins at once, beside the stages that measure no
-time; it is held while others do.
+The stages run in order of importance, each in a process of its own and with a share of the remaining time; what one
+does not use goes to the later ones. Each writes DIR/NAME.json after every measurement, and DIR/gpu.json collects them.
+FILE is `textual_inversion.py` of github.com/huggingface/diffusers. Compiling starts at once and runs beside the stages
+that measure no time; it is suspended during the others.
 """
 
-# ruff: noqa: E402  what is set here must be set before PyTorch comes
+# ruff: noqa: E402  the environment must be set before PyTorch is imported
 from __future__ import annotations
 
 import argparse
@@ -35,10 +35,8 @@ from typing import Any
 
 os.environ.setdefault(
     "PYTORCH_NVML_BASED_CUDA_CHECK", "1"
-)  # so that asking does not begin CUDA before a fork
-os.environ.setdefault(
-    "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-)  # the condition for bit-exact repetition
+)  # asking for a GPU must not initialize CUDA before a fork
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # needed for bit-exact repetition
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import psutil
@@ -53,7 +51,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "jax", "numpy")
 
 @dataclass(frozen=True)
 class Stage:
-    """What is done, its share in seconds of eight minutes, whether it measures time, below how many it is not begun."""
+    """What to run, its share in seconds of eight minutes, whether it measures time, and the least time it needs."""
 
     work: Callable[[gpu_stages.Notes], None]
     seconds: float
@@ -61,12 +59,12 @@ class Stage:
     least: float = 8
 
 
-# What each took on an H200 whose host launches kernels slowly, with 4.3 minutes for all, and what was left out
-# for it: correctness 33 s (14 of them the deterministic runs; left out: the same in fp16, float32 on the CPU);
-# speed 59 (batch 1 and 4: 45, of which the script's start 10; left out: attention kernels, profile, joined
-# projections); captured 26 (left out: rounds at batch 4); memory 38 (left out: caps from 8 GiB down); jax 49
-# (JAX did not end in 31); whole 25 (ended at step 211 of 500); compile to the end (145 s for the repeated
-# blocks, held most of them; left out: the whole U-Net).
+# What each took on an H200 whose host launches kernels slowly, with 4.3 minutes for all of them, and what was
+# skipped: correctness 33 s (14 of them the deterministic runs; skipped: the same in fp16, float32 on the CPU);
+# speed 59 (batch 1 and 4: 45, of which the script's start 10; skipped: attention kernels, profile, joined
+# projections); captured 26 (skipped: rounds at batch 4); memory 38 (skipped: caps of 8 GiB and less); jax 49
+# (JAX did not finish in 31); whole 25 (ended at step 211 of 500); compile until the end (145 s for the repeated
+# blocks, suspended for most of them; skipped: the whole U-Net).
 STAGES = {
     "correctness": Stage(gpu_stages.correctness, 60, is_timed=False),
     "speed": Stage(gpu_stages.speed, 110),
@@ -76,7 +74,7 @@ STAGES = {
     "whole": Stage(gpu_stages.whole, 65),
     "compile": Stage(gpu_stages.compiling, 10),
 }
-BESIDE = "compile"  # begun first, ended last
+BESIDE = "compile"  # started first, ended last
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -114,10 +112,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("--out", type=Path, default=Path("build", "benchmark-gpu"))
     parser.add_argument("--minutes", type=float, default=8)
-    parser.add_argument("--thin", action="store_true", help="on a CPU, to try the program itself")
+    parser.add_argument("--thin", action="store_true", help="on a CPU, to test this program")
     parser.add_argument("--stages", nargs="*", choices=STAGES, default=list(STAGES))
     parser.add_argument("--diffusers-script", type=Path, help="their textual_inversion.py")
-    parser.add_argument("--tables", type=Path, help="write these results into the pages")
+    parser.add_argument("--tables", type=Path, help="only write these results into the pages")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
@@ -144,14 +142,14 @@ def version(package: str) -> str | None:
 
 
 def save(options: argparse.Namespace, report: dict[str, Any]) -> None:
-    """Write gpu.json, in one move."""
+    """Write gpu.json atomically."""
     half = options.out / "gpu.part"
     half.write_text(json.dumps(report, indent=1) + "\n")
     os.replace(half, options.out / "gpu.json")
 
 
 def child(name: str, options: argparse.Namespace, until: float) -> int:
-    """What a stage's process does; its exit status."""
+    """What a stage's process does; returns its exit status."""
     notes = gpu_stages.Notes(
         options.out / f"{name}.json",
         Setting("cpu", "sd15-thin") if options.thin else Setting("cuda", "sd15"),
@@ -174,7 +172,7 @@ def child(name: str, options: argparse.Namespace, until: float) -> int:
 
 
 class Process:
-    """A stage that runs: a fork, which has everything imported already, or a new interpreter."""
+    """A running stage: a fork, in which everything is already imported, or a new interpreter."""
 
     can_fork = True
 
@@ -205,7 +203,7 @@ class Process:
             status = 1
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)  # nothing of the parent's is to be done at its end
+        os._exit(status)  # skip the parent's exit handlers
 
     @property
     def status(self) -> int | None:
@@ -215,13 +213,13 @@ class Process:
         return self.process.exitcode
 
     def wait(self, until: float) -> int | None:
-        """The exit status, or None if it still runs then."""
+        """The exit status, or None if it is still running after that time."""
         while self.status is None and time.time() < until:
             time.sleep(0.05)
         return self.status
 
     def tree(self) -> list[psutil.Process]:
-        """It and all that it began, the youngest first."""
+        """The process and its descendants, the youngest first."""
         with contextlib.suppress(psutil.NoSuchProcess):
             mine = psutil.Process(self.process.pid)
             return [*reversed(mine.children(recursive=True)), mine]
@@ -240,7 +238,7 @@ class Process:
 
 
 class Driver:
-    """Runs the stages in order, within the time."""
+    """Runs the stages in order, within the time allowed."""
 
     def __init__(self, options: argparse.Namespace, report: dict[str, Any], until: float):
         self.options, self.report, self.until = options, report, until
@@ -248,7 +246,7 @@ class Driver:
         self.rests: list[tuple[float, float]] = []
 
     def run(self) -> None:
-        """All that were asked for."""
+        """Run all stages that were asked for."""
         names = [name for name in STAGES if name in self.options.stages]
         begun = time.time()
         if BESIDE in names and Process.can_fork:
@@ -271,7 +269,7 @@ class Driver:
             print(f"{time.time() - begun:5.0f} s  {name}: {found['state']}", flush=True)
 
     def run_stage(self, name: str, limit: float) -> dict[str, Any]:
-        """One stage, ended when its time is over."""
+        """Run one stage, and end it when its time is up."""
         begun = time.time()
         process = Process(name, self.options, begun + limit)
         status = process.wait(begun + limit + 4)
@@ -300,7 +298,7 @@ class Driver:
 
     @contextlib.contextmanager
     def resting(self, is_timed: bool) -> Iterator[None]:
-        """Hold what runs beside while time is measured."""
+        """Suspend the background process while time is measured."""
         if not is_timed or self.beside is None:
             yield
             return
@@ -316,7 +314,7 @@ class Driver:
             self.beside.each(psutil.Process.resume)
 
     def grant(self) -> None:
-        """Give the device to what runs beside, if it asks for it, for a few seconds."""
+        """Give the device to the background process for a few seconds, if it asks."""
         time.sleep(0.1)
         ready, go = (gpu_stages.slot(self.options.work, name) for name in ("ready", "go"))
         if self.beside is None or self.beside.status is not None or not ready.exists():
@@ -327,7 +325,7 @@ class Driver:
             time.sleep(0.05)
 
     def finish(self, begun: float) -> dict[str, Any]:
-        """Wait for what runs beside, to the end of the time."""
+        """Wait for the background process until the time is up."""
         assert self.beside is not None
         while self.beside.status is None and time.time() < self.until:
             self.grant()

@@ -1,9 +1,9 @@
-"""Steps of the bundled model in JAX, in a process of their own: for `benchmarks.gpu`.
+"""Train the bundled model in JAX, in a process of its own, for `benchmarks.gpu`.
 
     python -m benchmarks.gpu_jax PRECISION STEPS
 
-Prints one line of JSON: seconds by stage, what the first ten steps took beyond the others (compiling, or reading what
-was compiled before), samples a second, and the first losses.
+Prints one line of JSON: seconds by stage, how much longer the first ten steps took than the others (compiling, or
+reading from the compilation cache), samples per second, and the first losses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 
 
 def main() -> int:
-    """Train, print."""
+    """Train and print."""
     precision, steps = sys.argv[1], int(sys.argv[2])
     begun = time.perf_counter()
     import jax

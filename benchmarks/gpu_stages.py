@@ -1,4 +1,4 @@
-"""The stages of `benchmarks.gpu`, each a function of `Notes`: measure until the time is over, keep each result."""
+"""The stages of `benchmarks.gpu`, each a function of `Notes`: measure until the time is up, keep every result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Result = dict[str, Any]
 
 
 class Skipped(Exception):
-    """A measurement that this machine, or the time that is left, does not allow."""
+    """A measurement that this machine, or the remaining time, does not allow."""
 
 
 @dataclasses.dataclass
@@ -58,12 +58,12 @@ class Notes:
         return self.setting.device == "cpu"
 
     def steps(self, full: int, thin: int) -> int:
-        """How often, on a GPU and in a rehearsal."""
+        """The number of repetitions, on a GPU and in a rehearsal."""
         return thin if self.thin else full
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """Those that are measured."""
+        """The batch sizes that are measured."""
         return (1,) if self.thin else (1, 4)
 
     def rounds(self, full: int) -> int:
@@ -75,7 +75,9 @@ class Notes:
         return self.until - time.time()
 
     def measure(self, name: str, work: Callable[[], Any], seconds: float = 2) -> Any:
-        """Keep what `work` returns, or why there is nothing; None then. Takes about `seconds`: none is always done."""
+        """Record what `work` returns and return it; or record why it failed or was skipped, and return None.
+
+        `work` takes about `seconds`; with none given it is never skipped for lack of time."""
         start, result = time.time(), None
         try:
             if seconds and self.left() < (0 if self.thin else seconds):
@@ -91,20 +93,20 @@ class Notes:
         return result
 
     def measure_object(self, name: str, work: Callable[[], Any]) -> Any:
-        """`work`'s result, which is not for the file; None where it failed."""
+        """The result of `work`, not recorded; None if it failed."""
         kept: list[Any] = []
         self.measure(name, lambda: kept.append(work()), 4)
         return kept[0] if kept else None
 
     def save(self) -> None:
-        """Write all, in one move."""
+        """Write everything atomically."""
         half = self.path.with_suffix(".part")
         half.write_text(json.dumps(self.found, indent=1) + "\n")
         os.replace(half, self.path)
 
 
 def need_cuda(notes: Notes, what: str) -> None:
-    """Raise where there is no GPU."""
+    """Raise if there is no GPU."""
     if notes.setting.device != "cuda":
         raise Skipped(f"{what} needs CUDA")
 
@@ -167,7 +169,7 @@ def correctness(notes: Notes) -> None:
 
 
 def difference(reference: Result, other: Result, bound: float) -> Result:
-    """How far losses and rows of two runs lie apart."""
+    """How far the losses and the rows of two runs are apart."""
     one, two = (np.array(found["losses"]) for found in (reference, other))
     apart = np.abs(two - one) / np.abs(one)
     moved = np.linalg.norm(reference["rows"] - reference["start"])
@@ -186,7 +188,7 @@ def difference(reference: Result, other: Result, bound: float) -> Result:
 
 
 def overflow(notes: Notes) -> Result:
-    """A scale that is far too large: rows must stay until it has come down, then move."""
+    """A loss scale that is far too large: the rows must not move until it has come down."""
     need_cuda(notes, "the loss scaler")
     training = bundled(notes.setting, "fp16", 60)
     training.config = dataclasses.replace(training.config, norm_control=0.0)
@@ -246,7 +248,7 @@ def repeated(notes: Notes, precision: str) -> Result:
 
 
 def speed(notes: Notes) -> None:
-    """Our step, the script's and the bare U-Net, alternating; then the U-Net in other layouts."""
+    """Our step, the script's and the bare U-Net, alternately; then the U-Net in other layouts."""
     setting = notes.setting
     notes.measure("chip", lambda: chip(notes), 4)
     training = notes.measure_object("building", lambda: ready(setting, setting.half, with_vae=True))
@@ -268,7 +270,7 @@ def speed(notes: Notes) -> None:
 
 
 def chip(notes: Notes) -> Result:
-    """What the chip can do: a large matrix product, a large copy."""
+    """The chip's limits: a large matrix product and a large copy."""
     need_cuda(notes, "the chip's rate")
     size = 8192
     a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
@@ -286,7 +288,7 @@ def chip(notes: Notes) -> Result:
 
 
 def compared(notes: Notes, training: Training) -> Result:
-    """Our step, the script's step and the bare U-Net in turns, with what each needs to warm up left out."""
+    """Our step, the script's step and the bare U-Net, alternately, each after its own warm-up."""
     setting, parts = notes.setting, training.models
     works: dict[str, Callable[[int], object]] = {
         "ours": lambda number: training_step(training, number),
@@ -351,7 +353,7 @@ def variants(notes: Notes, training: Training, batch: int) -> None:
 
 
 def attention_kernels(notes: Notes, training: Training, batch: int) -> None:
-    """The bare U-Net with each kernel that PyTorch has for attention."""
+    """The bare U-Net with each of PyTorch's attention kernels."""
     unet = training.models.unet
     bare = step_cost.bare_unet(training, unet, unet.dtype)
 
@@ -369,7 +371,7 @@ def attention_kernels(notes: Notes, training: Training, batch: int) -> None:
 
 
 def row_optimizer(notes: Notes) -> Result:
-    """Microseconds that AdamW takes for one row and for six: nothing else is in the loop."""
+    """Microseconds that AdamW takes for one row and for six, with nothing else in the loop."""
     device = notes.setting.device
     kinds: dict[str, Result] = {"plain": {"foreach": False}, "foreach": {"foreach": True}}
     if device == "cuda":
@@ -386,7 +388,7 @@ def row_optimizer(notes: Notes) -> Result:
 
 
 def profile(notes: Notes, training: Training) -> Result:
-    """How long the device is at work in a step, and with what."""
+    """How long the device works in a step, and on which kernels."""
     need_cuda(notes, "the profile")
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     training_step(training, 0)
@@ -415,7 +417,7 @@ def profile(notes: Notes, training: Training) -> Result:
 
 
 def captured(notes: Notes) -> None:
-    """The step and the bare U-Net as CUDA graphs, beside themselves uncaptured; a process of its own."""
+    """The step and the bare U-Net, captured as CUDA graphs and not; in a process of its own."""
     setting = notes.setting
     notes.found["precision"] = setting.half
     base = notes.measure_object("building", lambda: ready(setting, setting.half))
@@ -433,7 +435,7 @@ def captured(notes: Notes) -> None:
 
 
 def capture_all(notes: Notes, training: Training, batch: int) -> dict[str, Callable[[int], object]]:
-    """All that can be captured, by name; the losses of each captured step are compared first."""
+    """Everything that can be captured, by name; the losses of each captured step are compared first."""
     setting, parts = notes.setting, training.models
     start = training.rows.detach().clone()
     plain = step_cost.bare_unet(training, parts.unet, parts.unet.dtype)
@@ -508,7 +510,7 @@ def capture_all(notes: Notes, training: Training, batch: int) -> dict[str, Calla
 
 
 def memory_rows(notes: Notes) -> None:
-    """What steps reserve, a row for each of the counted table's; then `--fit` under a cap."""
+    """What steps reserve, for each row of the counted table; then `--fit` under memory caps."""
     half = notes.setting.half
     for precision in dict.fromkeys((half, "no", "bf16")):
         if notes.thin and precision == "bf16":
@@ -537,14 +539,14 @@ def memory_rows(notes: Notes) -> None:
 
 
 def built(notes: Notes, precision: str) -> Training:
-    """A run to measure, the one before forgotten."""
+    """A run to measure; the memory of the previous one is freed first."""
     lift_cap(notes)
     clean(notes)
     return ready(notes.setting, precision)
 
 
 def clean(notes: Notes) -> None:
-    """Forget what was there, so that the peak is that of what comes."""
+    """Free what is no longer used and reset the peak."""
     gc.collect()
     if notes.setting.device == "cuda":
         torch.cuda.synchronize()
@@ -553,7 +555,7 @@ def clean(notes: Notes) -> None:
 
 
 def peaks(notes: Notes) -> Result:
-    """The most that PyTorch had reserved and given out, and what nvidia-smi says of this process."""
+    """The most that PyTorch had reserved and allocated, and what nvidia-smi reports for this process."""
     if notes.setting.device != "cuda":
         return {"note": "peaks need CUDA"}
     free, total = torch.cuda.mem_get_info()
@@ -566,7 +568,7 @@ def peaks(notes: Notes) -> Result:
 
 
 def nvidia_smi_bytes() -> int | None:
-    """What nvidia-smi says that this process has, context and all; None where it lists no processes."""
+    """What nvidia-smi reports for this process, its context included; None where it lists no processes."""
     query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(query, capture_output=True, text=True, timeout=15).stdout
@@ -578,13 +580,13 @@ def nvidia_smi_bytes() -> int | None:
 
 
 def taken(notes: Notes, base: Training, checkpointing: bool, batch: int) -> Result:
-    """Three steps: what they reserve at most, and how long the last two take."""
+    """Three steps: the most they reserve, and how long the last two take."""
     training = gpu_steps.with_batch(base, batch)
     training.config = dataclasses.replace(training.config, gradient_checkpointing=checkpointing)
     parts = training.models
     if checkpointing:
         recompute_activations(parts)
-    clean(notes)  # what making the weights took is none of a step's
+    clean(notes)  # the memory in which the weights were made does not belong to the step
     loss = training_step(training, 0)
     notes.setting.synchronize()
     start = time.perf_counter()
@@ -605,7 +607,7 @@ def taken(notes: Notes, base: Training, checkpointing: bool, batch: int) -> Resu
 
 @torch.no_grad()
 def encoding(notes: Notes) -> Result:
-    """The peak while a photo passes through the VAE: text encoder and VAE are there, the U-Net is not."""
+    """The peak while the VAE encodes a photo: text encoder and VAE are on the device, the U-Net is not."""
     clean(notes)
     parts = gpu_steps.random_models(notes.setting, notes.setting.half, with_vae=True)
     parts.unet = None
@@ -618,7 +620,7 @@ def encoding(notes: Notes) -> Result:
 
 
 def set_cap(notes: Notes, size: float) -> None:
-    """Let PyTorch have no more than so many bytes."""
+    """Limit PyTorch to so many bytes of the device."""
     if notes.setting.device == "cuda":
         torch.cuda.empty_cache()
         total = torch.cuda.get_device_properties(0).total_memory
@@ -626,7 +628,7 @@ def set_cap(notes: Notes, size: float) -> None:
 
 
 def lift_cap(notes: Notes) -> None:
-    """Let it have all again."""
+    """Lift the limit."""
     if notes.setting.device == "cuda":
         torch.cuda.set_per_process_memory_fraction(1.0)
 
@@ -634,15 +636,15 @@ def lift_cap(notes: Notes) -> None:
 def planned(
     notes: Notes, base: Training, free: float
 ) -> tuple[Training, list[memory.Plan], Result]:
-    """A run as `--fit` chooses it for a batch of four where so many bytes are free, and the leaner plans.
+    """A run as `--fit` plans it for a batch of four when so many bytes are free, and the leaner plans.
 
-    It goes on with the weights that are there, so that caps must come in falling order: checkpointing stays on.
+    It reuses the loaded weights, on which checkpointing stays on once it is; caps must therefore come in falling order.
     """
     config = TrainingConfig("", gpu_steps.WORD, "toy", train_batch_size=4, fit=True)
     plan, fallbacks = memory.choose_plan(config, memory.SD15, notes.setting.device, int(free))
     found = {"plan": str(plan), "leaner": [str(one) for one in fallbacks]}
     if plan.quantize or plan.mixed_precision != base.config.mixed_precision:
-        raise Skipped(f"--fit chose {plan}, which is not run here")
+        raise Skipped(f"--fit chose {plan}, which is not measured here")
     training = gpu_steps.with_batch(base, 4)
     training.config = plan.applied(dataclasses.replace(training.config, fit=True))
     if plan.gradient_checkpointing:
@@ -651,7 +653,7 @@ def planned(
 
 
 def fitted(notes: Notes, base: Training, cap: float) -> Result:
-    """`--fit` on a card of so many GiB: what it chooses, and whether steps fit."""
+    """`--fit` on a card of so many GiB: what it chooses, and whether the steps fit."""
     clean(notes)
     set_cap(notes, cap * GIB)
     try:
@@ -670,7 +672,7 @@ def fitted(notes: Notes, base: Training, cap: float) -> Result:
 
 
 def out_of_memory(notes: Notes, base: Training) -> Result:
-    """A plan that fits, then a cap below it: the same step must be done by a leaner plan."""
+    """A plan that fits, then a cap below what it needs: a leaner plan must finish the same step."""
     need_cuda(notes, "an induced out-of-memory")
     clean(notes)
     training, fallbacks, found = planned(notes, base, 16 * GIB)
@@ -699,7 +701,7 @@ def out_of_memory(notes: Notes, base: Training) -> Result:
 
 
 def jax(notes: Notes) -> None:
-    """The bundled model in JAX, in processes of its own: cold, then with what was compiled kept; PyTorch beside it."""
+    """The bundled model in JAX, in separate processes, with an empty and a full compilation cache; and in PyTorch."""
     half = notes.setting.half
     for precision in dict.fromkeys(("no", half)):
         notes.measure(f"PyTorch, {precision}", lambda p=precision: bundled_steps(notes, p), 9)
@@ -715,7 +717,7 @@ def jax(notes: Notes) -> None:
 
 
 def bundled_steps(notes: Notes, precision: str) -> Result:
-    """Samples a second of the bundled model in PyTorch, and the first losses."""
+    """Samples per second of the bundled model in PyTorch, and the first losses."""
     training = bundled(notes.setting, precision, 10**6)
     first = [float(training_step(training, step)) for step in range(notes.steps(20, 3))]
     work = {"step": lambda number: training_step(training, 20 + number)}
@@ -756,7 +758,7 @@ def jax_losses(notes: Notes) -> Result:
 
 
 def whole(notes: Notes) -> None:
-    """A run from photos to pictures by the clock: bundled model, validation, early stopping; then 64 pictures."""
+    """The time from photos to pictures: the bundled model with validation and early stopping, then 64 pictures."""
     kept: Result = {}
 
     def train(precision: str) -> Result:
@@ -811,7 +813,7 @@ def whole(notes: Notes) -> None:
 
 
 def compiling(notes: Notes) -> None:
-    """`torch.compile` of the U-Net: its repeated blocks alone, then all of it; timed when the driver gives a slot."""
+    """`torch.compile` of the U-Net: its repeated blocks, then all of it; timed when the driver grants the device."""
     setting = notes.setting
     training = notes.measure_object("building", lambda: ready(setting, setting.half))
     if training is None:
@@ -854,19 +856,19 @@ def compiling(notes: Notes) -> None:
 
 
 def slot(work: Path, name: str) -> Path:
-    """The files by which a process beside the others asks for the device, and is given it."""
+    """The files with which the background process asks for the device and is granted it."""
     return work / f"slot.{name}"
 
 
 def wait_for_slot(notes: Notes) -> None:
-    """Ask for the device, and wait until nothing else is at work there."""
+    """Ask for the device and wait until nothing else uses it."""
     slot(notes.work, "ready").touch()
     while not slot(notes.work, "go").exists() and notes.left() > 0:
         time.sleep(0.05)
 
 
 def rested(work: Path, begun: float, ended: float) -> float:
-    """For how many of the seconds between two moments this process was held."""
+    """How many seconds this process was suspended between two moments."""
     path = work / "rests.json"
     rests = json.loads(path.read_text()) if path.exists() else []
     return sum(max(0.0, min(ended, stop) - max(begun, start)) for start, stop in rests)

@@ -1,6 +1,6 @@
-"""What `benchmarks.gpu` measures: steps with Stable Diffusion 1.5's shapes, plain, captured, and those of the script.
+"""The steps that `benchmarks.gpu` measures: with Stable Diffusion 1.5's shapes, plain and captured, and the script's.
 
-Weights are random and made on the device itself; nothing is downloaded, nothing but photos read from a disk.
+Weights are random and made on the device itself; nothing is downloaded, and only photos are read from disk.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tiutils.runs import cuda_graph
 from tiutils.runs.cuda_graph import CapturedStep, Recorded, Work
 from tiutils.training import Training, make_optimizer, prepare, recompute_activations
 
-VOCABULARY = 49408 + 1  # Stable Diffusion 1.5's rows, and the new word's, which the script adds
+VOCABULARY = 49408 + 1  # Stable Diffusion 1.5's rows, and the one that the script adds
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WORD = "<wood-toy>"
 PHOTOS = flax.ROOT / "data" / "concepts" / "wood-toy"
@@ -50,11 +50,11 @@ class Setting:
 
     @property
     def half(self) -> str:
-        """Half precision, where the device gains by it."""
+        """Half precision where the device benefits from it, else float32."""
         return "fp16" if self.device == "cuda" else "no"
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that it was given."""
+        """Wait until the device has finished all its work."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 
@@ -68,7 +68,7 @@ def ready(
     checkpointing: bool = False,
     with_vae: bool = False,
 ) -> Training:
-    """A run of random weights, ready for its first step; what it learns from is noise."""
+    """A run with random weights, ready for its first step; its photos are noise."""
     parts = random_models(setting, precision, with_vae)
     device = parts.device
     placeholder = token_embedding.add_placeholder(parts, WORD, initializer_token="toy")
@@ -115,14 +115,14 @@ def random_models(setting: Setting, precision: str, with_vae: bool = False) -> M
     with torch.device(setting.device):
         parts = flax.random_parts(setting.shapes, DTYPES[precision], VOCABULARY)
     if not with_vae:
-        parts.vae = types.SimpleNamespace(config=parts.vae.config)  # its shapes are asked for
+        parts.vae = types.SimpleNamespace(config=parts.vae.config)  # the shapes are read from it
     for part in (parts.text_encoder, parts.unet, *[parts.vae] * with_vae):
         part.requires_grad_(False).eval()
     return parts
 
 
 def accelerator(setting: Setting, precision: str) -> Accelerator:
-    """A new one: accelerate remembers the precision of the last."""
+    """A new accelerator; accelerate would remember the previous one's precision."""
     AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=setting.device == "cpu", mixed_precision=precision)
 
@@ -140,7 +140,7 @@ def bundled(setting: Setting, precision: str, steps: int, device: str | None = N
 
 
 def with_batch(training: Training, batch: int) -> Training:
-    """The same run with another batch."""
+    """The same run with another batch size."""
     dataset = training.dataset
     plan = dataclasses.replace(dataset.plan, batch_size=batch)
     return dataclasses.replace(
@@ -162,10 +162,10 @@ def in_turns(
     count: int,
     until: float = float("inf"),
 ) -> dict[str, dict[str, Any]]:
-    """Milliseconds that one call of each takes: the median of all rounds, after one that does not count.
+    """Milliseconds for one call of each function: the median of all rounds, after one that does not count.
 
-    A round is `count` calls between two moments when the device is idle. No round is begun after `until`, of
-    `time.time()`, once three count.
+    A round is `count` calls between two moments at which the device is idle. After three rounds, none is started later
+    than `until`, a value of `time.time()`.
     """
     taken: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
@@ -189,7 +189,7 @@ def in_turns(
 
 
 def again(work: Work) -> Recorded:
-    """What stands for `cuda_graph.record` on a CPU: to replay is to do the work once more."""
+    """A substitute for `cuda_graph.record` on a CPU: replaying repeats the work."""
     results = work()
 
     def replay() -> None:
@@ -200,12 +200,12 @@ def again(work: Work) -> Recorded:
 
 
 def recorder(setting: Setting) -> Callable[[Work], Recorded]:
-    """What records work there."""
+    """The function that records work on this device."""
     return cuda_graph.record if setting.device == "cuda" else again
 
 
 class WholeStep(CapturedStep):
-    """A captured step whose graph holds the optimizer as well, to see what that is worth.
+    """A captured step whose graph includes the optimizer, to see what that gains.
 
     For a constant learning rate, without clipping or control of lengths.
     """
@@ -239,7 +239,7 @@ class WholeStep(CapturedStep):
 
     @torch.no_grad()
     def _forget(self, training: Training, start: Tensor) -> None:
-        """Undo what the warm-up has trained, in place: the graph knows these tensors."""
+        """Undo what the warm-up has trained, in place: the graph refers to these tensors."""
         scaler = training.scaler
         training.rows.copy_(start)
         for value in training.optimizer.state[training.rows].values():
@@ -262,15 +262,15 @@ def captured_unet(setting: Setting, work: Callable[[int], object]) -> Callable[[
 
 
 class _Enough(BaseException):
-    """Ends the script's thread."""
+    """Raised to end the script's thread."""
 
 
 class Script:
-    """diffusers' `textual_inversion.py`, unchanged, in a thread that waits before each step until it is asked for.
+    """diffusers' `textual_inversion.py`, unchanged, in a thread that waits before each step until it is told to go on.
 
-    It gets the same frozen U-Net and VAE as our step, a text encoder of its own, and a table of as many rows. It asks
-    for them by `from_pretrained`, which hands them out while the thread lives; where it moves its progress bar on, it
-    waits. Trackers are shut off.
+    It shares the frozen U-Net and VAE with our step, and has a text encoder of its own with as many rows. While the
+    thread is alive, `from_pretrained` returns these to it. It waits where it advances its progress bar. Trackers are
+    turned off.
     """
 
     def __init__(self, script: Path, setting: Setting, training: Training):
@@ -317,7 +317,7 @@ class Script:
 
     def _wait(self, seconds: float) -> None:
         if not self.done.acquire(timeout=seconds):
-            raise TimeoutError(f"the script did not come on in {seconds} seconds")
+            raise TimeoutError(f"the script did not reach its next step in {seconds} seconds")
         if self.error is not None:
             raise RuntimeError(f"the script failed: {self.error!r}") from self.error
 
@@ -375,14 +375,14 @@ class Script:
 
 
 def plain_text_encoder(setting: Setting, parts: Models) -> Any:
-    """A text encoder as the run's, with a plain table of `VOCABULARY` rows and all weights free to train."""
+    """A text encoder like the run's, with a plain table of `VOCABULARY` rows and all weights trainable."""
     encoder = copy.deepcopy(parts.text_encoder)
     encoder.set_input_embeddings(encoder.get_input_embeddings().table)
     return encoder.requires_grad_(True).train()
 
 
 def long_tokenizer(parts: Models) -> Any:
-    """The bundled tokenizer without the new word, as long as Stable Diffusion 1.5's: the script sizes its table so."""
+    """The bundled tokenizer without the new word, as long as Stable Diffusion 1.5's: the script reads its length."""
     tokenizer = copy.deepcopy(parts.text_encoder.get_input_embeddings().tokenizer_before)
     kind = type(tokenizer)
     tokenizer.__class__ = type(kind.__name__, (kind,), {"__len__": lambda self: VOCABULARY})

@@ -1,16 +1,17 @@
-"""Does a learned word show its thing? An outside witness says, of nine things, for one model or several.
+"""Does a learned word show its thing? An independent network judges nine things, for one or several models.
 
     python -m benchmarks.identity --model data/tiny-sd --steps 400 --seeds 3
 
 Teaches the three concepts and the six held-out things, one row each, with the program's own
 training and its defaults, and draws each word: many pictures of "a photo of a …", and as many in
-four places that no photo shows. The witness (`benchmarks.witness`) says for how many of them the
-right thing is the first, or among the first five, of sixty; the evaluator beside the first model,
-how many show the place asked for, of all places. Beside them stand the plain noun, and real photos.
+four places that no photo shows. The witness (`benchmarks.witness`) ranks sixty things for each
+picture and counts how often the right one comes first, or among the first five. The first model's
+evaluator counts how many pictures show the place asked for. The plain noun and real photos are
+judged in the same way for comparison.
 
-A word that was taught before, with this model and these settings, is taken from the folder `--runs`,
-so that a run which was stopped goes on. Nothing is picked: the figure shows each seed's first
-pictures, and the folder of each word holds all of them in one PNG.
+Words that were taught before, with this model and these settings, are taken from the folder `--runs`,
+so an interrupted benchmark continues where it stopped. Nothing is picked: the figure shows each
+seed's first pictures, and the folder of each word has all of them in one PNG.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ GROUPS = {"concepts": witness.CONCEPTS, "held-out things": witness.HELD_OUT}
 
 @dataclass(frozen=True)
 class Settings:
-    """How words are taught, and how many pictures of each prompt and of all places are drawn."""
+    """How words are taught, and how many pictures are drawn of the plain prompt and of all places together."""
 
     steps: int
     pictures: int
     start: str  # "noun", or "look": the row that a word encoder sees in the photos
 
     def flags(self, word: str, noun: str) -> dict[str, Any]:
-        """The training's flags that depend on the start."""
+        """The training flags that depend on the start."""
         start = {"initializer_token": noun}
         if self.start == "look":
             start = {"initializer_from_photos": True}
@@ -73,7 +74,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a word draws: pictures of the plain prompt, and in the places of ASKED, as many of each."""
+    """A word's pictures: of the plain prompt, and as many in the places of ASKED."""
 
     plain: list[Image.Image]
     placed: list[Image.Image]
@@ -81,7 +82,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Result:
-    """One model and thing: what its noun draws, and what its word draws, seed by seed."""
+    """One model and thing: the pictures of its noun, and those of its word for each seed."""
 
     model: str
     thing: str
@@ -98,7 +99,7 @@ def card(thing: str) -> tuple[str, str]:
 
 @functools.cache
 def fingerprint(folder: Path) -> str:
-    """Twelve hexadecimal digits that change with a model or a thing's photos, and with the training's defaults."""
+    """Twelve hexadecimal digits that depend on a model or a thing's photos, and on the training's defaults."""
     digest = hashlib.sha256(repr((tiutils.TrainingConfig(), PROMPT, ASKED)).encode())
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".safetensors", ".json", ".jpg"):
@@ -126,7 +127,7 @@ def save(drawn: Drawn, path: Path, word: str) -> None:
 
 
 def write(picture: Image.Image, path: Path, alt: str) -> None:
-    """A PNG in true color, which `figures.save` would cut to 256; whole or not at all."""
+    """Write a PNG in true color, which `figures.save` would reduce to 256 colors, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     info = PngInfo()
     info.add_itxt("Description", alt)
@@ -136,7 +137,7 @@ def write(picture: Image.Image, path: Path, alt: str) -> None:
 
 
 def read(path: Path, pictures: int) -> Drawn:
-    """What `save` wrote."""
+    """Read what `save` wrote."""
     with Image.open(path) as sheet:
         side, sheet = sheet.width // COLUMNS, sheet.convert("RGB")
     corners = [(n % COLUMNS * side, n // COLUMNS * side) for n in range(2 * pictures)]
@@ -145,7 +146,7 @@ def read(path: Path, pictures: int) -> Drawn:
 
 
 def noun_pictures(model: Path, thing: str, settings: Settings, runs: Path) -> Drawn:
-    """What the thing's noun draws, kept for the next time."""
+    """The pictures of the thing's noun, kept for the next run."""
     noun = card(thing)[1]
     path = runs / fingerprint(model) / f"nouns-{settings.pictures}" / f"{noun}.png"
     if not path.exists():
@@ -154,7 +155,7 @@ def noun_pictures(model: Path, thing: str, settings: Settings, runs: Path) -> Dr
 
 
 def word_pictures(model: Path, thing: str, seed: int, settings: Settings, runs: Path) -> Drawn:
-    """Teach the thing's word and draw it, or take what was taught and drawn before."""
+    """Teach the thing's word and draw it, unless both were done before."""
     folder = word_folder(model, thing, seed, settings, runs)
     path = folder / "pictures.png"
     if not path.exists():
@@ -169,14 +170,14 @@ def word_pictures(model: Path, thing: str, seed: int, settings: Settings, runs: 
 
 
 def word_folder(model: Path, thing: str, seed: int, settings: Settings, runs: Path) -> Path:
-    """Where the word of one thing and seed lies, by model, settings and photos."""
+    """The folder of the word for one thing and seed, by model, settings and photos."""
     mark = fingerprint(witness.taught()[thing])[:6]
     name = f"{settings.start}-{settings.steps}-{settings.pictures}"
     return runs / fingerprint(model) / name / f"{thing}-{seed}-{mark}"
 
 
 def teach(model: Path, thing: str, seed: int, settings: Settings, folder: Path) -> None:
-    """Leave the learned row in `folder`."""
+    """Train, and save the learned row in `folder`."""
     config = tiutils.TrainingConfig(
         pretrained_model_name_or_path=str(model),
         train_data_dir=str(witness.taught()[thing]),
@@ -193,7 +194,7 @@ def teach(model: Path, thing: str, seed: int, settings: Settings, folder: Path) 
 
 
 def in_place(clip: clip_model.ClipScorer, placed: Sequence[Image.Image]) -> np.ndarray:
-    """Which pictures the evaluator finds in the place asked for, among all places: (n,) of bool."""
+    """Whether the evaluator, choosing among all places, finds each picture in the one asked for: bool (n,)."""
     names = list(PLACES)
     found = (clip.encode_images(placed) @ clip.encode_text(names).T).argmax(dim=1).numpy()
     asked = np.repeat([names.index(place) for place in ASKED], len(placed) // len(ASKED))
@@ -202,7 +203,7 @@ def in_place(clip: clip_model.ClipScorer, placed: Sequence[Image.Image]) -> np.n
 
 @torch.no_grad()
 def through_autoencoder(parts: models.Models, images: Sequence[Image.Image]) -> list[Image.Image]:
-    """What is left of photos when the model's autoencoder has had them: the most a word could show."""
+    """Photos after a pass through the model's autoencoder: the most that a word could show."""
     side, found = parts.resolution, []
     for image in images:
         small = image.resize((side, side), Image.Resampling.LANCZOS)
@@ -215,19 +216,19 @@ def through_autoencoder(parts: models.Models, images: Sequence[Image.Image]) -> 
 
 @dataclass(frozen=True)
 class Judges:
-    """The witness, the harsher one that looks at every edge, and the evaluator that knows places."""
+    """The witness, the stricter one that looks at every edge, and the evaluator that knows places."""
 
     soft: witness.Witness
     sharp: witness.Witness
     clip: clip_model.ClipScorer
 
     def identity(self, pictures: Sequence[Image.Image], thing: str, end: str = "") -> dict:
-        """Shares of pictures for which the right thing is first, and among five."""
+        """Shares of pictures for which the right thing comes first, and among the first five."""
         first, five = witness.shares(self.soft.rank(pictures, thing))
         return {f"first{end}": first, f"among_five{end}": five}
 
     def all(self, drawn: Drawn, thing: str) -> dict[str, float]:
-        """Every share of one word: of the plain prompt, in places, to the sharp eye; places found."""
+        """All shares of one word: for the plain prompt, in places, by the stricter witness; places found."""
         first, five = witness.shares(self.sharp.rank(drawn.plain, thing))
         return {
             **self.identity(drawn.plain, thing),
@@ -244,7 +245,7 @@ def mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def measure(judges: Judges, results: Sequence[Result]) -> list[dict[str, Any]]:
-    """A row for each model and thing: shares of photos, the noun, the word's seeds and their mean."""
+    """A row for each model and thing: the shares of photos, of the noun, of the word's seeds and their mean."""
     parts = {result.folder: tiutils.load(result.folder) for result in results}
     rows = []
     for result in results:
@@ -282,7 +283,7 @@ def grouped(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown; each cell the share first and the share among the first five."""
+    """The table as Markdown; each cell has the share first and the share among the first five."""
 
     def both(shares: dict[str, float], end: str = "") -> str:
         return f"{shares['first' + end]:.2f} / {shares['among_five' + end]:.2f}"
@@ -310,7 +311,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def figure(results: Sequence[Result]) -> Image.Image:
-    """A row for each thing and model: a photo; pictures by the noun; pictures by the word, seed by seed."""
+    """A row for each thing and model: a photo; pictures of the noun; pictures of the word, seed by seed."""
     seeds = max(len(result.learned) for result in results)
     count = 1 + SHOWN_NOUN + SHOWN_LEARNED * seeds
     step, left, top, gap = CELL + 4, 130, 24, 12
@@ -351,7 +352,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=16, help="a multiple of 4")
     parser.add_argument("--things", nargs="+", choices=witness.taught(), default=witness.taught())
     parser.add_argument("--start", nargs="+", choices=("noun", "look"), default=["noun"])
-    parser.add_argument("--drawn", action="store_true", help="judge what was drawn; teach nothing")
+    parser.add_argument("--drawn", action="store_true", help="only judge what is already drawn")
     parser.add_argument("--evaluator", type=Path, help="that says the place; the first model's own")
     parser.add_argument("--runs", type=Path, default=Path("runs/identity"))
     parser.add_argument("--out", type=Path, default=Path("runs/identity/identity.json"))

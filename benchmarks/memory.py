@@ -1,14 +1,14 @@
-"""How much memory a training step takes: every switch on and off, with Stable Diffusion 1.5's exact shapes at 512 px.
+"""How much memory a training step takes, with every switch on and off, in Stable Diffusion 1.5's exact shapes, 512 px.
 
     python -m benchmarks.memory                  counted, on any machine, in a few minutes
     python -m benchmarks.memory --device cuda    measured on a GPU, with random weights
 
 Writes tiutils/runs/memory_table.json, from which `--fit` plans, benchmarks/memory.json, and the tables in
-benchmarks/README.md. Without a GPU the bytes of a step are counted, see `benchmarks.counting`, and its time is stood
-for by the bytes that it moves. How near the count is to reality is tried on a CPU: a step of a tenth of the channels
-is run, and its tensors counted are set beside what PyTorch's allocator really gave out. The loss is compared on the
-bundled model's fixed batch. What 8-bit Adam saves is measured with real optimizers: of the new rows alone, as here,
-and of the whole table, as other programs train it.
+benchmarks/README.md. Without a GPU the bytes of a step are counted (see `benchmarks.counting`), and the bytes that it
+moves stand in for its time. To check the count, a step with a tenth of the channels runs on a CPU, and the bytes
+counted are compared with those that PyTorch's allocator gave out. The loss is compared on the bundled model's fixed
+batch. What 8-bit Adam saves is measured with real optimizers, of the new rows only, as here, and of the whole table, as
+in programs that train all of it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tiutils.io import pretrained
 from tiutils.runs import memory
 
 GIB, MIB = 2**30, 2**20
-GOAL = 2.5 * GIB  # at batch 1, the leanest
+GOAL = 2.5 * GIB  # for the leanest settings at batch 1
 SWITCHES = list(itertools.product(("no", "half"), (False, True), (None, "8bit", "4bit")))
 BATCHES = (1, 2, 4)
 TABLE = ROOT / "tiutils" / "runs" / "memory_table.json"
@@ -40,7 +40,7 @@ RECORD = ROOT / "benchmarks" / "memory.json"
 
 
 def main() -> int:
-    """Count or measure, write and print; 1 if the goal is missed."""
+    """Count or measure, write and print the results; 1 if the goal is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
     parser.add_argument("--device", choices=("counted", "cuda"), default="counted")
     device = parser.parse_args().device
@@ -49,7 +49,7 @@ def main() -> int:
         switches: {
             batch: take("sd15", *switches, batch)
             for batch in BATCHES
-            if batch in (1, 4) or switches[2] is None  # that all lie on a line is seen without bits
+            if batch in (1, 4) or switches[2] is None  # quantization does not bend the line
         }
         for switches in SWITCHES
     }
@@ -83,7 +83,7 @@ def main() -> int:
 def row_of(
     switches: tuple[str, bool, str | None], steps: dict[int, dict[str, Any]]
 ) -> dict[str, Any]:
-    """One row of the table: a straight line through the smallest and the largest batch."""
+    """One row of the table: a straight line through the smallest and the largest batch size."""
     precision, checkpointing, bits = switches
     line = {}
     for key in ("activations", "time"):
@@ -100,7 +100,7 @@ def row_of(
 
 
 def bend(steps: dict[int, dict[str, Any]]) -> float:
-    """How far the batch between is from the line through the two others, as a share of the whole."""
+    """How far the middle batch size is from the line through the other two, relative to its own value."""
     low, middle, high = (steps[batch]["weights"] + steps[batch]["activations"] for batch in BATCHES)
     share = (BATCHES[1] - BATCHES[0]) / (BATCHES[2] - BATCHES[0])
     return abs(middle - (low + share * (high - low))) / middle
@@ -109,7 +109,7 @@ def bend(steps: dict[int, dict[str, Any]]) -> float:
 def measure_step(
     model: str, precision: str, checkpointing: bool, bits: str | None, batch: int
 ) -> dict[str, Any]:
-    """The same as `counting.count_step` on a GPU: what PyTorch reserved, seconds, nvidia-smi's figure, the loss."""
+    """As `counting.count_step`, measured on a GPU: what PyTorch reserved, seconds, nvidia-smi's figure, the loss."""
     gc.collect()
     torch.cuda.empty_cache()
     dtype = counting.PRECISIONS[precision]
@@ -139,14 +139,14 @@ def measure_step(
 
 
 def against_reality(checkpointing: bool, bits: str | None) -> dict[str, Any]:
-    """A real step on the CPU, with a tenth of the channels: bytes counted, and bytes that the allocator gave out."""
+    """A real step on the CPU, with a tenth of the channels: the bytes counted, and those the allocator gave out."""
 
     def parts_and_material() -> tuple[Any, Any]:
         parts = counting.ready(random_parts("sd15-thin"), checkpointing, bits)
         return parts, counting.dataset(parts, 4)
 
     parts, learned = parts_and_material()
-    counting.step(parts, learned, None)  # the gradient is there
+    counting.step(parts, learned, None)  # the gradient exists now
     with counting.Counter(counting.tensors(parts.unet, parts.text_encoder)) as counter:
         counting.step(parts, learned, None)
     kinds = [torch.profiler.ProfilerActivity.CPU]
@@ -179,7 +179,7 @@ def losses() -> dict[str, float]:
 
 
 def adam() -> list[dict[str, Any]]:
-    """Bytes of gradient, moments and copies of the table, of what is trained here and elsewhere."""
+    """Bytes of gradient, moments and copies of the table, when the new rows are trained and when the whole table is."""
     import bitsandbytes
 
     found = []
@@ -205,7 +205,7 @@ def adam() -> list[dict[str, Any]]:
 
 
 def as_markdown(record: dict[str, Any], more: dict[str, Any]) -> str:
-    """The table of all switches, and what stands behind it."""
+    """The table of all switches, and the text below it."""
     is_counted, plain = record["source"] == "counted", record["rows"][0]["time"]
     of_time = "bytes moved" if is_counted else "seconds"
     lines = [
@@ -228,9 +228,9 @@ def as_markdown(record: dict[str, Any], more: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(words)} |")
     lines.append("")
     source = (
-        "Counted; what a GPU takes stands below"
+        "Counted, with random weights; for measurements on a GPU see below"
         if is_counted
-        else f"Measured on {record['source']}"
+        else f"Measured on {record['source']}, with random weights"
     )
     straight = max(more["straight"], 0)
     real = [r["counted"] / r["given_out"] - 1 for r in more["against_reality"]]
@@ -241,10 +241,11 @@ def as_markdown(record: dict[str, Any], more: dict[str, Any]) -> str:
     )
     encoding = max(more["encoding"].values()) / GIB
     lines += [
-        f"{source}; random weights. Batches between lie on a line within {100 * straight:.1f} %. On a CPU, with a "
+        f"{source}. Batch sizes in between lie on a line to within {100 * straight:.1f} %. On a CPU, with a "
         f"tenth of the channels, the count differs from what PyTorch's allocator gave out by {100 * min(real):+.1f} to "
         f"{100 * max(real):+.1f} %. Loss on the bundled model's fixed batch, against float32: {changes}; "
-        f"checkpointing changes none. While photos are encoded, before the U-Net comes: at most {encoding:.2f} GiB.",
+        f"checkpointing does not change it. While photos are encoded, before the U-Net is on the device: at most "
+        f"{encoding:.2f} GiB.",
     ]
     return "\n".join(lines)
 

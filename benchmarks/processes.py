@@ -1,15 +1,15 @@
-"""What several processes cost: the same training under torchrun with 1, 2 and 4 of them.
+"""What several processes cost: the same training under torchrun with 1, 2 and 4 processes.
 
     python -m benchmarks.processes
 
-Twice: the whole batch of four cut into shares (1 × 4, 2 × 2, 4 × 1), which learns the same rows, and a share of four
-for each, where the work grows with the processes. The first process says what each of its steps took, in CPU seconds
-of its own and in seconds of the clock; the medians count, without the first steps. Efficiency is what a step takes
-with one process over what it takes with n, and for the whole batch over n times that. In seconds of the clock it is
-that of this machine with all that runs on it; in CPU seconds it is what n idle cores, one for each process, could give.
+Measured twice: a batch of four split among the processes (1 × 4, 2 × 2, 4 × 1), which learns the same rows, and a batch
+of four for each process, where the work grows with their number. The first process reports how long each of its steps
+took, in its own CPU seconds and in elapsed seconds; the medians are taken, without the first steps. Efficiency is the
+time of a step with one process, divided by its time with n; for the split batch, by n times that. In elapsed seconds it
+is the efficiency of this machine with whatever else runs on it; in CPU seconds, of n idle cores, one for each process.
 
-`--device gpu` takes Stable Diffusion 1.5's shapes and up to as many processes as there are GPUs; there, look at the
-seconds of the clock. Writes benchmarks/processes-DEVICE.json, and for a CPU the table in benchmarks/README.md.
+`--device gpu` takes Stable Diffusion 1.5's shapes and up to as many processes as there are GPUs; look at the elapsed
+seconds there. Writes benchmarks/processes-DEVICE.json, and for a CPU the table in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from benchmarks.quality import write_between_markers
 
 ROOT = programs.ROOT
 WORK = ROOT / "build" / "benchmark-processes"
-BATCH = 4  # of all processes together, or of each
+BATCH = 4  # samples of all processes together, or of each
 NUMBERS = (1, 2, 4)
 WARM_UP = 5  # steps that do not count
 
 
 def main() -> int:
-    """Run all in turns, write and print."""
+    """Run all, alternately; write and print the results."""
     options = parse(sys.argv[1:])
     if options.timed:
         return timed(json.loads(options.timed))
@@ -64,12 +64,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--timed", help=argparse.SUPPRESS)  # what torchrun starts: its settings
+    parser.add_argument("--timed", help=argparse.SUPPRESS)  # settings of a torchrun process
     return parser.parse_args(arguments)
 
 
 def numbers(device: str) -> list[int]:
-    """How many processes are tried: with GPUs one for each."""
+    """The numbers of processes to try: with GPUs, at most one for each."""
     if device == "cpu":
         return list(NUMBERS)
     import torch
@@ -78,7 +78,7 @@ def numbers(device: str) -> list[int]:
 
 
 def run(number: int, share: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Train in so many processes, each with its share; what the first one says of its steps."""
+    """Train in so many processes, each with its share; returns what the first one reports about its steps."""
     shutil.rmtree(WORK, ignore_errors=True)
     model, resolution = ROOT / "data" / "tiny-sd", 128
     if options.device == "gpu":
@@ -93,7 +93,7 @@ def run(number: int, share: int, options: argparse.Namespace) -> dict[str, Any]:
     told = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     told |= {"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}
     words = [*torchrun, *words, "--timed", json.dumps(settings)]
-    programs.run_measured(words, os.environ | told, "cpu")  # ends everything where it fails
+    programs.run_measured(words, os.environ | told, "cpu")  # ends all processes if one fails
     found = json.loads((WORK / "timed.json").read_text())
     assert json.loads((WORK / "run.json").read_text())["processes"] == number
     print(f"{number} processes, {share} samples each: {found}", flush=True)
@@ -101,7 +101,7 @@ def run(number: int, share: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def timed(settings: dict[str, Any]) -> int:
-    """In each of the processes: train; the first one, whose callback alone is called, takes the times."""
+    """What each process does: train. Only the first one's callback is called, which takes the times."""
     import tiutils
 
     clocks: list[tuple[float, float]] = []
@@ -122,7 +122,7 @@ def timed(settings: dict[str, Any]) -> int:
 
 
 def summarize(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each cut: the least of all rounds, and the efficiency of both clocks."""
+    """One row for each split: the minimum over all rounds, and the efficiency in both units of time."""
     rows: list[dict[str, Any]] = []
     for number, share in dict.fromkeys((run["processes"], run["share"]) for run in runs):
         mine = [run for run in runs if (run["processes"], run["share"]) == (number, share)]

@@ -1,4 +1,4 @@
-"""Run a program to its end and say what it took: the side-by-side comparisons share this."""
+"""Run a program to its end and report its time and memory, for the benchmarks that compare programs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run_measured(words: list[str], environment: dict[str, str], device: str) -> dict[str, float]:
-    """Run a command; whoever waits for a process is told what it took.
+    """Run a command; the system reports a process's times to whoever waits for it.
 
     Returns:
-        `seconds` of the clock, `cpu_seconds` of all its threads, and `peak_bytes`: of its memory,
-        or on a GPU of the device's, above what was in use before, as nvidia-smi sees it.
+        elapsed `seconds`, `cpu_seconds` of all its threads, and `peak_bytes`: of its memory, or with a
+        GPU of the device's, as nvidia-smi reports it, less what was in use before.
     """
     with tempfile.TemporaryFile() as log:
         before, start = device_bytes() if device == "gpu" else 0, time.perf_counter()
@@ -45,13 +45,13 @@ def run_measured(words: list[str], environment: dict[str, str], device: str) -> 
 
 
 def device_bytes() -> int:
-    """Bytes of the first GPU that are in use."""
+    """Bytes in use on the first GPU."""
     query = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     return int(subprocess.check_output(query, text=True)) * 2**20
 
 
 def host_bytes(process: int) -> int:
-    """The most memory that a process has had so far; what waiting for it tells would count its parent's, too."""
+    """The most memory that a process has used so far; what `wait` reports would include its parent's."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:  # it has just ended, or this is no Linux
@@ -61,7 +61,7 @@ def host_bytes(process: int) -> int:
 
 
 def machine() -> str:
-    """What measured, without a name."""
+    """The machine that measured, without its name."""
     names = [line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")]
     kind = names[0] if names else platform.machine()
     return f"{os.cpu_count()} cores of an {kind}"

@@ -4,11 +4,11 @@
 
 Teaches each concept's word to the bundled model with each seed, as `make run` and the notebook do,
 and compares it with its initializer word on photos of sides that training never saw: the fixed
-evaluation loss, image similarity, and color distance, which must all be better; beside them stands
-what the bundled evaluator, a small CLIP model, says of likeness and of following prompts. Writes
-benchmarks/quality.json, docs/quality.png and the table in docs/results.md. A run that was measured
-before, with this model and these settings, is taken from runs/quality/; delete that folder to
-measure anew. Exit status 1 says that some advantage is not larger than the spread over seeds.
+evaluation loss, image similarity, and color distance, all of which must improve. In addition, the
+bundled evaluator, a small CLIP model, scores likeness and prompt following. Writes
+benchmarks/quality.json, docs/quality.png and the table in docs/results.md. Runs that were measured
+before, with this model and these settings, are taken from runs/quality/; delete that folder to
+measure again. The exit status is 1 if some advantage is not larger than the spread over seeds.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ BEGIN, END = "<!-- quality:begin -->", "<!-- quality:end -->"
 
 @dataclass(frozen=True)
 class Measured:
-    """One concept and seed: each measure of the learned and the plain word; pictures of PROMPTS."""
+    """One concept and seed: every measure of the learned and of the plain word, and pictures of PROMPTS."""
 
     concept: str
     seed: int
@@ -61,7 +61,7 @@ class Measured:
 
 
 def main() -> int:
-    """Measure what is not measured yet, then write JSON, picture and table."""
+    """Measure what is missing, then write the JSON file, the picture and the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of them")
     seeds = range(parser.parse_args().seeds)
@@ -106,7 +106,7 @@ def main() -> int:
 
 
 def fingerprint_of(model: Path) -> str:
-    """Sixteen hexadecimal digits that change with the model, the photos, the settings, the scores."""
+    """Sixteen hexadecimal digits that depend on the model, the photos, the settings, and the scores."""
     settings = (PROMPTS, FOLLOWED, NUM_IMAGES, STEPS, tiutils.TrainingConfig())
     digest = hashlib.sha256(repr(settings).encode())
     for folder in (model, *(ROOT / "data" / "concepts" / name for name in CONCEPTS)):
@@ -130,7 +130,7 @@ def photos(name: str, sub_folder: str = "") -> list[Image.Image]:
 
 
 def teach(name: str, folder: Path, watch: Sequence[Any] = (), **flags: Any) -> Any:
-    """Teach the bundled model a concept's word, going on from the last checkpoint in `folder`."""
+    """Teach the bundled model a concept's word, continuing from the last checkpoint in `folder`."""
     words = card(name)
     config = tiutils.TrainingConfig(
         pretrained_model_name_or_path=str(BUNDLED_MODEL),
@@ -177,7 +177,7 @@ def measure(name: str, seed: int, folder: Path) -> None:
 
 
 def read(name: str, seed: int, folder: Path) -> Measured:
-    """What `measure` left."""
+    """Read what `measure` wrote."""
     measured = json.loads((folder / "measured.json").read_text())
     before, after = (
         [Image.open(folder / f"{label}-{i}.png").convert("RGB") for i in range(len(PROMPTS))]
@@ -215,7 +215,7 @@ def summarize(results: list[Measured]) -> list[dict[str, Any]]:
 
 
 def picture(results: list[Measured]) -> Any:
-    """Every seed a row: a photo, the prompts with the initializer word, the same with the new one."""
+    """A row for every seed: a photo, the prompts with the initializer word, the same with the new one."""
     rows, labels = [], []
     for result in results:
         own_photos = photos(result.concept)
@@ -270,7 +270,7 @@ def as_markdown(table: list[dict[str, Any]], results: list[Measured]) -> str:
 
 
 def write_between_markers(path: Path, text: str, name: str = "quality") -> None:
-    """Replace what stands between the two markers of `name`; everything else stays as it is."""
+    """Replace the text between the two markers of `name`; everything else stays as it is."""
     page, begin, end = path.read_text(), f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
         sys.exit(f"{path.name} must hold {begin} and then {end}, once each")

@@ -1,13 +1,13 @@
-"""How many pictures does a score need? Its standard error, by the number of pictures.
+"""How many pictures does a score need? The standard error by the number of pictures.
 
     python -m benchmarks.spread [--num_inference_steps 25]
 
-Draws pictures of one learned word and of the plain word it began as, on the bundled model, from
-16 seeds, and takes each picture's measures as `tiutils evaluate` does. What is printed is a row of
-the table for each measure: by how much the learned word is better, the deviation of that from
-picture to picture, and what the mean of 4, 8 and 16 pictures has left of it, s / √n. Pictures of
-one word and of the other start from the same noise and are compared in pairs. For prompt following,
-which is asked of four prompts, the deviation within a prompt counts: 4 seeds each.
+Draws pictures of one learned word and of the plain word it started from, on the bundled model, from
+16 seeds, and scores each picture as `tiutils evaluate` does. Prints a row of the table for each
+measure: by how much the learned word is better, the standard deviation s of that over the pictures,
+and the standard error s / √n of the mean of 4, 8 and 16 pictures. Pictures of the two words start
+from the same noise and are compared in pairs. Prompt following uses four prompts; its deviation is
+that within a prompt, over 4 seeds each.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def advantages(name: str, steps: int) -> dict[str, np.ndarray]:
-    """Measure → by how much the learned word is better, for each picture; for prompt following (seeds, prompts)."""
+    """By how much the learned word is better in each picture, by measure; for prompt following (seeds, prompts)."""
     parts = tiutils.load(BUNDLED_MODEL)
     word = tiutils.load_embedding(parts, ROOT / "data" / "embeddings" / f"{name}.safetensors")
     plain_word, held_out = card(name)["initializer_token"], photos(name, "held_out")
@@ -61,7 +61,7 @@ def advantages(name: str, steps: int) -> dict[str, np.ndarray]:
     better = {
         key: comparison.METRICS[key][1] * (values - plain[key])
         for key, values in learned.items()
-        if key != "evaluation_loss"  # which draws no pictures
+        if key != "evaluation_loss"  # the loss draws no pictures
     }
     better["prompt_following"] = better["prompt_following"].reshape(len(PLACES), PER_PROMPT).T
     return better

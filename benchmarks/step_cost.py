@@ -1,14 +1,13 @@
-"""What a training step costs beside the bare U-Net.
+"""What a training step costs, compared with the bare U-Net.
 
     python -m benchmarks.step_cost
 
-The floor is the forward and backward pass of the frozen U-Net alone, down to the encoder hidden states: no text
-encoder, no optimizer, no batch. Steps and floors are taken in turns in one process, on one thread of a CPU in CPU
-seconds, which hardly depend on what else the machine does; the median of all rounds counts. Before that, the two
-numbers below which no step can go: the operations of the matrix products and convolutions, and the bytes of the
-weights that must be read once forward and once backward. `--switches` measures the U-Net in other layouts and
-formats, `compile` being the slow one to start. `--model sd15` takes Stable Diffusion 1.5's shapes with random
-weights. Photos are of noise.
+The floor is the forward and backward pass of the frozen U-Net alone, back to the encoder hidden states: no text
+encoder, no optimizer, no drawing of batches. Steps and floors alternate in one process, on one thread of a CPU, in CPU
+seconds, which hardly depend on what else the machine does; the median of all rounds counts. Two lower bounds for any
+step are computed first: the operations of the matrix products and convolutions, and the bytes of the weights, which
+must be read once forward and once backward. `--switches` measures the U-Net in other layouts and formats, of which
+`compile` is slow to start. `--model sd15` takes Stable Diffusion 1.5's shapes with random weights. Photos are noise.
 
 Writes benchmarks/step_cost-DEVICE-MODEL.json, and for the bundled model on a CPU the table in benchmarks/README.md.
 """
@@ -46,7 +45,7 @@ SWITCHES = ("channels_last", "bf16", "compile")
 
 
 def main() -> int:
-    """Measure, draw, write and print; 1 if the goal is missed."""
+    """Measure, write and print the results; 1 if the goal is missed."""
     options = parse(sys.argv[1:])
     if options.device == "cpu":
         torch.set_num_threads(1)
@@ -82,7 +81,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def make_training(
     options: argparse.Namespace, *, model: str = "bundled", photos: int = 3, vocabulary: int = 0
 ) -> Training:
-    """A run that is ready for its first step, on photos of noise; a longer table if asked for."""
+    """A run that is ready for its first step, on photos of noise, with a longer embedding table if asked for."""
     gpu = options.device == "gpu"
     dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     parts = models.load(
@@ -117,7 +116,7 @@ def make_training(
 def in_turns(
     works: dict[str, Callable[[int], object]], rounds: int, device: str
 ) -> dict[str, float]:
-    """Seconds that each takes: the median of all rounds, after one that does not count."""
+    """Seconds for each function: the median of all rounds, after one that does not count."""
 
     def clock() -> float:
         if device == "gpu":
@@ -135,7 +134,7 @@ def in_turns(
 
 
 def bare_unet(training: Training, unet: nn.Module, dtype: torch.dtype) -> Callable[[int], None]:
-    """The floor: forward, and backward to the encoder hidden states; nothing else."""
+    """The floor: the forward pass, and the backward pass to the encoder hidden states."""
     parts, batch = training.models, training.config.train_batch_size
     torch.manual_seed(0)
     like = {"device": parts.device, "dtype": dtype}
@@ -151,7 +150,7 @@ def bare_unet(training: Training, unet: nn.Module, dtype: torch.dtype) -> Callab
 
 
 def fewest(training: Training) -> dict[str, float]:
-    """Operations of a step's and of the floor's matrix products, and the bytes of the weights they read."""
+    """Operations in the matrix products of a step and of the floor, and the bytes of the weights they read."""
     parts, found = training.models, {}
     works = {
         "floor": bare_unet(training, parts.unet, parts.unet.dtype),
@@ -200,7 +199,7 @@ def measure_floor(training: Training, options: argparse.Namespace) -> dict[str, 
 
 
 def as_markdown(record: dict[str, Any]) -> str:
-    """What each takes, and its share of the floor."""
+    """The time of each, and its ratio to the floor."""
     floor, few = record["floor"], record["fewest"]
     lines = ["| | seconds | of the floor |", "|---|--:|--:|"]
     for name, seconds in floor.items():

