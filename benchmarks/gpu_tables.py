@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.gpu`, made of its gpu.json; what is not there is said to be not measured."""
+"""The tables of `benchmarks.gpu`, made from its gpu.json; what is missing there is shown as not measured."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def everything(report: Report) -> str:
 
 
 def source(report: Report) -> str:
-    """Who measured what, and when."""
+    """What was measured where, when, and with which versions."""
     versions = ", ".join(f"{name} {v}" for name, v in report["versions"].items() if v)
     return (
-        f"Measured {report['date']}, {report['card']}; random weights in Stable Diffusion 1.5's exact shapes where "
-        f"nothing else is said, 512 pixels; {versions}."
+        f"Measured {report['date']}, {report['card']}; random weights in Stable Diffusion 1.5's exact shapes unless "
+        f"stated otherwise, 512 pixels; {versions}."
     )
 
 
 def at(report: Report, *path: str) -> Any:
-    """What stands there; None if nothing does."""
+    """The entry at that path; None if there is none."""
     found: Any = report.get("stages", {})
     for key in path:
         if not isinstance(found, dict) or key not in found:
@@ -109,13 +109,13 @@ def milliseconds(report: Report, name: str, batch: int) -> float | None:
 
 
 def beside(report: Report, name: str, batch: int, work: str = "ours") -> float | None:
-    """What another step took in turns with it."""
+    """What another step took in the same rounds."""
     stage, part, _ = SPEED[name]
     return at(report, stage, part.format(batch), work, "ms")
 
 
 def speed(report: Report) -> str:
-    """A step by program and way, with what ours took in turns with it, and its share of other steps."""
+    """A step by program and method, with our plain step in the same rounds, and its ratio to other steps."""
     rows = []
     for name in SPEED:
         row = [name]
@@ -128,7 +128,7 @@ def speed(report: Report) -> str:
         rows.append(row)
     head = ["a step"]
     for batch in BATCHES:
-        head += [f"ms, batch {batch}", "ours in turns with it", "of the script's"]
+        head += [f"ms, batch {batch}", "ours in the same rounds", "of the script's"]
         head += ["of the bare U-Net captured"]
     compiling = [
         f"{kind}: {number(at(report, 'compile', f'compiling, {kind}', 'compile_seconds'), '.0f', ' s')}"
@@ -140,14 +140,14 @@ def speed(report: Report) -> str:
         if isinstance(found, dict) and "max_relative" in found
     ]
     return (
-        f"{table(head, rows)}\n\nMedians of rounds in turns; “ours in turns with it” is the plain step in the same "
-        f"turns. Captured steps: the losses of the first five, at batch 1 and 4, differ from the plain step's by at "
-        f"most {number(max(apart, default=None), '.1e')}. Compiling, once: {'; '.join(compiling)}."
+        f"{table(head, rows)}\n\nMedians of alternating rounds; “ours in the same rounds” is our plain step. "
+        f"Captured steps: the losses of the first five, at batch 1 and 4, differ from the plain step's by at most "
+        f"{number(max(apart, default=None), '.1e')}. Compiling, once: {'; '.join(compiling)}."
     )
 
 
 def launching(report: Report) -> str:
-    """What of an eager step is the launching of its kernels."""
+    """How much of an eager step is launching its kernels."""
     eager, captured = (
         beside(report, CAPTURED, 1, "bare U-Net"),
         milliseconds(report, CAPTURED, 1),
@@ -164,7 +164,7 @@ def launching(report: Report) -> str:
         f"**An eager step waits for the host here.** The bare U-Net, forward and backward, takes {eager:.1f} ms at "
         f"batch 1 when kernels are launched one by one, and {captured:.1f} ms when the same kernels are replayed as a "
         f"CUDA graph: {eager / captured:.1f} times as fast. A whole step of ours is {', '.join(steps)}. So the eager "
-        f"rows tell how fast this machine's processor and driver launch kernels, and scatter with what else it does; "
+        f"rows show how fast this machine's processor and driver launch kernels, and vary with what else it does; "
         f"where kernels are launched faster, or the GPU is slower, the gain is smaller."
     )
 
@@ -251,14 +251,14 @@ def memory(report: Report) -> str:
         "checkpointing",
         "batch",
         "counted",
-        "given out",
+        "allocated",
         "reserved",
         "nvidia-smi",
-        "ms a step",
+        "ms per step",
     ]
     note = (
-        "nvidia-smi's figure holds the device's context and the libraries. Milliseconds are of two eager steps, beside "
-        "other work: not to be compared. 8 and 4 bits: not measured."
+        "nvidia-smi's figure includes the device's context and the libraries. Milliseconds are those of two eager "
+        "steps beside other work and cannot be compared. 8 and 4 bits: not measured."
     )
     return f"{table(head, rows)}\n\n{note}"
 
@@ -274,14 +274,16 @@ def fit(report: Report) -> str:
             f"{cap:g} GiB", plan, gib(found.get("max_reserved")), number(found.get("out_of_memory"), "d"),
         ])  # fmt: skip
     found = at(report, "memory", "out of memory") or {}
-    verdict = {True: "went on, leaner", False: "did not go on"}.get(found.get("survived"), NONE)
+    verdict = {True: "continued with a leaner plan", False: "did not continue"}.get(
+        found.get("survived"), NONE
+    )
     head = [
-        "PyTorch may have",
+        "PyTorch's limit",
         "what `--fit` chooses for a batch of four",
         "reserved",
-        "out of memory, times",
+        "times out of memory",
     ]
-    return f"{table(head, rows)}\n\nMemory that ran out on purpose: {verdict}."
+    return f"{table(head, rows)}\n\nWhen memory was made to run out: {verdict}."
 
 
 def precision(report: Report) -> str:
@@ -312,8 +314,8 @@ def precision(report: Report) -> str:
     ]
     if beyond:
         lines.append(
-            f"Beyond the bound, which was set before: {'; '.join(beyond)}. A relative difference is largest where the "
-            f"loss is small, and grows from step to step as the rows part."
+            f"Beyond the bound, which was set beforehand: {'; '.join(beyond)}. A relative difference is largest where "
+            f"the loss is small, and grows from step to step as the rows part."
         )
     scaler = at(report, "correctness", "loss scaler") or {}
     lines.append(

@@ -114,7 +114,7 @@ def test_tables_say_what_was_not_measured(tmp_path, monkeypatch):
     assert f"| ours | 50.0 | 50.0 | 0.50{nothing} |" in page
     assert f"| fp16 | 0.25 % | 0.5 % | 1 % | yes | {none} |" in page, "derived from the losses"
     assert f"| bf16 | 2.5 % | 5 % | 3 % | no | {none} |" in page
-    assert "Beyond the bound, which was set before: bf16 in 1 of 2 steps." in page
+    assert "Beyond the bound, which was set beforehand: bf16 in 1 of 2 steps." in page
     assert "not finished: captured: skipped: 3 seconds were left for it." in page
     assert f"{none} {none}" not in page.replace("|", ""), "no sentence of nothing but that"
     assert f"| fp16 | off | 1 | {none} | {none} | 3.00 GiB | {none} | {none} |" in page
