@@ -102,9 +102,8 @@ def measure(name: str, variant: str, flags: dict[str, Any]) -> Iterator[dict[str
         word,
         held_out,
         plain_word=plain_word,
-        evaluator=clip.bundled_with(parts),
-        prompts=FOLLOWED,
         num_images=NUM_IMAGES,
+        questions=comparison.Questions(clip.bundled_with(parts), FOLLOWED),
     )
     for step, measured in found.items():
         values = {key: f"{values.mean():.6f}" for key, values in measured.items()}

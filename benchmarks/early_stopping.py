@@ -152,9 +152,8 @@ def score(name: str, path: Path) -> dict[str, float]:
         words["placeholder_token"],
         photos(name, "held_out"),
         plain_word=words["initializer_token"],
-        evaluator=clip.bundled_with(parts),
-        prompts=FOLLOWED,
         num_images=NUM_IMAGES,
+        questions=comparison.Questions(clip.bundled_with(parts), FOLLOWED),
     )
     return {measure: round(float(values.mean()), 5) for measure, values in measured.items()}
 

@@ -160,9 +160,8 @@ def measure(name: str, seed: int, folder: Path) -> None:
                 word,
                 held_out,
                 plain_word=plain_word,
-                evaluator=clip.bundled_with(result.models),
-                prompts=FOLLOWED,
                 num_images=NUM_IMAGES,  # from the same noise for every word and seed
+                questions=comparison.Questions(clip.bundled_with(result.models), FOLLOWED),
             ).items()
         }
         for label, word in (("learned", result.placeholder.token), ("plain", plain_word))

@@ -51,10 +51,10 @@ def advantages(name: str, steps: int) -> dict[str, np.ndarray]:
     word = tiutils.load_embedding(parts, ROOT / "data" / "embeddings" / f"{name}.safetensors")
     plain_word, held_out = card(name)["initializer_token"], photos(name, "held_out")
     gallery = comparison.Gallery(parts, SamplingConfig(num_inference_steps=steps))
+    questions = comparison.Questions(clip.bundled_with(parts), PLACES, PER_PROMPT)
     learned, plain = (
         comparison.evaluate_word(
-            parts, each, held_out, plain_word=plain_word, evaluator=clip.bundled_with(parts),
-            prompts=PLACES, num_images=PICTURES, images_per_prompt=PER_PROMPT, gallery=gallery,
+            parts, each, held_out, plain_word=plain_word, num_images=PICTURES, questions=questions, gallery=gallery,
         )
         for each in (word.token, plain_word)
     )  # fmt: skip

@@ -151,7 +151,6 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     quantize: str | None = None,
-    unet_device: str | torch.device | None = None,
 ) -> Models:
     """Load all parts, frozen and in evaluation mode.
 
@@ -164,7 +163,6 @@ def load(
         device: where U-Net, VAE and text encoder go.
         dtype: of the U-Net and the VAE; the text encoder, which gradients must pass precisely, stays float32.
         quantize: "8bit" or "4bit" for the U-Net's linear layers, through bitsandbytes.
-        unet_device: where to put the U-Net, if not on `device`.
 
     Raises:
         InputError: the model is missing, incomplete or of another kind, or the Hub cannot be reached.
@@ -191,7 +189,7 @@ def load(
     if quantize is not None:
         quantized.quantize(unet, quantize)  # on the CPU: the device never holds the whole of them
     for part in (*text_encoders, vae, unet):
-        part.to((unet_device if part is unet else None) or device).requires_grad_(False).eval()
+        part.to(device).requires_grad_(False).eval()
     text_encoders = tuple(encoder.float() for encoder in text_encoders)
     return Models(
         name, tokenizers, text_encoders, vae, unet, noise_scheduler, folder, guidance_scale

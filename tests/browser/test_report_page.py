@@ -1,4 +1,4 @@
-"""`report.html` in Chromium: light, dark, and narrow; sliders by keyboard and mouse; nothing that axe objects to."""
+"""`report.html` and `comparison.html` in Chromium: light, dark, and narrow; sliders; nothing that axe objects to."""
 
 from __future__ import annotations
 
@@ -48,20 +48,41 @@ def address(tmp_path_factory):
     return path.as_uri()
 
 
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    photo = concept.load(BUNDLED_MODEL.parent / "concepts" / "wood-toy").photos[0].image
+    scores = {name: Score(0.5, 0.1, 0.05, 0.15) for name in METRICS}
+    runs = [
+        web_page.Run(
+            f"run-{number}", word, "toy", photo, (scores, dict.fromkeys(METRICS, 0.4)), "/x/held_out", {"seed": number}
+        )
+        for number, word in enumerate(("<wood-toy>", "<a-toy-with-a-long-name>", "<wood-toy-2>"))
+    ]  # fmt: skip
+    pictures = {word: [photo] * 8 for word in ("toy", *(run.word for run in runs))}
+    prompts = ["a {} on the beach", "a {} in the snow", "a {} in the forest", "two {} on grass"]
+    path = tmp_path_factory.mktemp("comparison") / "comparison.html"
+    page = web_page.ComparisonPage(runs, prompts, pictures)
+    path.write_text(web_page.render_comparison(page), encoding="utf-8")
+    return path.as_uri()
+
+
 @pytest.mark.parametrize("look", LOOKS)
-def test_the_page_can_be_read_by_everybody(browser, address, look):
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_the_page_can_be_read_by_everybody(browser, address, comparison, look, name):
     from axe_playwright_python.sync_playwright import Axe
 
+    address = {"report": address, "comparison": comparison}[name]
     page = browser.new_page(**LOOKS[look])
     complaints, asked = [], []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
-    page.locator("summary").click()
+    if name == "report":
+        page.locator("summary").click()
     found = Axe().run(page, options=WCAG)
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=ARTIFACTS / f"report-{look}.png", full_page=True)
+    page.screenshot(path=ARTIFACTS / f"{name}-{look}.png", full_page=True)
     assert not found.response["violations"], found.generate_report()
     assert found.response["passes"] and not complaints
     assert [url for url in asked if not url.startswith("data:")] == [address]

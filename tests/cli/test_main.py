@@ -277,12 +277,12 @@ def test_settings_from_an_earlier_run(tmp_path):
     "name, text, expected",
     [
         ("a.toml", "learning_rate = ", "cannot be read"),
-        ("a.toml", "[train]\nseed = 1", "'train', which is no flag"),
-        ("a.toml", "learning_rat = 1", "'learning_rat', which is no flag"),
+        ("a.toml", "[train]\nseed = 1", "'train', which is not a flag"),
+        ("a.toml", "learning_rat = 1", "'learning_rat', which is not a flag"),
         ("a.json", "{", "cannot be read"),
-        ("a.json", "[1]", "holds a list"),
+        ("a.json", "[1]", "contains a list"),
         ("a.json", "[" * 100_000, "cannot be read"),
-        ("a.json", '{"flags": 3}', "holds a int"),
+        ("a.json", '{"flags": 3}', "contains a int"),
         ("a.json", '{"seed": "1"}', "--seed is '1'; it must be a whole number"),
         ("a.json", '{"seed": null}', "--seed is None; it must be a whole number"),
         ("a.json", '{"learning_rate": NaN}', "--learning_rate is nan; it must be above 0"),
@@ -413,7 +413,7 @@ def test_each_picture_is_written_as_it_is_drawn(small_model, tmp_path, monkeypat
         before = signal.getsignal(number)
         assert generate(small_model, folder, "--num_images", "3") == 130
         assert sorted(path.name for path in folder.iterdir()) == ["000.png", "001.png"]
-        assert "of 3 pictures are drawn, in" in capsys.readouterr().err
+        assert "of 3 pictures are in" in capsys.readouterr().err
         assert signal.getsignal(number) == before
 
 

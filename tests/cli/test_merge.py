@@ -58,7 +58,7 @@ def test_what_cannot_be_merged_is_refused_before_weights_are_loaded(
     wide = str(write(tmp_path / "wide.safetensors", wide))
     model = ["--pretrained_model_name_or_path", str(small_model)]
     for arguments, said in (
-        ([*words, "--output_dir", str(tmp_path)], "is there already: give a new folder"),
+        ([*words, "--output_dir", str(tmp_path)], "already exists: give a new folder"),
         ([wide, "--output_dir", str(tmp_path / "new")], "48"),
         ([words[0], words[0], "--output_dir", str(tmp_path / "new")], "<my-toy>"),
         ([str(tmp_path / "none.pt"), "--output_dir", str(tmp_path / "new")], "none.pt"),

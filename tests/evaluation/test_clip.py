@@ -81,8 +81,8 @@ def test_measure_asks_it_for_every_prompt(small_model, clip):
     parts = models.load(small_model)
     prompts = ["a {} in the snow", "a {} on grass"]
     measured = comparison.evaluate_word(
-        parts, "toy", PICTURES, plain_word="toy", evaluator=clip, prompts=prompts,
-        num_images=3, images_per_prompt=2, gallery=comparison.Gallery(parts, SamplingConfig(num_inference_steps=2)),
+        parts, "toy", PICTURES, plain_word="toy", num_images=3, questions=comparison.Questions(clip, prompts, 2),
+        gallery=comparison.Gallery(parts, SamplingConfig(num_inference_steps=2)),
     )  # fmt: skip
     assert set(measured) == set(comparison.METRICS)
     assert measured["clip_similarity"].shape == (3,)

@@ -134,7 +134,16 @@ def test_several_runs_side_by_side(run_dir, small_model, photos, tmp_path, capsy
         described = picture.text["Description"]
     for word in ("toy", "cat", "<my-toy>", "<other>", "<my-toy-2>"):
         assert word in described
-    assert str(out / "comparison.png") in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert str(out / "comparison.png") in printed
+    assert f"open in a browser:        {out / 'comparison.html'}" in printed
+    page = (out / "comparison.html").read_text(encoding="utf-8")
+    for word in ("toy", "cat", "&lt;my-toy&gt;", "&lt;other&gt;", "&lt;my-toy-2&gt;"):
+        assert f'<th scope="row"><code>{word}</code>' in page
+    for verdict in verdicts:
+        assert f"{verdict['scores']['evaluation_loss']['value']:.4f}" in page
+    assert "--learning_<wbr>rate" in page and "--max_<wbr>train" not in page, "what differs"
+    assert str(tmp_path) not in page, "a page is for sharing"
 
 
 def test_runs_on_different_models_are_not_compared(run_dir, tmp_path, capsys):
@@ -149,7 +158,7 @@ def test_runs_on_different_models_are_not_compared(run_dir, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "holds no finished run"),
+        (["nowhere"], "contains no finished run"),
         (["{run_dir}", "--prompt", "a toy"], "has no {}"),
         (["{run_dir}", "--evaluator", "no/such-clip"], "no CLIP model 'no/such-clip'"),
     ],

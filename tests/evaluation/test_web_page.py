@@ -38,6 +38,24 @@ def make_page(word: str = "<toy>", **changes) -> web_page.Page:
     return web_page.Page(word, **(values | changes))
 
 
+def make_comparison(word: str = "<toy>", **changes) -> web_page.ComparisonPage:
+    """Two runs that began as the same word, two prompts, two pictures of each."""
+    scores = {name: Score(0.5, 0.1, 0.05, 0.15) for name in METRICS}
+    runs = [
+        web_page.Run(
+            f"run-{number}", name, "cat", picture(number), (scores, dict.fromkeys(METRICS, 0.4)),
+            "/home/somebody/held_out", {"seed": number, "lr": 0.1, "output_dir": f"/home/x/{number}"},
+        )
+        for number, name in enumerate((word, "<other>"))
+    ]  # fmt: skip
+    pictures = {
+        name: [picture(4 * row + n) for n in range(4)]
+        for row, name in enumerate(("cat", word, "<other>"))
+    }
+    values = {"runs": runs, "prompts": ["a {} on sand", "a … {}"], "pictures": pictures}
+    return web_page.ComparisonPage(**(values | changes))
+
+
 def loss_chart() -> web_page.Chart:
     return web_page.Chart("Loss", "how to read it", curves.loss_curve([0.5, 0.25]))
 
@@ -220,3 +238,54 @@ def test_what_is_damaged_is_left_out(record, tmp_path):
     found = web_page.recorded(run)
     assert found["charts"] == [] and found["flags"] == {} and found["steps"] == 0
     assert list(found["sheets"]) == [1]
+
+
+# Several runs side by side
+
+
+def test_a_comparison_has_a_row_of_pictures_for_each_word_and_every_score():
+    page = web_page.render_comparison(make_comparison())
+    found = Reader(page)
+    assert not found.open
+    assert [tag for tag, _ in found.tags if tag in ("h1", "h2", "h3")] == ["h1"] + ["h2"] * 3
+    alts = [attributes["alt"] for attributes in found.all("img")]
+    assert len(alts) == len(set(alts)) == 3 * 4 + 2, "and a photo of each run"
+    assert "“a … <toy>”, picture 2 of 2" in alts and "“a cat on sand”, picture 1 of 2" in alts
+    assert len(found.all("tr")) == 4 + (1 + 2 * len(METRICS)) + 2
+    text = "".join(found.text)
+    for said in (
+        "2 words",
+        "run-0",
+        "run-1",
+        "the plain word",
+        "photos in held_out",
+        "a … on sand",
+    ):
+        assert said in text, said
+    assert "--seed" in text and "--lr" not in text, "only the settings that differ"
+    assert "/home" not in page and "http:" not in page and "https:" not in page
+    assert all(a.get("scope") in ("col", "row", "colgroup") for a in found.all("th"))
+
+
+def test_a_comparison_without_scores_and_differences():
+    runs = [
+        web_page.Run(f"run-{number}", word, "cat", picture(number), flags={"seed": 1})
+        for number, word in enumerate(("<toy>", "<other>"))
+    ]
+    found = Reader(web_page.render_comparison(make_comparison(runs=runs)))
+    assert len(found.all("h2")) == 2 and "Not computed" in "".join(found.text)
+
+
+def test_a_hostile_word_is_only_text_in_a_comparison():
+    usual, hostile = (
+        Reader(web_page.render_comparison(make_comparison(word))) for word in ("<toy>", HOSTILE)
+    )
+    assert not hostile.open and [t for t, _ in hostile.tags] == [t for t, _ in usual.tags]
+    assert HOSTILE in "".join(hostile.text)
+
+
+def test_a_comparison_of_many_large_pictures_stays_small():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (512, 512, 3), np.uint8))
+    pictures = {f"word {n}": [noise] * 8 for n in range(8)}
+    page = web_page.render_comparison(make_comparison(pictures=pictures))
+    assert len(page.encode()) <= web_page.MAX_BYTES

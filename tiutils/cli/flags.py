@@ -22,7 +22,7 @@ logger = logging.getLogger("tiutils")
 EXIT_INPUT = 2
 
 
-# flags of every command that are paths, or may be; a name that is not UTF-8 is a path, too, and stands in no sentence
+# flags, of any command, that may be paths; a path need not be UTF-8
 PATHS = {
     "config", "embedding", "output_dir", "run_dirs", "run_dir", "held_out", "evaluator", "picture", "source",
     "target", "pretrained_model_name_or_path", "tokenizer_name", "train_data_dir", "resume_from_checkpoint",
@@ -51,7 +51,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line, not a screen of all flags."""
+    """An argument parser whose errors are one line, not a screen of all flags."""
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the command line and leave with status 2."""
@@ -163,7 +163,7 @@ def add_sampling_flags(
 
 
 def add_framework_flag(parser: argparse.ArgumentParser) -> None:
-    """Which library computes; files and numbers are the same."""
+    """Which library computes; files and results are the same."""
     parser.add_argument(
         "--framework",
         choices=("pytorch", "flax"),
@@ -175,10 +175,10 @@ def add_framework_flag(parser: argparse.ArgumentParser) -> None:
 def read_config_file(path: str) -> dict[str, Any]:
     """Flags from a TOML or JSON file, by name, with or without dashes in front.
 
-    A `run.json` of an earlier run will do: its flags are taken.
+    The `run.json` of an earlier run works, too: its flags are used.
 
     Raises:
-        InputError: it cannot be read, or holds something that is no flag.
+        InputError: it cannot be read, or has an entry that is not a flag.
     """
     try:
         file = files.given(path, "--config")
@@ -194,19 +194,19 @@ def read_config_file(path: str) -> dict[str, Any]:
     values = values.get("flags", values) if isinstance(values, dict) else values
     if not isinstance(values, dict):
         raise InputError(
-            f"--config {path} holds a {type(values).__name__}; it must hold flags with their values"
+            f"--config {path} contains a {type(values).__name__}; it must contain flags with their values"
         )
     known = {field.name for field in dataclasses.fields(TrainingConfig)}
     unknown = [name for name in values if name.lstrip("-") not in known]
     if unknown:
         raise InputError(
-            f"--config {path} holds {unknown[0]!r}, which is no flag; see `tiutils train --help`"
+            f"--config {path} contains {unknown[0]!r}, which is not a flag; see `tiutils train --help`"
         )
     return {name.lstrip("-"): value for name, value in values.items()}
 
 
 def training_config(options: argparse.Namespace) -> TrainingConfig:
-    """The file's flags, then the command line's."""
+    """The settings from the config file and the command line, which takes precedence."""
     values = read_config_file(options.config) if options.config else {}
     known = {field.name for field in dataclasses.fields(TrainingConfig)}
     values |= {name: value for name, value in vars(options).items() if name in known}
@@ -214,7 +214,7 @@ def training_config(options: argparse.Namespace) -> TrainingConfig:
 
 
 def source_and_name(text: str) -> tuple[str, str | None]:
-    """Split `FILE=<new-name>`, as the command line takes it; a file may have a `=` in its name."""
+    """Split `FILE=<new-name>`, as given on the command line; a file may have a `=` in its name."""
     source, equals, name = text.rpartition("=")
     if not equals or os.path.lexists(os.path.expanduser(text)):
         return text, None
@@ -224,7 +224,7 @@ def source_and_name(text: str) -> tuple[str, str | None]:
 
 
 def words(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """The files of --embedding and the names their words get: of each the one given, else all in it.
+    """The file and the name of each word of --embedding: the name given, or else every word in the file.
 
     Raises:
         InputError: a file cannot be read.
@@ -243,7 +243,7 @@ def check_words(
     words: Sequence[tuple[str, str]],
     prompts: Sequence[str] | None = None,
 ) -> None:
-    """Refuse words that the model cannot be given, before its weights are loaded; warn of those in no prompt.
+    """Refuse words that do not fit the model, before its weights are loaded; warn of words that no prompt contains.
 
     Raises:
         InputError: see `tokenizer.read_word`.

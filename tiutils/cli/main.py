@@ -36,7 +36,7 @@ PLACES = ("a {} on the beach", "a {} in the snow", "a {} in the forest", "two {}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 failed, 2 something given is wrong."""
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
     with console.guarded() as (stdout, _):
         options = build_parser().parse_args(arguments)
         quiet_libraries()
@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_training_flags(train)
     add_framework_flag(train)
-    # flags of older scripts and launchers: let through, though there is nothing for them to do
+    # flags of older scripts and launchers, accepted without effect
     train.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     train.add_argument("--validation_epochs", type=int, help=argparse.SUPPRESS)
     train.set_defaults(run=run_train)
@@ -105,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate.set_defaults(run=run_generate)
 
     evaluate = commands.add_parser(
-        "evaluate", help="draw photos | before | after, and score; compare several runs"
+        "evaluate", help="draw photos | before | after and score a word, or compare several runs"
     )
     evaluate.add_argument("run_dirs", nargs="+", help="output folder of a `tiutils train` run")
     evaluate.add_argument(
@@ -272,7 +272,7 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def next_steps(word: str, embedding: str | Path) -> list[str]:
-    """What to do with a learned word, as commands to copy, a line for each."""
+    """What to do next with a learned word: lines with commands to copy."""
     run = str(Path(embedding).parent)
     commands = {
         "compare": ["tiutils", "evaluate", run],
@@ -320,7 +320,7 @@ def run_generate(options: argparse.Namespace) -> int:
                 parts, options.prompt, sampling, batch_size=parts.at_once, on_image=keep
             )
         except KeyboardInterrupt:
-            logger.warning("stopped: %d of %d pictures are drawn, in %s", done, total, folder)
+            logger.warning("stopped: %d of %d pictures are in %s", done, total, folder)
             raise
     return EXIT_OK
 
@@ -330,24 +330,30 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from tiutils.evaluation import report
 
     label = "side by side:" if len(options.run_dirs) > 1 else "photos | before | after:"
-    made = report.evaluate(
-        options.run_dirs,
-        options.prompt or PLACES,
+    config = report.EvaluationConfig(
         photos=options.train_data_dir,
         held_out=options.held_out,
         model=flags.model(options, [], or_none=True),
-        judge=options.evaluator,
+        evaluator=options.evaluator,
         output_dir=options.output_dir,
-        scores=not options.no_scores,
-        on_image=lambda path: print(f"{label:<25} {path}", flush=True),
         sampling=flags.sampling_config(options),
+        scores=not options.no_scores,
+    )
+    made = report.evaluate(
+        options.run_dirs,
+        options.prompt or PLACES,
+        config,
+        on_image=lambda path: print(f"{label:<25} {path}", flush=True),
     )
     if made.word_scores:
         print("\n" + "\n\n".join(map(report.as_text, made.word_scores)))
-    if len(options.run_dirs) == 1:
-        print(f"\nthe learned word:         {made.words[0]}")
-        if made.page:
-            print(f"open in a browser:        {made.page}")
+    is_one = len(options.run_dirs) == 1
+    print()
+    if is_one:
+        print(f"the learned word:         {made.words[0]}")
+    if made.page:
+        print(f"open in a browser:        {made.page}")
+    if is_one:
         print("what to open next:        notebooks/00_start_here.ipynb")
     return EXIT_OK
 
@@ -408,7 +414,7 @@ def run_merge(options: argparse.Namespace) -> int:
 
     folder = files.given(options.output_dir, "--output_dir")
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InputError(f"{str(folder)!r} is there already: give a new folder")
+        raise InputError(f"{str(folder)!r} already exists: give a new folder")
     words = flags.words(options.embedding)
     chosen = flags.model(options, [source for source, _ in words])
     chosen["name"] = chosen["name"] or models.default_model()

@@ -1,4 +1,4 @@
-"""Scores: every measure of a word, and by how much, and how surely, one word is better than another."""
+"""Scores: every measure of a word, and by how much one word is better than another, with an interval."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ METRICS = {
 
 
 class Gallery:
-    """Pictures by prompt, each drawn once: those that a figure has shown serve the scores as well.
+    """Pictures by prompt, each drawn only once: the scores reuse those of the figure.
 
-    Picture k of a prompt starts from the noise of `seed + k`, whoever asks for it.
+    Picture k of a prompt always starts from the noise of `seed + k`.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Gallery:
         self.drawn: dict[str, list[Image.Image]] = {}
 
     def missing(self, prompts: Sequence[str], count: int) -> int:
-        """How many pictures would have to be drawn for `pictures`."""
+        """How many pictures `pictures` would have to draw."""
         return sum(
             max(0, count - len(self.drawn.get(prompt, ()))) for prompt in dict.fromkeys(prompts)
         )
@@ -73,49 +73,61 @@ class Gallery:
         return [image for prompt in prompts for image in self.drawn[prompt][:count]]
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What is asked of each word beside the measures that need no CLIP model.
+
+    Attributes:
+        evaluator: the CLIP model; without one the last two measures are left out.
+        prompts: with `{}` for the word, for prompt following; the first template if there are none.
+        images_per_prompt: pictures drawn of each of `prompts`; as many as of the first template if None.
+        learnable_property: which templates, "object" or "style".
+    """
+
+    evaluator: ClipScorer | None = None
+    prompts: Sequence[str] = ()
+    images_per_prompt: int | None = None
+    learnable_property: str = "object"
+
+
 def evaluate_word(
     models: Models,
     word: str,
     references: Images,
     *,
     plain_word: str,
-    evaluator: ClipScorer | None = None,
-    learnable_property: str = "object",
-    prompts: Sequence[str] = (),
     num_images: int = 8,
-    images_per_prompt: int | None = None,
+    questions: Questions | None = None,
     gallery: Gallery | None = None,
 ) -> dict[str, np.ndarray]:
-    """Take every measure of one word; two words get the same draws and start from the same noise.
+    """Every measure of one word; all words get the same draws and start from the same noise.
 
     Args:
         models: the frozen parts, the word among their tokens.
         word: the learned word, or the plain one.
-        references: photos of the thing, best such as training has not seen.
-        plain_word: what CLIP reads where a prompt has the word.
-        evaluator: the CLIP model; without one the two last measures are left out.
-        learnable_property: which templates, "object" or "style".
-        prompts: with `{}` for the word, for prompt following; the first template if there are none.
+        references: photos of the thing, preferably ones that training has not seen.
+        plain_word: what CLIP reads in place of the word in a prompt.
         num_images: pictures drawn of the first template ("a photo of a …").
-        images_per_prompt: pictures drawn of each of `prompts`; as many as `num_images` if None.
-        gallery: how pictures are generated, and those that are there already; a new one with the defaults if None.
+        questions: the defaults if None.
+        gallery: how pictures are generated, and those that exist already; a new one with the defaults if None.
 
     Returns:
-        names of `METRICS` with a value for each draw of the loss or for each picture, (n,). Their
-        mean is the measure.
+        for each name of `METRICS` the values of all draws of the loss, or of all pictures, (n,); their mean is the
+        measure.
     """
-    template = concept.templates(learnable_property)[0]
-    gallery = gallery or Gallery(models)
+    questions, gallery = questions or Questions(), gallery or Gallery(models)
+    shown, evaluator = questions.learnable_property, questions.evaluator
+    template = concept.templates(shown)[0]
     images = gallery.pictures([concept.fill(template, word)], num_images)
-    losses = metrics.evaluation_losses(models, references, word, learnable_property, num_samples=64)
+    losses = metrics.evaluation_losses(models, references, word, shown, num_samples=64)
     measured = {
         "evaluation_loss": losses.numpy(),
         "image_similarity": metrics.image_similarities(models, images, references).numpy(),
         "histogram_distance": metrics.histogram_distances(images, references),
     }
     if evaluator is not None:
-        prompts = list(prompts) or [template]
-        each = images_per_prompt or num_images
+        prompts = list(questions.prompts) or [template]
+        each = questions.images_per_prompt or num_images
         drawn = gallery.pictures([concept.fill(prompt, word) for prompt in prompts], each)
         sentences = [concept.fill(p, plain_word) for p in prompts for _ in range(each)]
         measured["clip_similarity"] = evaluator.clip_i(images, references).numpy()
@@ -125,9 +137,9 @@ def evaluate_word(
 
 @dataclass(frozen=True)
 class Score:
-    """A word's value, by how much it is better than another word's, and from where to where that may be.
+    """A word's value, by how much it is better than another word's, and the ends of an interval for that.
 
-    `better_by` is positive where the word is better, whichever way the measure points.
+    `better_by` is positive if the word is better, whether high or low values of the measure are good.
     """
 
     value: float
@@ -143,11 +155,11 @@ def compare(
     level: float = 0.95,
     resamples: int = 1000,
 ) -> dict[str, Score]:
-    """How much better one word is than another, with an interval of confidence.
+    """By how much one word is better than another, with a confidence interval.
 
-    Percentile bootstrap (Efron 1979): pictures, or draws of the loss, are drawn anew from those there
-    are, the same for both words, because the two stand side by side, prompt by prompt and seed by
-    seed. It speaks of other noise, not of other training runs.
+    Percentile bootstrap (Efron 1979) over the pictures, or the draws of the loss. Both words are resampled alike,
+    because they are compared prompt by prompt and seed by seed. The interval covers other noise, not other training
+    runs.
     """
     scores = {}
     for name, values in word.items():

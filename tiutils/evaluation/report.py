@@ -6,8 +6,8 @@ import dataclasses
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ SCORED = 8  # pictures of a word that each score is the mean of, at least; see b
 
 @dataclass(frozen=True)
 class Subject:
-    """A learned word to be judged: its file, the word it began as, its photos, those to judge by."""
+    """A learned word to be scored: its file, the word it started from, its photos, and the photos to compare with."""
 
     run_dir: Path
     embedding: Path
@@ -55,7 +55,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class WordScores:
-    """The scores of a word, and what the plain word has, by measure."""
+    """The scores of a word and the values of the plain word, by measure."""
 
     word: str
     plain_word: str
@@ -66,10 +66,7 @@ class WordScores:
 
 @dataclass(frozen=True)
 class Report:
-    """The picture's file, the words' files, and the scores of each word; none if no scores were asked for.
-
-    Of one run there is a page to look at as well.
-    """
+    """The picture's file, the words' files, the scores of each word if asked for, and a page to look at."""
 
     picture: Path
     words: tuple[Path, ...]
@@ -77,61 +74,75 @@ class Report:
     page: Path | None = None
 
 
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What an evaluation compares with, and how it draws and scores.
+
+    Attributes:
+        photos: the photos, if they have moved since training.
+        held_out: photos to compare with that training has not seen; the folder `held_out` beside each run's photos if
+            there is one, else the photos themselves.
+        model: arguments of `models.load` that replace the model recorded by the runs.
+        evaluator: a CLIP model, folder or Hub id; the one that came with the model, if one did.
+        output_dir: folder for a comparison of several runs.
+        sampling: how pictures are generated, two of each prompt if it does not say; scores use these and, if they are
+            fewer than `SCORED`, more. With 25 steps the scores are the same as with 15 (benchmarks/README.md).
+        scores: whether to compute scores.
+    """
+
+    photos: str | Path | None = None
+    held_out: str | Path | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+    evaluator: str | None = None
+    output_dir: str | Path = COMPARISON
+    sampling: SamplingConfig = SAMPLING
+    scores: bool = True
+
+
 def evaluate(
     run_dirs: Sequence[str | Path],
     prompts: Sequence[str],
+    config: EvaluationConfig | None = None,
     *,
-    photos: str | Path | None = None,
-    held_out: str | Path | None = None,
-    model: dict[str, Any] | None = None,
-    judge: str | None = None,
-    output_dir: str | Path = COMPARISON,
-    sampling: SamplingConfig = SAMPLING,
-    scores: bool = True,
     on_image: Callable[[Path], object] | None = None,
 ) -> Report:
     """Draw prompts with plain words and learned ones, from the same noise; then score.
 
-    Of one run, `before_after.png`, the scores in `run.json` and `report.html` go into its folder; of
-    several, `comparison.png` and `comparison.json` go into `output_dir`. Existing files are
-    kept: a second picture is called `before_after-2.png`.
+    For one run, `before_after.png`, the scores in `run.json`, and `report.html` are written into its folder; for
+    several, `comparison.png`, `comparison.json`, and `comparison.html` into `output_dir`. Existing files are kept: a
+    second picture is called `before_after-2.png`.
 
     Args:
         run_dirs: output folders of runs, all on one model.
         prompts: what to draw, with `{}` for the word.
-        photos: the photos, if they have moved since training.
-        held_out: photos to compare with that training has not seen; the folder `held_out` beside
-            each run's photos if there is one, else the photos themselves.
-        model: arguments of `models.load` that replace the model recorded by the runs.
-        judge: a CLIP model, folder or Hub id; the one that came with the model, if one did.
-        output_dir: folder for a comparison.
-        sampling: how pictures are generated, two of each prompt if it does not say; scores use these and, if they are
-            fewer than `SCORED`, more. With 25 steps the scores are the same as with 15 (benchmarks/README.md).
-        scores: whether to compute scores.
+        config: the defaults if None.
         on_image: called with the picture's path as soon as it is written, long before the scores are ready.
 
     Raises:
-        InputError: a run, its photos, or the judge is missing, or the runs used different models.
+        InputError: a run, its photos, or the evaluator is missing, or the runs used different models.
     """
+    config = config or EvaluationConfig()
     if missing := [prompt for prompt in prompts if "{}" not in prompt]:
         raise InputError(f"the prompt {missing[0]!r} has no {{}} where the word belongs")
     folders = [given(run_dir, "the run's folder") for run_dir in run_dirs]
-    subjects = [_subject(folder, photos, held_out) for folder in folders]
-    chosen = _model(folders, model or {})
+    subjects = [_subject(folder, config.photos, config.held_out) for folder in folders]
+    chosen = _model(folders, config.model)
     is_one = len(subjects) == 1
-    target = folders[0] if is_one else given(output_dir, "--output_dir")
+    target = folders[0] if is_one else given(config.output_dir, "--output_dir")
     check_writable(target, "the run's folder" if is_one else "--output_dir")
     words = _names(chosen, subjects, prompts)
     parts = models.load(**chosen, device=models.best_device())
     clip = None
-    if scores:
+    if config.scores:
         clip = (
-            clip_model.load(judge, device=parts.device) if judge else clip_model.bundled_with(parts)
+            clip_model.load(config.evaluator, device=parts.device)
+            if config.evaluator
+            else clip_model.bundled_with(parts)
         )
     for subject, word in zip(subjects, words, strict=True):
         inference.load_embedding(parts, subject.embedding, word)
 
-    sampling = dataclasses.replace(sampling, batch_size=parts.at_once)
+    sampling = dataclasses.replace(config.sampling, batch_size=parts.at_once)
     gallery, each = comparison.Gallery(parts, sampling), sampling.num_images_per_prompt
     shown = list(dict.fromkeys([*(s.plain_word for s in subjects), *words]))
     sentences = [concept.fill(prompt, word) for word in shown for prompt in prompts]
@@ -150,26 +161,30 @@ def evaluate(
     if on_image is not None:
         on_image(picture)
     word_scores: tuple[WordScores, ...] = ()
-    if scores:
+    if config.scores:
         word_scores = _score_words(subjects, words, clip, prompts, gallery)
     record = [dataclasses.asdict(each) for each in word_scores]
     page: Path | None = None
     try:
         if is_one:
-            if scores:
+            if config.scores:
                 update_record(target, {"scores": record[0]})
             page = _page(subjects[0], prompts, pictures, words[0], *word_scores)
-        elif scores:
-            write_new(_numbered(picture.with_suffix(".json")), to_json(record))
+        else:
+            if config.scores:
+                write_new(_numbered(picture.with_suffix(".json")), to_json(record))
+            runs = _compared(subjects, words, word_scores)
+            text = web_page.render_comparison(web_page.ComparisonPage(runs, prompts, pictures))
+            page = _keep(text.encode(), target, f"{COMPARISON}.html")
     except InputError as error:  # still return the scores
         logger.warning("%s", error)
     return Report(picture, tuple(subject.embedding for subject in subjects), word_scores, page)
 
 
-def _model(run_dirs: Sequence[Path], changed: dict[str, Any]) -> dict[str, Any]:
+def _model(run_dirs: Sequence[Path], changed: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `models.load` for the model that the runs were trained on, or the one that was asked for."""
     if changed.get("name"):
-        return changed
+        return dict(changed)
     found = [model_of(run_dir) for run_dir in run_dirs]
     if any(each != found[0] for each in found):
         names = sorted({" ".join(filter(None, each.values())) for each in found})
@@ -208,7 +223,7 @@ def _score_words(
     judged = [
         each for s, w in zip(subjects, words, strict=True) for each in ((s, w), (s, s.plain_word))
     ]
-    # the figure's serve again
+    # at least as many as in the figure, whose pictures are reused
     each = max(gallery.sampling.num_images_per_prompt, -(-SCORED // len(prompts)))
     usual = [
         concept.fill(concept.templates(subject.learnable_property)[0], word)
@@ -219,7 +234,7 @@ def _score_words(
     todo = gallery.missing(usual, SCORED) + gallery.missing(asked, each) + len(judged)
     with bar(todo, "scoring", "picture") as scored:
         gallery.on_image = scored.update
-        gallery.pictures(usual, SCORED)  # all words' at once: full batches
+        gallery.pictures(usual, SCORED)  # those of all words at once, for full batches
         gallery.pictures(asked, each)
         measured = []
         for subject, word in judged:
@@ -229,11 +244,8 @@ def _score_words(
                     word,
                     subject.references,
                     plain_word=subject.plain_word,
-                    evaluator=clip,
-                    learnable_property=subject.learnable_property,
-                    prompts=prompts,
                     num_images=SCORED,
-                    images_per_prompt=each,
+                    questions=comparison.Questions(clip, prompts, each, subject.learnable_property),
                     gallery=gallery,
                 )
             )
@@ -253,12 +265,12 @@ def _score_words(
 
 
 def _subject(run_dir: Path, photos: str | Path | None, held_out: str | Path | None) -> Subject:
-    """What a run's folder says of its word. Raises InputError where there is no finished run."""
+    """What a run's folder says about its word. Raises InputError if there is no finished run."""
     record = read_record(run_dir)
     words = [run_dir / name for name in embeddings.FILE_NAMES if (run_dir / name).is_file()]
     if not record or not words:
         raise InputError(
-            f"{run_dir} holds no finished run (run.json and learned_embeds.safetensors); "
+            f"{run_dir} contains no finished run (run.json and learned_embeds.safetensors); "
             f"give the --output_dir of `tiutils train`"
         )
     flags, learned = entry(record, "flags", dict), embeddings.read(words[0])
@@ -307,10 +319,10 @@ def _subject(run_dir: Path, photos: str | Path | None, held_out: str | Path | No
 def _names(
     chosen: dict[str, Any], subjects: Sequence[Subject], prompts: Sequence[str]
 ) -> list[str]:
-    """A name for each run's word; where two runs taught the same one, the later becomes <word-2>.
+    """A name for each run's word; if two runs taught the same one, the later becomes <word-2>.
 
-    Words that do not fit the model are refused, and prompts that are cut are warned of, before its
-    weights are loaded.
+    Before the model's weights are loaded, words that do not fit it are refused, and a warning names prompts that are
+    too long.
     """
     parts, names = without_weights(**chosen), []
     for subject in subjects:
@@ -361,6 +373,25 @@ def _page(
         **web_page.recorded(subject.run_dir),
     )
     return _keep(web_page.render(page).encode(), subject.run_dir, PAGE)
+
+
+def _compared(
+    subjects: Sequence[Subject], words: Sequence[str], word_scores: Sequence[WordScores]
+) -> list[web_page.Run]:
+    """The runs of a comparison for its page."""
+    scored: Sequence[WordScores | None] = word_scores or [None] * len(subjects)
+    return [
+        web_page.Run(
+            subject.run_dir.resolve().name,
+            word,
+            subject.plain_word,
+            subject.photos[0],
+            (each.scores, each.plain_scores) if each else None,
+            subject.reference_folder,
+            entry(read_record(subject.run_dir), "flags", dict),
+        )
+        for subject, word, each in zip(subjects, words, scored, strict=True)
+    ]
 
 
 def _several_runs(

@@ -1,4 +1,4 @@
-"""`report.html`: what a run has learned, as one page that needs no server, no network, and no other file."""
+"""`report.html`, what a run has learned, and `comparison.html`, what several have: pages that need no other file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import os
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tiutils import concept
 from tiutils.config import TrainingConfig
 from tiutils.errors import printable
 from tiutils.evaluation import overfitting
@@ -32,6 +33,13 @@ MAX_BYTES = 2_000_000
 MAX_SHEETS = 6  # of a long run: the first, the last, and some between
 # A page is made to be shared: it names no folder of the machine that made it.
 PER_MACHINE = ("output_dir", "logging_dir", "resume_from_checkpoint")
+ADVANTAGE = ["Better by", "95% interval", "Verdict"]
+HOW_TO_READ = (
+    '<p class="note">↑ more is better, ↓ less is better. “Better by” is positive where the learned word wins. Its '
+    "interval covers other noise to draw from, not other training runs; the verdict is clear where the interval leaves "
+    "out zero.</p>"
+)
+NOT_SCORED = "<p>Not computed. Run <code>tiutils evaluate</code> without <code>--no-scores</code> to add them.</p>"
 PATHS = ("train_data_dir", "pretrained_model_name_or_path", "tokenizer_name", "evaluator")
 
 
@@ -82,6 +90,44 @@ class Page:
     reference_folder: str = ""
     embedding: str = "learned_embeds.safetensors"
     flags: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of several runs that a page compares.
+
+    Attributes:
+        name: of its folder.
+        word: the learned word; no two runs have the same.
+        plain_word: the word it is compared with; several runs may share it.
+        photo: one of the photos it was learned from.
+        scores: as in `Page`.
+        reference_folder: the photos that its scores compare with.
+        flags: its settings, as run.json has them.
+    """
+
+    name: str
+    word: str
+    plain_word: str
+    photo: Image.Image
+    scores: tuple[dict[str, Score], dict[str, float]] | None = None
+    reference_folder: str = ""
+    flags: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ComparisonPage:
+    """All that the page of several runs shows.
+
+    Attributes:
+        runs: in the order of the rows.
+        prompts: with `{}` for the word.
+        pictures: by word, plain or learned: as many of the first prompt as of each other, prompt by prompt.
+    """
+
+    runs: Sequence[Run]
+    prompts: Sequence[str]
+    pictures: Mapping[str, Sequence[Image.Image]]
 
 
 def recorded(run_dir: Path) -> dict[str, Any]:
@@ -155,12 +201,40 @@ def render(page: Page) -> str:
 
     Everything that a person or a file has said is escaped.
     """
+    return _small_enough(lambda scale: _render(page, scale))
+
+
+def render_comparison(page: ComparisonPage) -> str:
+    """The page of several runs as HTML, made like `render`."""
+    sections = [_measured(page.runs), _differences(page.runs)]
+    return _small_enough(
+        lambda scale: _document(
+            "Learned words side by side",
+            "Learned words side by side",
+            f"{len(page.runs)} words, drawn from the same noise and scored in the same way.",
+            [_sheet(page, scale), *sections],
+        )
+    )
+
+
+def _small_enough(render_at: Callable[[float], str]) -> str:
+    """A page with its pictures at the first of `SCALES` that keeps it within `MAX_BYTES`."""
     text = ""
     for scale in SCALES:
-        text = _render(page, scale)
+        text = render_at(scale)
         if len(text.encode()) <= MAX_BYTES:
             break
     return text
+
+
+def _document(title: str, heading: str, lead: str, sections: Sequence[str]) -> str:
+    """The whole page; `heading` is HTML, title and lead are text."""
+    return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=_text(title),
+        heading=heading,
+        lead=_text(lead),
+        sections="\n".join(section for section in sections if section),
+    )
 
 
 def _render(page: Page, scale: float) -> str:
@@ -175,11 +249,11 @@ def _render(page: Page, scale: float) -> str:
         _engines(page),
         _settings(page),
     ]
-    return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=_text(f"{page.word}: a learned word"),
-        word=_text(page.word),
-        lead=_text(f"Learned from {photos}{steps}, starting from “{page.plain_word}”."),
-        sections="\n".join(section for section in sections if section),
+    return _document(
+        f"{page.word}: a learned word",
+        f"A new word: <code>{_text(page.word)}</code>",
+        f"Learned from {photos}{steps}, starting from “{page.plain_word}”.",
+        sections,
     )
 
 
@@ -236,31 +310,40 @@ def _chart(chart: Chart) -> str:
 
 def _scores(page: Page) -> str:
     if page.scores is None:
-        return _section(
-            "Scores",
-            "<p>Not computed. Run <code>tiutils evaluate</code> without <code>--no-scores</code> to add them.</p>",
-        )
+        return _section("Scores", NOT_SCORED)
     scores, plain = page.scores
-    rows = [
-        [
-            METRICS[name][0],
-            _number(plain[name], ""),
-            _number(score.value, ""),
-            _number(score.better_by, "+"),
-            f"{_number(score.low, '+')} to {_number(score.high, '+')}",
-            _verdict(score),
-        ]
-        for name, score in scores.items()
-    ]
+    rows = [[METRICS[name][0], *_values(score, plain[name])] for name, score in scores.items()]
     caption = f"Compared with the photos in {Path(page.reference_folder).name}"
-    heads = ["Measure", page.plain_word, page.word, "Better by", "95% interval", "Verdict"]
-    said = (
-        "↑ more is better, ↓ less is better. “Better by” is positive where the learned word wins. Its interval covers "
-        "other noise to draw from, not other training runs; the verdict is clear where the interval leaves out zero."
-    )
-    return _section(
-        "Scores", _table(caption, heads, rows, numbers=range(1, 5)), f'<p class="note">{said}</p>'
-    )
+    heads = ["Measure", page.plain_word, page.word, *ADVANTAGE]
+    return _section("Scores", _table(caption, heads, rows, numbers=range(1, 5)), HOW_TO_READ)
+
+
+def _measured(runs: Sequence[Run]) -> str:
+    """The scores of several runs, measure by measure."""
+    scored = [(run, *run.scores) for run in runs if run.scores is not None]
+    if not scored:
+        return _section("Scores", NOT_SCORED)
+    rows = [
+        [METRICS[name][0], run.word, *_values(scores[name], plain[name])]
+        for name in scored[0][1]
+        for run, scores, plain in scored
+        if name in scores
+    ]
+    folders = dict.fromkeys(Path(run.reference_folder).name for run in runs)
+    caption = f"Compared with the photos in {', '.join(folders)}"
+    heads = ["Measure", "Word", "Plain word", "Learned word", *ADVANTAGE]
+    return _section("Scores", _table(caption, heads, rows, numbers=range(2, 6)), HOW_TO_READ)
+
+
+def _values(score: Score, plain: float) -> list[str]:
+    """The cells for one measure of a word: the plain word's value, its own, and by how much it is better."""
+    return [
+        _number(plain, ""),
+        _number(score.value, ""),
+        _number(score.better_by, "+"),
+        f"{_number(score.low, '+')} to {_number(score.high, '+')}",
+        _verdict(score),
+    ]
 
 
 def _number(value: float, sign: str) -> str:
@@ -292,15 +375,63 @@ def _engines(page: Page) -> str:
     return _section("Use the word", f"<p>{said}</p>", table)
 
 
-def _settings(page: Page) -> str:
-    defaults = {each.name: each.default for each in fields(TrainingConfig)}
-    shown = {
+def _sheet(page: ComparisonPage, scale: float) -> str:
+    """A row of pictures for each plain and each learned word, a column or several for each prompt."""
+    each = len(next(iter(page.pictures.values()))) // len(page.prompts)
+    learned = {run.word: run for run in page.runs}
+    rows = []
+    for word, pictures in page.pictures.items():
+        run = learned.get(word)
+        said = f"<small>{_text(run.name if run else 'the plain word')}</small>"
+        photo = (
+            _image(run.photo, PHOTO * scale, f"A photo that {word} was learned from") if run else ""
+        )
+        cells = [f'<th scope="row"><code>{_text(word)}</code>{said}</th>', f"<td>{photo}</td>"]
+        for number, image in enumerate(pictures):
+            prompt = concept.fill(page.prompts[number // each], word)
+            alt = f"“{prompt}”, picture {number % each + 1} of {each}"
+            cells.append(f"<td>{_image(image, PHOTO * scale, alt)}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    heads = "".join(
+        f'<th scope="colgroup" colspan="{each}">{_text(concept.fill(prompt, "…"))}</th>'
+        for prompt in page.prompts
+    )
+    body = "\n".join(rows)
+    table = (
+        '<table class="sheet"><caption>A row for each word, a column for each prompt and seed</caption>\n'
+        f'<thead><tr><th scope="col">Word</th><th scope="col">Photo</th>{heads}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table>"
+    )
+    return _section("Pictures", _scrollable("Pictures", table))
+
+
+def _differences(runs: Sequence[Run]) -> str:
+    """The settings that are not the same in all runs."""
+    shown = [_shown(run.flags) for run in runs]
+    names = dict.fromkeys(name for flags in shown for name in flags)
+    rows = [
+        [f"--{name}", *("" if flags.get(name) is None else str(flags[name]) for flags in shown)]
+        for name in names
+    ]
+    rows = [row for row in rows if len(set(row[1:])) > 1]
+    heads = ["Setting", *(run.word for run in runs)]
+    return _section("Settings that differ", _table("By word", heads, rows)) if rows else ""
+
+
+def _shown(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's settings without this machine's folders."""
+    return {
         name: Path(value).name
         if name in PATHS and isinstance(value, str) and os.path.isabs(value)
         else value
-        for name, value in page.flags.items()
+        for name, value in flags.items()
         if name not in PER_MACHINE
     }
+
+
+def _settings(page: Page) -> str:
+    defaults = {each.name: each.default for each in fields(TrainingConfig)}
+    shown = _shown(page.flags)
     changed = {name: value for name, value in shown.items() if value != defaults.get(name)}
     heads = ["Setting", "Value"]
 

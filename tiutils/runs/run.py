@@ -244,15 +244,19 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def load_models(config: TrainingConfig, name: str, device: torch.device) -> Models:
-    """Load the model as the config says."""
+    """Load the model as the config says, all but the U-Net onto the device.
+
+    The U-Net follows when photos are encoded, so that it and the VAE need not fit together.
+    """
     dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    return load(
+    models = load(
         name,
         revision=config.revision,
         variant=config.variant,
         tokenizer_name=config.tokenizer_name,
-        device=device,
         dtype=dtypes[config.mixed_precision],
         quantize=config.quantize,
-        unet_device="cpu",  # until photos are encoded, so that it and the VAE need not fit together
     )
+    for part in (*models.text_encoders, models.vae):
+        part.to(device)
+    return models
