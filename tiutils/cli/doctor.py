@@ -24,13 +24,13 @@ SECONDS_FOR_THE_HUB = 5.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        topic: what, in a word or two.
-        found: how it stands.
+        topic: what was checked, in a word or two.
+        found: what was found.
         change: what to do about it; empty if all is well.
-        fatal: training cannot run before that is done.
+        fatal: whether training cannot run before that is done.
     """
 
     topic: str
@@ -40,7 +40,7 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Look at everything; takes seconds, and at most about 15 of them when the network hangs. Raises nothing."""
+    """Run all checks; takes seconds, and about 15 at most when the network hangs. Raises nothing."""
     findings = [python_version(), *package_versions()]
     broken = import_all("torch", "diffusers", "transformers", "accelerate")
     if broken:
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def python_version() -> Finding:
-    """The interpreter's version against the least that is supported."""
+    """The interpreter's version and the lowest that is supported."""
     found = f"{platform.python_version()} ({sys.executable})"
     if sys.version_info[:2] >= LEAST_PYTHON:
         return Finding("python", found)
@@ -82,14 +82,14 @@ def python_version() -> Finding:
 
 
 def package_versions() -> Iterator[Finding]:
-    """Installed versions against the floors that tiutils' own metadata states."""
+    """Installed versions, compared with the lowest ones that tiutils' own metadata allows."""
     try:
         requirements = [
             line for line in metadata.requires("tiutils") or [] if "extra ==" not in line
         ]
     except metadata.PackageNotFoundError:
         change = "not installed as a package; in the repository's folder run: pip install -e ."
-        yield Finding("tiutils", "only files", change)
+        yield Finding("tiutils", "runs from its files", change)
         requirements = [
             "accelerate",
             "diffusers",
@@ -108,7 +108,7 @@ def package_versions() -> Iterator[Finding]:
 
 
 def package_version(requirement: str) -> Finding:
-    """One package against one requirement such as `torch>=2.9`."""
+    """A package's version, compared with a requirement such as `torch>=2.9`."""
     required = Requirement(requirement)
     version = installed_version(required.name)
     change = f"run: pip install '{requirement}'"
@@ -129,7 +129,7 @@ def installed_version(name: str) -> str | None:
 
 
 def import_all(*names: str) -> Finding | None:
-    """None if the packages can be imported together, else what the first failure said."""
+    """None if the packages can be imported together, otherwise the first failure."""
     for name in names:
         try:
             importlib.import_module(name)
@@ -141,13 +141,13 @@ def import_all(*names: str) -> Finding | None:
 
 
 def device_and_memory() -> Iterator[Finding]:
-    """The GPU and its memory, or the CPU's cores; and the machine's own memory."""
+    """The GPU and its memory, or the CPU's cores; then the machine's own memory."""
     import torch
 
-    from tiutils.config import TrainingConfig
-    from tiutils.runs import memory
-
     if torch.cuda.is_available():
+        from tiutils.config import TrainingConfig
+        from tiutils.runs import memory
+
         free, total = memory.free_and_total(torch.device("cuda"))
         needed = memory.predicted(TrainingConfig()).peak_bytes / (1 - memory.MARGIN)
         change = ""
@@ -178,7 +178,7 @@ def usable_cores() -> int:
 
 
 def machine_memory() -> int | None:
-    """Bytes of RAM; None where the system does not tell."""
+    """Bytes of RAM; None where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -186,7 +186,7 @@ def machine_memory() -> int | None:
 
 
 def disk_space(folder: Path) -> Finding:
-    """Free space where runs would be written. A run needs kilobytes, SD 1.5 about 4 GiB once."""
+    """Free space in the folder where runs are written. A run needs kilobytes, a download of SD 1.5 about 4 GiB."""
     free = shutil.disk_usage(folder).free
     found = f"{free / GIB:.1f} GiB free at {folder}"
     if free >= 5 * GIB:
@@ -197,9 +197,16 @@ def disk_space(folder: Path) -> Finding:
 
 
 def model_and_hub() -> Iterator[Finding]:
-    """Which model a run would take, whether the bundled one is there, and whether the Hub answers."""
-    from tiutils import models
-    from tiutils.io import hub, pretrained
+    """Whether the Hub answers, whether the bundled model exists, and which model a run would use."""
+    import torch
+
+    from tiutils.io import (
+        hub,
+        pretrained,
+    )  # and not `models`: diffusers' model classes take seconds
+
+    def default_model() -> str:
+        return pretrained.default_model(accelerated=torch.accelerator.is_available())
 
     bundled = (pretrained.BUNDLED_MODEL / "model_index.json").is_file()
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
@@ -209,19 +216,19 @@ def model_and_hub() -> Iterator[Finding]:
     else:
         found = "switched off by HF_HUB_OFFLINE" if offline else "not reached"
         yield Finding("hub", f"{found}: only the bundled model and local folders can be used")
-    # Asked again here, so an answer that came slowly the first time does not count as one.
-    chosen = within(SECONDS_FOR_THE_HUB, models.default_model) or str(pretrained.BUNDLED_MODEL)
+    # this asks the Hub again, so that a slow answer does not count as one
+    chosen = within(SECONDS_FOR_THE_HUB, default_model) or str(pretrained.BUNDLED_MODEL)
     yield Finding(
         "bundled model",
         str(pretrained.BUNDLED_MODEL) if bundled else f"not found at {pretrained.BUNDLED_MODEL}",
-        "" if bundled else "clone the whole repository; the model lies in data/tiny-sd",
+        "" if bundled else "clone the whole repository; the model is in data/tiny-sd",
         fatal=not bundled and chosen == str(pretrained.BUNDLED_MODEL),
     )
     yield Finding("model", f"{chosen} (unless --pretrained_model_name_or_path says otherwise)")
 
 
 def within(seconds: float, ask: Callable[[], Any]) -> Any | None:
-    """What `ask()` returns, or None if it fails or takes longer: looking up a host name knows no timeout."""
+    """What `ask()` returns, or None if it fails or takes longer: looking up a host name has no timeout of its own."""
     answers: list[Any] = []
 
     def worker() -> None:

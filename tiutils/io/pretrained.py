@@ -11,12 +11,13 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Any
-
-from transformers import CLIPTokenizer
+from typing import TYPE_CHECKING, Any
 
 from tiutils.errors import InputError, first_line, printable
 from tiutils.io import files, hub, single_file
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 # a mirror: the original, "runwayml/stable-diffusion-v1-5", was deleted from the Hub
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -315,6 +316,8 @@ def load_tokenizer(
     Raises:
         InputError: it is missing or damaged.
     """
+    from transformers import CLIPTokenizer  # takes a second, and most callers want no tokenizer
+
     source = tokenizer_name or str(Path(folder) / part)
     source = str(files.given(source, "--tokenizer_name"))
     try:
