@@ -17,7 +17,7 @@ GONE = (
 
 
 class Guarded:
-    """A stream that goes on in silence once it can no longer be written to, and keeps the reason."""
+    """A stream that discards everything once it can no longer be written to, and keeps the reason."""
 
     def __init__(self, stream: Any):
         self.stream = stream

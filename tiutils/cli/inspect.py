@@ -20,7 +20,7 @@ logger = logging.getLogger("tiutils")
 FITS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL's second encoder",
         4096: "a T5 encoder, as of SD 3 or Flux"}  # fmt: skip
 NEAREST = 5
-MAX_SHOWN = 100  # characters of one thing that a file says about itself
+MAX_SHOWN = 100  # characters of one entry of a file's metadata
 
 
 def describe(
@@ -31,11 +31,11 @@ def describe(
     variant: str | None = None,
     tokenizer_name: str | None = None,
 ) -> str:
-    """What `tiutils inspect` prints; compares with the vocabulary where the width fits the model.
+    """What `tiutils inspect` prints, with a comparison to the model's vocabulary if the word fits the model.
 
     Args:
         source: see `embeddings.read`.
-        name: the model, see `models.load` for it and what follows.
+        name: the model, as in `models.load`.
         revision: branch, tag or commit on the Hub.
         variant: suffix of the weight files.
         tokenizer_name: a tokenizer other than the model's own.

@@ -144,7 +144,7 @@ def histogram_distance(images: Images, references: Images, *, bins: int = 8) -> 
     side), and the references' histograms are combined bin by bin by the power mean (mean of h^¼)⁴,
     near a geometric mean: a color that only one of them has counts little. With plain means, photos
     of one of the course's concepts were no nearer to other photos of it than to other things. Each
-    picture is compared by itself: what many different pictures have in common is nobody's color.
+    picture is compared by itself: what many pictures have in common is the color of none of them.
 
     Args:
         images: drawn pictures.

@@ -119,7 +119,7 @@ def publish(
         with over_network(f"publishing {name}: {len(additions)} files, {size / 1024:,.0f} KiB"):
             url = api.create_repo(name, private=True, exist_ok=True)
             api.create_commit(name, additions, commit_message="A learned word")
-            if public:  # only now that all is there
+            if public:  # only now that everything is uploaded
                 api.update_repo_settings(name, private=False)
     except Exception as error:  # as above; a finished run must not end in a traceback
         raise InputError(
@@ -160,11 +160,11 @@ def _check_repository(api: HfApi, repo_id: str) -> None:
     held = {file.rfilename for file in info.siblings or ()} - {".gitattributes", "README.md"}
     if held and not held & set(embeddings.FILE_NAMES):
         raise InputError(
-            f"{repo_id} is there already and holds something else ({min(held)}); give another --hub_model_id"
+            f"{repo_id} already exists and contains something else ({min(held)}); give another --hub_model_id"
         )
     if not info.private:
         logger.warning(
-            "%s is there already and public: everyone can see what is published", repo_id
+            "%s already exists and is public: everyone can see what is published", repo_id
         )
 
 

@@ -218,7 +218,7 @@ def check_words(
     tokens = check_placeholder(tokenizer, word, num_vectors, warn=False)
     captions = dataset.captions(concept, word) if config.captions else ()
     if config.captions and not any(captions):
-        logger.warning("--captions has nothing to do: no .txt file lies beside a photo")
+        logger.warning("--captions has no effect: there is no .txt file next to any photo")
     caption_of = {
         photo.path.with_suffix(".txt").name: caption
         for photo, caption in zip(concept.photos, captions, strict=False)
