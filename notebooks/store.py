@@ -30,6 +30,7 @@ def store(path: Path) -> float:
         timeout=600,
         kernel_name="python3",
         record_timing=False,  # times of day are noise in a diff
+        coalesce_streams=True,  # lines printed one after another stand together
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute()
