@@ -1,7 +1,7 @@
-"""How much memory a training step takes, with every switch on and off, in Stable Diffusion 1.5's exact shapes, 512 px.
+"""How much memory a training step takes, with every switch on and off, in the shapes of Stable Diffusion 1.5 and XL.
 
-    python -m benchmarks.memory                  counted, on any machine, in a few minutes
-    python -m benchmarks.memory --device cuda    measured on a GPU, with random weights
+    python -m benchmarks.memory                  counted, on any machine, in ten minutes
+    python -m benchmarks.memory --device cuda    Stable Diffusion 1.5's measured on a GPU, with random weights
 
 Writes tiutils/runs/memory_table.json, from which `--fit` plans, benchmarks/memory.json, and the tables in
 benchmarks/README.md. Without a GPU the bytes of a step are counted (see `benchmarks.counting`), and the bytes that it
@@ -19,6 +19,7 @@ import itertools
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,24 +45,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
     parser.add_argument("--device", choices=("counted", "cuda"), default="counted")
     device = parser.parse_args().device
-    take = counting.count_step if device == "counted" else measure_step
-    found = {
-        switches: {
-            batch: take("sd15", *switches, batch)
-            for batch in BATCHES
-            if batch in (1, 4) or switches[2] is None  # quantization does not bend the line
-        }
-        for switches in SWITCHES
+    is_counted = device == "counted"
+    found = count_all("sd15", counting.count_step if is_counted else measure_step)
+    records = {
+        "sd15": {
+            "model": "Stable Diffusion 1.5's shapes, 512 pixels",
+            "source": "counted" if is_counted else torch.cuda.get_device_name(),
+            "time": "bytes moved" if is_counted else "seconds",
+            "rows": [row_of(switches, steps) for switches, steps in found.items()],
+        },
+        "sdxl": {
+            "model": "Stable Diffusion XL's shapes, 1024 pixels",
+            "source": "counted",
+            "time": "bytes moved",
+            "rows": [row_of(switches, steps) for switches, steps in count_all("sdxl").items()],
+        },
     }
-    where = "counted" if device == "counted" else torch.cuda.get_device_name()
-    rows = [row_of(switches, steps) for switches, steps in found.items()]
-    record = {
-        "model": "Stable Diffusion 1.5's shapes, 512 pixels",
-        "source": where,
-        "time": "bytes moved" if device == "counted" else "seconds",
-        "rows": rows,
-    }
-    TABLE.write_text(json.dumps(record, indent=1) + "\n")
+    TABLE.write_text(json.dumps(records, indent=1) + "\n")
     memory.table.cache_clear()
     more = {
         "machine": programs.machine(),
@@ -74,10 +74,25 @@ def main() -> int:
     }
     RECORD.write_text(json.dumps(more, indent=1) + "\n")
     page = ROOT / "benchmarks" / "README.md"
-    write_between_markers(page, as_markdown(record, more), "memory")
+    write_between_markers(page, as_markdown(records, more), "memory")
     write_between_markers(page, adam_as_markdown(more["adam"]), "adam")
-    print(as_markdown(record, more), adam_as_markdown(more["adam"]), sep="\n\n")
-    return 0 if min(r["weights"] + sum(r["activations"]) for r in rows) <= GOAL else 1
+    print(as_markdown(records, more), adam_as_markdown(more["adam"]), sep="\n\n")
+    leanest = min(r["weights"] + sum(r["activations"]) for r in records["sd15"]["rows"])
+    return 0 if leanest <= GOAL else 1
+
+
+def count_all(
+    model: str, take: Callable[..., dict[str, Any]] = counting.count_step
+) -> dict[tuple[str, bool, str | None], dict[int, dict[str, Any]]]:
+    """Steps of all switches and batches, by switches, then by batch."""
+    return {
+        switches: {
+            batch: take(model, *switches, batch)
+            for batch in BATCHES
+            if batch in (1, 4) or switches[2] is None  # quantization does not bend the line
+        }
+        for switches in SWITCHES
+    }
 
 
 def row_of(
@@ -204,19 +219,17 @@ def adam() -> list[dict[str, Any]]:
     return found
 
 
-def as_markdown(record: dict[str, Any], more: dict[str, Any]) -> str:
-    """The table of all switches, and the text below it."""
-    is_counted, plain = record["source"] == "counted", record["rows"][0]["time"]
-    of_time = "bytes moved" if is_counted else "seconds"
+def table_of(record: dict[str, Any]) -> list[str]:
+    """Lines of the table of all switches."""
+    plain = record["rows"][0]["time"]
     lines = [
         "| frozen parts | checkpointing | U-Net's linear layers | weights | batch 1 | batch 4 | "
-        f"{of_time} at batch 4 |",
+        f"{record['time']} at batch 4 |",
         "|---|---|---|--:|--:|--:|--:|",
     ]
     for row in record["rows"]:
         start, each = row["activations"]
-        cells = [row["weights"] + start + batch * each for batch in (0, 1, 4)]
-        cells[0] = row["weights"]
+        cells = [row["weights"], *(row["weights"] + start + batch * each for batch in (1, 4))]
         share = (row["time"][0] + 4 * row["time"][1]) / (plain[0] + 4 * plain[1])
         words = [
             "float32" if row["precision"] == "no" else "half",
@@ -226,7 +239,14 @@ def as_markdown(record: dict[str, Any], more: dict[str, Any]) -> str:
             f"{share:.2f}",
         ]
         lines.append(f"| {' | '.join(words)} |")
-    lines.append("")
+    return lines
+
+
+def as_markdown(records: dict[str, dict[str, Any]], more: dict[str, Any]) -> str:
+    """The tables of all switches, and what stands behind them."""
+    record = records["sd15"]
+    is_counted = record["source"] == "counted"
+    lines = [*table_of(record), ""]
     source = (
         "Counted, with random weights; for measurements on a GPU see below"
         if is_counted
@@ -246,6 +266,10 @@ def as_markdown(record: dict[str, Any], more: dict[str, Any]) -> str:
         f"{100 * max(real):+.1f} %. Loss on the bundled model's fixed batch, against float32: {changes}; "
         f"checkpointing does not change it. While photos are encoded, before the U-Net is on the device: at most "
         f"{encoding:.2f} GiB.",
+        "",
+        "Stable Diffusion XL at 1024 pixels, counted in the same way and not measured on a GPU yet:",
+        "",
+        *table_of(records["sdxl"]),
     ]
     return "\n".join(lines)
 

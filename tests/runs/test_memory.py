@@ -34,8 +34,9 @@ def chosen(gib, device="cuda", **changes):
     ]
 
 
-def test_the_table_has_a_row_for_every_combination_of_switches():
-    rows = memory.table()["rows"]
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_the_table_has_a_row_for_every_combination_of_switches(family):
+    rows = memory.table()[family]["rows"]
     keys = {(r["precision"], r["gradient_checkpointing"], r["quantize"]) for r in rows}
     assert len(rows) == len(keys) == 2 * 2 * 3
     for row in rows:
@@ -44,7 +45,7 @@ def test_the_table_has_a_row_for_every_combination_of_switches():
 
 def test_weights_by_hand():
     """859.5 million weights in half precision, 123 million of the text encoder in float32."""
-    row = memory.table()["rows"][0]
+    row = memory.table()["sd15"]["rows"][0]
     plan = memory.predicted(dataclasses.replace(CONFIG, train_batch_size=1))
     expected = 4 * (859_520_964 + 123_060_480) + sum(row["activations"])
     assert plan.peak_bytes == pytest.approx(expected, rel=1e-6)

@@ -1,10 +1,9 @@
 """What fits into a device's memory, and which switches make it fit, predicted before anything is loaded.
 
 Weights are counted from the model's configuration. The memory a step needs in addition is in memory_table.json, which
-`benchmarks/memory.py` measures for Stable Diffusion 1.5 at 512 pixels: a constant, and so many bytes per sample. For
-other models and sizes it is scaled by the latents' area and the width of the U-Net's first block, where activations
-are largest: right for every Stable Diffusion 1.x and 2.x, a little too much for smaller models, and too much for SDXL,
-which has no attention there (in half precision with checkpointing, 0.58 GiB a sample at 1024 pixels were counted).
+`benchmarks/memory.py` counts for Stable Diffusion 1.5 at 512 pixels and for Stable Diffusion XL at 1024: a constant,
+and so many bytes per sample. For other models and sizes it is scaled by the latents' area and the width of the U-Net's
+first block, where activations are largest: right for Stable Diffusion 2.x, a little too much for smaller models.
 
 If memory runs out nevertheless, `with_memory_retry` repeats the step with the next plan that needs less.
 """
@@ -43,13 +42,15 @@ class ModelSize:
         linear: weights in linear layers of the U-Net, those that --quantize packs.
         other: the U-Net's other weights.
         text: the text encoders', always float32.
-        activation_scale: size of a sample's activations; 1 is that of Stable Diffusion 1.5 at 512 pixels.
+        activation_scale: size of a sample's activations; 1 is that of the family's model in the table, at its own size.
+        family: "sd15" (Stable Diffusion 1.x and 2.x) or "sdxl", a key of the table.
     """
 
     linear: int
     other: int
     text: int
     activation_scale: float
+    family: str = "sd15"
 
 
 SD15 = ModelSize(270_049_280, 589_471_684, 123_060_480, 1.0)
@@ -89,7 +90,7 @@ class Plan:
 
 @functools.cache
 def table() -> dict[str, Any]:
-    """memory_table.json."""
+    """memory_table.json, by family."""
     return json.loads((Path(__file__).parent / "memory_table.json").read_text(encoding="utf-8"))
 
 
@@ -113,13 +114,15 @@ def size_of(folder: Path, resolution: int | None = None) -> ModelSize:
     linear = sum(layer.weight.numel() for layer in layers)
     factor = pretrained.vae_factor(pretrained.read_config(folder, "vae"))
     side = resolution // factor if resolution else unet.config.sample_size
-    activation_scale = (side / 64) ** 2 * settings["block_out_channels"][0] / 320
+    family, table_side = ("sd15", 64) if len(encoders) == 1 else ("sdxl", 128)
+    activation_scale = (side / table_side) ** 2 * settings["block_out_channels"][0] / 320
     everything = sum(p.numel() for p in unet.parameters())
     return ModelSize(
         linear,
         everything - linear,
         sum(p.numel() for text in texts for p in text.parameters()),
         activation_scale,
+        family,
     )
 
 
@@ -129,7 +132,8 @@ def predicted(config: TrainingConfig, shape: ModelSize = SD15) -> Plan:
     batch, accumulation = config.train_batch_size, config.gradient_accumulation_steps
     key = ("no" if precision == "no" else "half", config.gradient_checkpointing, bits)
     rows = {
-        (r["precision"], r["gradient_checkpointing"], r["quantize"]): r for r in table()["rows"]
+        (r["precision"], r["gradient_checkpointing"], r["quantize"]): r
+        for r in table()[shape.family]["rows"]
     }
     fixed, each = rows[key]["activations"]
     weights = shape.linear * BYTES[bits or precision] + shape.other * BYTES[precision]
