@@ -72,6 +72,7 @@ STAGES = {
     "memory": Stage(gpu_stages.memory_rows, 110, is_timed=False),
     "jax": Stage(gpu_stages.jax, 80),
     "whole": Stage(gpu_stages.whole, 65),
+    "sdxl": Stage(gpu_stages.sdxl, 30, is_timed=False),
     "compile": Stage(gpu_stages.compiling, 10),
 }
 BESIDE = "compile"  # started first, ended last

@@ -28,6 +28,7 @@ from tiutils import inference
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.io.pretrained import BUNDLED_MODEL
+from tiutils.models import Models
 from tiutils.runs import memory, run
 from tiutils.runs.cuda_graph import CapturedStep
 from tiutils.training import Training, recompute_activations, train_rows, training_step
@@ -596,13 +597,23 @@ def taken(notes: Notes, base: Training, checkpointing: bool, batch: int) -> Resu
     ms = 1000 * (time.perf_counter() - start) / notes.steps(2, 1)
     weights = sum(
         p.numel() * p.element_size()
-        for part in (parts.unet, parts.text_encoder)
+        for part in (parts.unet, *parts.text_encoders)
         for p in part.parameters()
     )
-    counted = memory.predicted(training.config).peak_bytes
+    counted = memory.predicted(training.config, size_of(parts)).peak_bytes
     return peaks(notes) | {
         "counted": counted, "weights": weights, "ms": round(ms, 2), "loss": float(loss),
     }  # fmt: skip
+
+
+def size_of(parts: Models) -> memory.ModelSize:
+    """What `--fit` would plan with."""
+    linear = sum(m.weight.numel() for m in parts.unet.modules() if isinstance(m, torch.nn.Linear))
+    everything = sum(p.numel() for p in parts.unet.parameters())
+    text = sum(p.numel() for encoder in parts.text_encoders for p in encoder.parameters())
+    family, side = ("sd15", 64) if len(parts.text_encoders) == 1 else ("sdxl", 128)
+    scale = (parts.latent_shape()[1] / side) ** 2 * parts.unet.config.block_out_channels[0] / 320
+    return memory.ModelSize(linear, everything - linear, text, scale, family)
 
 
 @torch.no_grad()
@@ -617,6 +628,24 @@ def encoding(notes: Notes) -> Result:
     parts.vae.encode(pixels).latent_dist.sample()
     notes.setting.synchronize()
     return peaks(notes)
+
+
+# Stable Diffusion XL
+
+
+def sdxl(notes: Notes) -> None:
+    """A step in SDXL's shapes, batch 1: time and memory, with and without checkpointing."""
+    shapes = "sdxl-thin" if notes.thin else "sdxl"
+    large = dataclasses.replace(notes, setting=dataclasses.replace(notes.setting, shapes=shapes))
+    half = notes.setting.half
+    one = notes.measure_object(f"building, {half}", lambda: built(large, half))
+    for checkpointing in (False, True) if one else ():
+        on = "on" if checkpointing else "off"
+        notes.measure(
+            f"{half}, checkpointing {on}, batch 1",
+            lambda c=checkpointing: taken(large, one, c, 1),
+            4,
+        )
 
 
 def set_cap(notes: Notes, size: float) -> None:

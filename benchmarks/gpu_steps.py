@@ -92,7 +92,7 @@ def ready(
     dataset = diffusion.LatentDataset(
         views,
         torch.full_like(views, 0.1),
-        token_embedding.tokenize(parts.tokenizer, sentences).to(device),
+        torch.cat([token_embedding.tokenize(t, sentences) for t in parts.tokenizers], 1).to(device),
         BatchPlan(0, batch * accumulation, (6,) * 5, len(sentences), shape, 1000),
     )
     rows = token_embedding.rows_of(parts, placeholder)
@@ -116,7 +116,7 @@ def random_models(setting: Setting, precision: str, with_vae: bool = False) -> M
         parts = flax.random_parts(setting.shapes, DTYPES[precision], VOCABULARY)
     if not with_vae:
         parts.vae = types.SimpleNamespace(config=parts.vae.config)  # the shapes are read from it
-    for part in (parts.text_encoder, parts.unet, *[parts.vae] * with_vae):
+    for part in (*parts.text_encoders, parts.unet, *[parts.vae] * with_vae):
         part.requires_grad_(False).eval()
     return parts
 

@@ -33,6 +33,7 @@ def everything(report: Report) -> str:
             profile(report),
         ],
         "Memory of a step": [memory(report), fit(report)],
+        "Stable Diffusion XL": [sdxl(report)],
         "Half precision": [precision(report)],
         "JAX": [jax(report)],
         "A whole run": [whole(report)],
@@ -261,6 +262,25 @@ def memory(report: Report) -> str:
         "steps beside other work and cannot be compared. 8 and 4 bits: not measured."
     )
     return f"{table(head, rows)}\n\n{note}"
+
+
+def sdxl(report: Report) -> str:
+    """A step in Stable Diffusion XL's shapes: memory and time."""
+    rows = []
+    for on in ("off", "on"):
+        found = at(report, "sdxl", f"fp16, checkpointing {on}, batch 1") or {}
+        cells = [gib(found.get(k)) for k in ("counted", "max_allocated", "max_reserved")]
+        rows.append(["fp16", on, "1", *cells, number(found.get("ms"))])
+    head = [
+        "frozen parts",
+        "checkpointing",
+        "batch",
+        "counted",
+        "allocated",
+        "reserved",
+        "ms per step",
+    ]
+    return f"Random weights in SDXL's exact shapes, 1024 pixels.\n\n{table(head, rows)}"
 
 
 def fit(report: Report) -> str:

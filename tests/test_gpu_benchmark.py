@@ -12,7 +12,7 @@ import pytest
 from benchmarks import gpu_tables
 from benchmarks.quality import ROOT
 
-STAGES = ["correctness", "speed", "captured", "memory", "jax", "whole", "compile"]
+STAGES = ["correctness", "speed", "captured", "memory", "jax", "whole", "sdxl", "compile"]
 GUARDS = """
 import sys, time
 from benchmarks import gpu
@@ -65,6 +65,7 @@ def test_rehearsal(tmp_path):
         found = stages["captured"][f"capturing {whole}, batch 1"]
         assert found["max_relative"] < 1e-4
     assert stages["jax"]["losses"]["within"]
+    assert stages["sdxl"]["no, checkpointing on, batch 1"]["loss"] > 0
     page = gpu_tables.everything(report)
     assert "| ours, captured | " in page and gpu_tables.NONE in page
     assert page in done.stdout
@@ -104,6 +105,7 @@ def test_tables_say_what_was_not_measured(tmp_path, monkeypatch):
                 "fit 4 GiB": {"plan": "a plan", "max_reserved": 2**31, "out_of_memory": 0},
                 "fit 3 GiB": {"error": "OutOfMemoryError: 1"}, "fit 2.4 GiB": {"refused": "no"},
             },
+            "sdxl": {"fp16, checkpointing on, batch 1": {"max_reserved": 9 * 2**30, "ms": 700.0}},
             "captured": {"state": "skipped: 3 seconds were left for it"},
         },
     }  # fmt: skip
@@ -119,6 +121,7 @@ def test_tables_say_what_was_not_measured(tmp_path, monkeypatch):
     assert f"{none} {none}" not in page.replace("|", ""), "no sentence of nothing but that"
     assert f"| fp16 | off | 1 | {none} | {none} | 3.00 GiB | {none} | {none} |" in page
     assert "| 4 GiB | a plan | 2.00 GiB | 0 |" in page and f"| 2.4 GiB | refused | {none}" in page
+    assert f"| fp16 | on | 1 | {none} | {none} | 9.00 GiB | 700.0 |" in page
     assert "| 3 GiB | failed: OutOfMemoryError: 1 |" in page
     for folder, name in (("benchmarks", "gpu"), ("docs", "gpu-memory")):
         (tmp_path / folder).mkdir()
