@@ -60,6 +60,7 @@ class Settings:
     steps: int
     pictures: int
     start: str  # "noun", or "look": the row that a word encoder sees in the photos
+    more: tuple[tuple[str, Any], ...] = ()  # other settings of the training, by name
 
     def flags(self, word: str, noun: str) -> dict[str, Any]:
         """The training flags that depend on the start."""
@@ -69,7 +70,12 @@ class Settings:
         known = {field.name for field in dataclasses.fields(tiutils.TrainingConfig)}
         if not start.keys() <= known:
             sys.exit("this tiutils cannot start from photos: leave --start look out")
-        return {"placeholder_token": word, "max_train_steps": self.steps, **start}
+        return {
+            "placeholder_token": word,
+            "max_train_steps": self.steps,
+            **start,
+            **dict(self.more),
+        }
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,8 @@ def word_pictures(model: Path, thing: str, seed: int, settings: Settings, runs: 
 def word_folder(model: Path, thing: str, seed: int, settings: Settings, runs: Path) -> Path:
     """The folder of the word for one thing and seed, by model, settings and photos."""
     mark = fingerprint(witness.taught()[thing])[:6]
-    name = f"{settings.start}-{settings.steps}-{settings.pictures}"
+    parts = [settings.start, settings.steps, settings.pictures]
+    name = "-".join(map(str, [*parts, *(f"{key}={value}" for key, value in settings.more)]))
     return runs / fingerprint(model) / name / f"{thing}-{seed}-{mark}"
 
 
@@ -344,6 +351,17 @@ def label_of(model: Path, start: str, starts: Sequence[str]) -> str:
     return f"{model}, {start}" if len(starts) > 1 else str(model)
 
 
+def setting(text: str) -> tuple[str, Any]:
+    """NAME=VALUE: a setting's name, and its value from JSON or, if it is none, as text."""
+    name, _, value = text.partition("=")
+    if name not in {field.name for field in dataclasses.fields(tiutils.TrainingConfig)}:
+        raise argparse.ArgumentTypeError(f"{name!r} is not a setting of TrainingConfig")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, action="append", help="folder; may be given again")
@@ -352,6 +370,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=16, help="a multiple of 4")
     parser.add_argument("--things", nargs="+", choices=witness.taught(), default=witness.taught())
     parser.add_argument("--start", nargs="+", choices=("noun", "look"), default=["noun"])
+    parser.add_argument(
+        "--set", nargs="+", type=setting, default=[], metavar="NAME=VALUE",
+        help="settings of the training, such as average_rows=100; the others are the defaults",
+    )  # fmt: skip
     parser.add_argument("--drawn", action="store_true", help="only judge what is already drawn")
     parser.add_argument("--evaluator", type=Path, help="that says the place; the first model's own")
     parser.add_argument("--runs", type=Path, default=Path("runs/identity"))
@@ -373,7 +395,7 @@ def collect(given: argparse.Namespace) -> list[Result]:
     found: dict[tuple[str, str], list[Drawn]] = {}
     nouns: dict[tuple[str, str], Drawn] = {}
     for seed, start, model in itertools.product(range(given.seeds), given.start, given.model):
-        settings = Settings(given.steps, given.pictures, start)
+        settings = Settings(given.steps, given.pictures, start, tuple(given.set))
         label = label_of(model, start, given.start)
         for thing in given.things:
             folder = word_folder(model, thing, seed, settings, given.runs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 
@@ -211,6 +212,19 @@ def test_starting_from_the_look_needs_a_flag_for_it(monkeypatch):
         with pytest.raises(SystemExit, match="cannot start from photos"):
             settings.flags("<w>", "cup")
     assert identity.Settings(10, 4, "noun").flags("<w>", "cup")["initializer_token"] == "cup"
+
+
+def test_other_settings_are_taught_in_folders_of_their_own(tmp_path):
+    more = (identity.setting("average_rows=100"), identity.setting("optimizer=directional"))
+    assert more == (("average_rows", 100), ("optimizer", "directional"))
+    changed = identity.Settings(10, 4, "noun", more)
+    assert changed.flags("<w>", "cup")["average_rows"] == 100
+    plain = identity.Settings(10, 4, "noun")
+    thing, model = "wood-toy", identity.pretrained.BUNDLED_MODEL
+    folders = [identity.word_folder(model, thing, 0, s, tmp_path) for s in (plain, changed)]
+    assert folders[0] != folders[1] and "average_rows=100" in str(folders[1])
+    with pytest.raises(argparse.ArgumentTypeError, match="no_such"):
+        identity.setting("no_such=1")
 
 
 @pytest.mark.slow
