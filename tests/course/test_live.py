@@ -15,6 +15,7 @@ from tiutils.course.live import LiveView
 from tiutils.figures import curves, output
 from tiutils.io import embeddings
 from tiutils.protocols import Progress
+from tiutils.runs import early_stopping
 from tiutils.runs.early_stopping import EarlyStopping
 
 RED = Image.new("RGB", (16, 16), "red")
@@ -44,7 +45,8 @@ def rows(result):
     return embeddings.read(result.embedding_path).vectors
 
 
-def test_it_shows_what_early_stopping_measures(learn):
+def test_it_shows_what_early_stopping_measures(learn, monkeypatch):
+    monkeypatch.setattr(early_stopping, "LOSSES_PER_SENSITIVITY", 1)
     watch = EarlyStopping(2, num_samples=2, sensitivity=True)
     view = LiveView(every=3, fixed_losses=watch.losses, sensitivities=watch.sensitivities)
     learn(watch, view)

@@ -3,8 +3,8 @@
 The loss of a training step says little, as each step samples other noise and timesteps. So one
 batch is fixed before training (DVAR: Voronov et al. 2023, arXiv 2302.04841); its loss falls while
 the word is learned and then levels off. Training stops when the last losses vary little
-compared with all of them, and the rows with the lowest loss are kept. The prompt sensitivity at
-the same steps (`evaluation.sensitivity`) is recorded; it decides nothing.
+compared with all of them, and the rows with the lowest loss are kept. Beside every fifth of these losses the prompt
+sensitivity (`evaluation.sensitivity`) is recorded; it decides nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tiutils.protocols import Progress, TrainingProtocol
 logger = logging.getLogger("tiutils")
 
 WINDOW, THRESHOLD = 310, 0.15  # steps, and ratio of variances: the paper's for Textual Inversion
+LOSSES_PER_SENSITIVITY = 5  # it costs as much as a loss, and is read as a curve
 
 
 def variance_ratio(losses: Sequence[float], window: int) -> float:
@@ -50,7 +51,8 @@ class EarlyStopping:
     `--early_stopping` makes it part of the run: its history is in the checkpoints, the best rows are
     what the run leaves.
 
-    With `sensitivity` it also measures the prompt sensitivity at the same steps: 18 passes through the U-Net each time.
+    With `sensitivity` it also measures the prompt sensitivity, beside the first loss and every fifth from there on: 18
+    passes through the U-Net each time.
 
     Attributes:
         losses: fixed loss by step; the first is taken after the first `every` steps.
@@ -95,7 +97,7 @@ class EarlyStopping:
         if loss < self.losses.get(self.best_step or 0, math.inf):
             self.best_step, self.best_rows = progress.step, progress.training.vectors()
         self.losses[progress.step] = loss
-        if self.measures_sensitivity:
+        if self.measures_sensitivity and (len(self.losses) - 1) % LOSSES_PER_SENSITIVITY == 0:
             self.sensitivities[progress.step] = self._sensitivity(progress.training)
         return self.converged
 
