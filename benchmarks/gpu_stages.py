@@ -26,6 +26,7 @@ from benchmarks.gpu_steps import Setting, bundled, captured_unet, in_turns, read
 from benchmarks.gpu_tables import BOUNDS
 from tiutils import inference
 from tiutils.config import TrainingConfig
+from tiutils.directional import Directional
 from tiutils.errors import InputError
 from tiutils.io.pretrained import BUNDLED_MODEL
 from tiutils.models import Models
@@ -372,7 +373,7 @@ def attention_kernels(notes: Notes, training: Training, batch: int) -> None:
 
 
 def row_optimizer(notes: Notes) -> Result:
-    """Microseconds that AdamW takes for one row and for six, with nothing else in the loop."""
+    """Microseconds that each optimizer takes for one row and for six, with nothing else in the loop."""
     device = notes.setting.device
     kinds: dict[str, Result] = {"plain": {"foreach": False}, "foreach": {"foreach": True}}
     if device == "cuda":
@@ -384,6 +385,10 @@ def row_optimizer(notes: Notes) -> Result:
             row.grad = torch.randn_like(row)
             optimizer = torch.optim.AdamW([row], lr=5e-3, **settings)
             works[f"AdamW, {kind}, {rows} × 768"] = lambda _, o=optimizer: o.step()
+        row = torch.nn.Parameter(torch.randn(rows, 768, device=device))
+        row.grad = torch.randn_like(row)
+        turning = Directional(row, 0.01, 1e-4, (768,))
+        works[f"directional, {rows} × 768"] = lambda _, o=turning: o.step()
     turns = in_turns(notes.setting, works, 3, notes.steps(100, 3))
     return {name: {"us": round(1000 * found["ms"], 2)} for name, found in turns.items()}
 

@@ -420,7 +420,7 @@ def whole(report: Report) -> str:
 
 
 def optimizer(report: Report) -> str:
-    """Microseconds of AdamW."""
+    """Microseconds of each optimizer's step."""
     found = at(report, "speed", "row optimizer") or {}
     rows = [[name, number(one.get("us"))] for name, one in found.items() if isinstance(one, dict)]
     return table(["optimizer's step", "microseconds"], rows or [["AdamW", NONE]])

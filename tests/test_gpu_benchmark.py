@@ -59,6 +59,7 @@ def test_rehearsal(tmp_path):
         assert all("need" in one["skipped"] or "rehearsal" in one["skipped"] for one in reasons)
     stages = report["stages"]
     assert stages["speed"]["batch 1"]["ours"]["ms"] > 0
+    assert stages["speed"]["row optimizer"]["directional, 1 × 768"]["us"] > 0
     exact = stages["correctness"]["deterministic, no"]
     assert exact["repeated_bit_for_bit"] and exact["resumed_bit_for_bit"]
     for whole in ("ours, --capture", "ours, but for the optimizer, captured", "ours, captured"):
