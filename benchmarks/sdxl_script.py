@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -52,13 +53,11 @@ def main() -> int:
 
 def make_material(folder: Path) -> tuple[Path, Path]:
     """The model's folder and that of five photos, the tests' own."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    from small_model import draw_photo, save_small_sdxl
-
-    model, photos = save_small_sdxl(folder / "model"), folder / "photos"
+    made_by_tests = runpy.run_path(str(ROOT / "tests" / "small_model.py"))
+    model, photos = made_by_tests["save_small_sdxl"](folder / "model"), folder / "photos"
     photos.mkdir()
     for index in range(5):
-        draw_photo(index).save(photos / f"{index}.png")
+        made_by_tests["draw_photo"](index).save(photos / f"{index}.png")
     return model, photos
 
 
