@@ -11,7 +11,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY     := .venv/bin/python
 PIP    := $(PY) -m pip install
 # one thread each: two workers with two threads each would wait for one another
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal --durations 20 --durations-min 5
 OTHERS := --editable '.[test,browser,book,8bit,flax,benchmarks]'
 # $(call install,SAID,PACKAGES): of all that pip says, what is large enough to be waited for, and from an error on all
 install = @echo "$(1)" && $(PIP) --constraint constraints.txt $(2) 2>&1 \
