@@ -275,7 +275,7 @@ def test_the_check_weighs_what_is_there(tmp_path):
     assert row == {
         "kB": 1, "pictures": 6, "without alt": 4, "code": 2, "prose": 1, "longest": 2, "repeat": 0
     }  # fmt: skip
-    found = check.complaints("a", {**row, "kB": 600, "longest": 26, "CPU s": 361})
+    found = check.complaints("a", {**row, "kB": 600, "longest": 26, "CPU s": 451})
     assert len(found) == 5
 
 
