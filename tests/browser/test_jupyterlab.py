@@ -162,7 +162,10 @@ def move_all(page, name):
 MOVED = {"01_concept_and_data": 7, "02_tokenizer_surgery": 3, "04_inference": 5}
 
 
-@pytest.mark.parametrize("name", [path.stem for path in pages.NOTEBOOKS if path.stem[1] != "0"])
+# 00 is run below; 06 has no control to move, takes minutes to compile, and is run by nbmake
+@pytest.mark.parametrize(
+    "name", [path.stem for path in pages.NOTEBOOKS if path.stem[1] not in "06"]
+)
 def test_run_all_and_move_every_widget(page, jupyter, name):
     open_notebook(page, jupyter, name)
     start_run_all(page)
