@@ -523,6 +523,7 @@ def test_doctor_is_called(monkeypatch):
     assert main(["doctor"]) == 7
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command():
     done = subprocess.run(
         [sys.executable, "-m", "tiutils", "train"], capture_output=True, text=True

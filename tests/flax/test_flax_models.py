@@ -115,6 +115,7 @@ def test_facts_are_those_of_pytorch(pair):
     assert ours.first_id == len(theirs.tokenizer) and ours.rows.shape == (0, ours.hidden_size)
 
 
+@pytest.mark.slow
 def test_gradients_are_pytorchs_whether_checkpointed_or_not(small_model):
     ours, theirs = models.load(small_model), torch_models.load(small_model)
     latents, timesteps, context = random(1, 4, 8, 8), np.array([500]), random(1, 77, 32, seed=1)
@@ -130,6 +131,7 @@ def test_gradients_are_pytorchs_whether_checkpointed_or_not(small_model):
         np.testing.assert_allclose(program(context, ours.unet), tensor.grad, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_frozen_parts_in_bfloat16_and_the_text_encoder_in_float32(small_model):
     parts, exact = models.load(small_model, dtype=jnp.bfloat16), models.load(small_model)
     assert parts.dtype == jnp.bfloat16

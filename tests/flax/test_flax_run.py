@@ -126,6 +126,7 @@ def test_drawing_without_pytorch(finished, flags, tmp_path):
 # Both frameworks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", ["flax", "pytorch"])
 def test_either_framework_goes_on_with_a_run_in_jax(finished, flags, tmp_path, framework):
     folder, *_ = finished
@@ -143,6 +144,7 @@ def test_either_framework_goes_on_with_a_run_in_jax(finished, flags, tmp_path, f
         assert np.array_equal(found, expected), "a resumed run is the uninterrupted one"
 
 
+@pytest.mark.slow
 def test_jax_goes_on_with_a_run_in_pytorch(finished, flags, tmp_path):
     folder, *_ = finished
     half = tiutils.TrainingConfig(**flags | {"max_train_steps": 3}, output_dir=str(tmp_path))

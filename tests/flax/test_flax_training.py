@@ -187,6 +187,7 @@ def test_bfloat16(small_model, photos):
 # Only the rows
 
 
+@pytest.mark.slow
 def test_no_weight_and_no_other_word_changes(small_model, photos):
     parts = models.load(small_model)
     first = token_embedding.add_placeholder(parts, "<one>", initializer_token="cat", num_vectors=2)
