@@ -65,15 +65,14 @@ def origin(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def environment(origin, tmp_path) -> dict[str, str]:
-    """Of a reader without a token or a file; git fetches the address in the first cell from `origin`."""
-    project = (pages.ROOT / "pyproject.toml").read_text()
-    address = project.split('Repository = "')[1].split('"')[0]
+    """Of a reader without a token or a file; git fetches a fork's address from `origin`."""
+    address = "https://github.com/a-fork/textual-inversion-course"
     (tmp_path / "home").mkdir()
     return {
         "PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "LANG": "C.UTF-8",
         "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
         "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.file://{origin}.insteadOf",
-        "GIT_CONFIG_VALUE_0": address,
+        "GIT_CONFIG_VALUE_0": address, "TIUTILS_REPOSITORY": address,
     }  # fmt: skip
 
 
