@@ -29,7 +29,6 @@ from tiutils.config import TrainingConfig
 from tiutils.directional import Directional
 from tiutils.errors import InputError
 from tiutils.io.pretrained import BUNDLED_MODEL
-from tiutils.models import Models
 from tiutils.runs import memory, run
 from tiutils.runs.cuda_graph import CapturedStep
 from tiutils.training import Training, recompute_activations, train_rows, training_step
@@ -605,20 +604,11 @@ def taken(notes: Notes, base: Training, checkpointing: bool, batch: int) -> Resu
         for part in (parts.unet, *parts.text_encoders)
         for p in part.parameters()
     )
-    counted = memory.predicted(training.config, size_of(parts)).peak_bytes
+    size = memory.size_of_parts(parts.unet, parts.text_encoders)
+    counted = memory.predicted(training.config, size).peak_bytes
     return peaks(notes) | {
         "counted": counted, "weights": weights, "ms": round(ms, 2), "loss": float(loss),
     }  # fmt: skip
-
-
-def size_of(parts: Models) -> memory.ModelSize:
-    """What `--fit` would plan with."""
-    linear = sum(m.weight.numel() for m in parts.unet.modules() if isinstance(m, torch.nn.Linear))
-    everything = sum(p.numel() for p in parts.unet.parameters())
-    text = sum(p.numel() for encoder in parts.text_encoders for p in encoder.parameters())
-    family, side = ("sd15", 64) if len(parts.text_encoders) == 1 else ("sdxl", 128)
-    scale = (parts.latent_shape()[1] / side) ** 2 * parts.unet.config.block_out_channels[0] / 320
-    return memory.ModelSize(linear, everything - linear, text, scale, family)
 
 
 @torch.no_grad()

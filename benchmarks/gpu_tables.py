@@ -232,6 +232,9 @@ def gib(value: Any) -> str:
     return number(value / GIB if isinstance(value, (int, float)) else None, ".2f", " GiB")
 
 
+STEP_HEAD = ("frozen parts", "checkpointing", "batch", "counted", "allocated", "reserved")
+
+
 def memory(report: Report) -> str:
     """Counted, reserved, and seen from outside."""
     rows = []
@@ -247,16 +250,7 @@ def memory(report: Report) -> str:
     found = at(report, "memory", "encoding a photo") or {}
     cells = [gib(found.get(k)) for k in ("max_allocated", "max_reserved", "nvidia_smi")]
     rows.append(["encoding a photo", "", "1", "", *cells, ""])
-    head = [
-        "frozen parts",
-        "checkpointing",
-        "batch",
-        "counted",
-        "allocated",
-        "reserved",
-        "nvidia-smi",
-        "ms per step",
-    ]
+    head = [*STEP_HEAD, "nvidia-smi", "ms per step"]
     note = (
         "nvidia-smi's figure includes the device's context and the libraries. Milliseconds are those of two eager "
         "steps beside other work and cannot be compared. 8 and 4 bits: not measured."
@@ -271,16 +265,7 @@ def sdxl(report: Report) -> str:
         found = at(report, "sdxl", f"fp16, checkpointing {on}, batch 1") or {}
         cells = [gib(found.get(k)) for k in ("counted", "max_allocated", "max_reserved")]
         rows.append(["fp16", on, "1", *cells, number(found.get("ms"))])
-    head = [
-        "frozen parts",
-        "checkpointing",
-        "batch",
-        "counted",
-        "allocated",
-        "reserved",
-        "ms per step",
-    ]
-    return f"Random weights in SDXL's exact shapes, 1024 pixels.\n\n{table(head, rows)}"
+    return f"Random weights in SDXL's exact shapes, 1024 pixels.\n\n{table([*STEP_HEAD, 'ms per step'], rows)}"
 
 
 def fit(report: Report) -> str:

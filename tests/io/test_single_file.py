@@ -50,16 +50,19 @@ def test_the_weights_are_those_of_the_folder(folder, whole, caplog):
     assert not caplog.records
 
 
-def test_the_same_word_is_learned_and_drawn(folder, whole, tmp_path, photos):
-    learned = []
+def learn_from_both(folder, whole, photos, tmp_path):
+    """The rows learned with the model in a folder, and with that in one file; the runs lie in 0/ and 1/."""
     for number, name in enumerate((folder, whole)):
         config = tiutils.TrainingConfig(
             pretrained_model_name_or_path=str(name), train_data_dir=str(photos), max_train_steps=2,
             placeholder_token="<my-toy>", initializer_token="toy", output_dir=str(tmp_path / str(number)),
         )  # fmt: skip
-        learned.append(tiutils.train(config).embedding_path)
-    first, second = (np.fromfile(path, np.uint8)[-4 * 768 :] for path in learned)
-    assert (first == second).all()
+        yield embeddings.read(tiutils.train(config).embedding_path).rows
+
+
+def test_the_same_word_is_learned_and_drawn(folder, whole, tmp_path, photos):
+    first, second = learn_from_both(folder, whole, photos, tmp_path)
+    assert (first == second).all() and first.shape == (1, 768)
     assert run_folder.model_of(tmp_path / "1")["name"] == str(whole)
     drawn = [
         "generate",
@@ -98,14 +101,8 @@ def test_sdxl_in_one_file_is_the_folder(folder_xl, whole_xl):
 
 
 def test_a_word_is_learned_for_sdxl_in_one_file(folder_xl, whole_xl, tmp_path, photos, capsys):
-    words = []
-    for number, name in enumerate((folder_xl, whole_xl)):
-        config = tiutils.TrainingConfig(
-            pretrained_model_name_or_path=str(name), train_data_dir=str(photos), max_train_steps=2,
-            placeholder_token="<my-toy>", initializer_token="toy", output_dir=str(tmp_path / str(number)),
-        )  # fmt: skip
-        words.append(embeddings.read(tiutils.train(config).embedding_path).rows)
-    assert (words[0] == words[1]).all() and words[0].shape == (1, 32 + 48)
+    first, second = learn_from_both(folder_xl, whole_xl, photos, tmp_path)
+    assert (first == second).all() and first.shape == (1, 32 + 48)
     merge = ["merge", str(tmp_path / "1"), "--output_dir", str(tmp_path / "whole")]
     assert main(merge) == 0, capsys.readouterr().err
     assert len(models.load(tmp_path / "whole").text_encoders) == 2

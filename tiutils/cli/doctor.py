@@ -200,12 +200,10 @@ def model_and_hub() -> Iterator[Finding]:
     """Whether the Hub answers, whether the bundled model exists, and which model a run would use."""
     import torch
 
-    from tiutils.io import (
-        hub,
-        pretrained,
-    )  # and not `models`: diffusers' model classes take seconds
+    from tiutils.io import hub, pretrained
 
     def default_model() -> str:
+        # as `models.default_model`, whose room loads diffusers' model classes: seconds
         return pretrained.default_model(accelerated=torch.accelerator.is_available())
 
     bundled = (pretrained.BUNDLED_MODEL / "model_index.json").is_file()

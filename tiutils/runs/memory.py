@@ -16,15 +16,19 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError, OutOfMemory, first_line, out_of_memory
 from tiutils.io import pretrained
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
 
 logger = logging.getLogger("tiutils")
 GIB = 2**30
@@ -103,25 +107,38 @@ def size_of(folder: Path, resolution: int | None = None) -> ModelSize:
     from tiutils.models import ENCODER_KINDS
 
     encoders = pretrained.text_encoders(folder)
-    settings = pretrained.read_config(folder, "unet")
     with torch.device("meta"):  # shapes without values
-        unet = UNet2DConditionModel.from_config(settings)
+        unet = UNet2DConditionModel.from_config(pretrained.read_config(folder, "unet"))
         texts = [
             kind(CLIPTextConfig(**pretrained.read_config(folder, part)))
             for kind, part in zip(ENCODER_KINDS, encoders, strict=False)
         ]
+    factor = pretrained.vae_factor(pretrained.read_config(folder, "vae"))
+    return size_of_parts(unet, texts, resolution // factor if resolution else None)
+
+
+def size_of_parts(
+    unet: UNet2DConditionModel, text_encoders: Sequence[CLIPTextModel], side: int | None = None
+) -> ModelSize:
+    """The sizes of a model in memory, or of its shapes alone.
+
+    Args:
+        unet: the U-Net.
+        text_encoders: one, or SDXL's two.
+        side: of the latents; the U-Net's own if None.
+    """
+    import torch
+
     layers = [m for m in unet.modules() if isinstance(m, torch.nn.Linear)]
     linear = sum(layer.weight.numel() for layer in layers)
-    factor = pretrained.vae_factor(pretrained.read_config(folder, "vae"))
-    side = resolution // factor if resolution else unet.config.sample_size
-    family, table_side = ("sd15", 64) if len(encoders) == 1 else ("sdxl", 128)
-    activation_scale = (side / table_side) ** 2 * settings["block_out_channels"][0] / 320
     everything = sum(p.numel() for p in unet.parameters())
+    family, table_side = ("sd15", 64) if len(text_encoders) == 1 else ("sdxl", 128)
+    area = ((side or unet.config.sample_size) / table_side) ** 2
     return ModelSize(
         linear,
         everything - linear,
-        sum(p.numel() for text in texts for p in text.parameters()),
-        activation_scale,
+        sum(p.numel() for encoder in text_encoders for p in encoder.parameters()),
+        area * unet.config.block_out_channels[0] / 320,
         family,
     )
 

@@ -1,5 +1,6 @@
 """What 05 builds by hand is what tiutils has; its words fit the bundled model; its checks check."""
 
+import functools
 import runpy
 
 import nbclient
@@ -10,9 +11,10 @@ import small_model
 import torch
 
 from data.recipes.results import embeddings as recipe
-from tiutils import models
+from tiutils import batches, diffusion, models
 from tiutils.course import attention
 from tiutils.course.exercises import using_your_word as exercises
+from tiutils.evaluation import sensitivity
 from tiutils.io import embeddings, pretrained
 
 SOLUTIONS = runpy.run_path(str(pages.ROOT / "notebooks" / "solutions" / "using_your_word.py"))
@@ -29,6 +31,26 @@ def test_the_shares_by_hand_are_the_modules(small_model):
         torch.testing.assert_close(
             by_hand["shares_by_hand"](layer, places, text),
             attention.attention_shares(layer, places, text),
+        )
+
+
+def test_the_spread_by_hand_is_the_modules(small_model, monkeypatch):
+    parts = models.load(small_model)
+    plan = batches.BatchPlan(0, 1, (1,), 1, parts.latent_shape(), 1000)
+    monkeypatch.setattr(sensitivity, "DRAWS", 1)
+    (noise,) = batches.batch_at(batches.fixed_plan(plan, 1), 0).noise
+    known = {
+        "np": np,
+        "parts": parts,
+        "noise": noise,
+        "diffusion": diffusion,
+        "sensitivity": sensitivity,
+    }
+    spread = pages.definitions("05_using_your_word", "witness", **known)["spread"]
+    predict = functools.partial(diffusion.predictions, parts)
+    for word in ("toy", "cat"):
+        assert spread(word) == pytest.approx(
+            sensitivity.prompt_spread(predict, plan, word), rel=1e-4
         )
 
 
