@@ -79,6 +79,15 @@ def test_environment_yml_says_the_same():
     assert by_name([line for line in below["pip"] if line not in options]) == ALL
 
 
+def test_every_pin_can_be_installed_on_the_oldest_python():
+    """Debian 12 has Python 3.11.2: with one pin that asks for 3.11.5, pip tries other versions without an end."""
+    (oldest,) = SpecifierSet(PROJECT["requires-python"])
+    for dist in metadata.distributions():
+        if PINS.get(canonicalize_name(dist.name)) == Version(dist.version):
+            allowed = SpecifierSet(dist.metadata["Requires-Python"] or "")
+            assert allowed.contains(f"{oldest.version}.0"), f"{dist.name} {dist.version}: {allowed}"
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "tests" / "versions").glob("[!c]*.txt")), ids=lambda p: p.stem
 )  # Colab's images: tests/colab/
