@@ -1,215 +1,278 @@
-"""Which switches give better rows in fewer steps, and which learning rate?
+"""Which settings give better words? Each switch alone, judged on four things by pictures, sentences and losses.
 
     python -m benchmarks.ablation
 
-Trains the bundled model for 100 steps on each of the three concepts, with each switch alone, then
-with all of them. The scores are those of `benchmarks.quality`, on held-out photos and with the same
-random draws for every variant. Learning rates over four decades follow. Results that are already in
-benchmarks/ablation.csv are not measured again; delete a line to repeat it. Writes that table,
-docs/learning-rates.png and the table in docs/better_rows.md. Captions and masks are left out: the
-course's photos have neither.
+Teaches three concepts and a held-out thing to the bundled model with the defaults, with one setting changed at a
+time, with the field guide's settings, and with Prodigy, an optimizer that needs no learning rate. The words and their
+pictures are those of `benchmarks.identity`, which keeps them in `--runs`: what is there is not made again, and an
+interrupted benchmark continues where it stopped. Writes benchmarks/ablation.json, docs/ablation.png and the table in
+docs/better_rows.md; `--tables` does so from the record, without teaching anything.
+
+Captions and masks are left out: the course's photos have neither.
 """
 
 from __future__ import annotations
 
-import csv
+import argparse
+import contextlib
+import functools
+import json
 import logging
-import shutil
-import statistics
+import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from matplotlib.figure import Figure
 
-from benchmarks.quality import (
-    CONCEPTS,
-    FOLLOWED,
-    ROOT,
-    card,
-    photos,
-    teach,
-    write_between_markers,
-)
+import tiutils
+from benchmarks import identity, witness
+from benchmarks.quality import ROOT, write_between_markers
+from tiutils import batches, diffusion, models, token_embedding, training
 from tiutils.config import AS_THE_SCRIPT
-from tiutils.evaluation import clip, comparison, metrics
+from tiutils.evaluation import clip, metrics, sensitivity
 from tiutils.figures import output
+from tiutils.io.pretrained import BUNDLED_MODEL
 
-TABLE = ROOT / "benchmarks" / "ablation.csv"
-COLUMNS = ("concept", "variant", "steps", *comparison.METRICS)
-LOOKS = (10, 25, 50, 100)  # steps at which the loss is measured, at the last all scores
-DRAWS = 64
-NUM_IMAGES = 8
-JUDGED_BY = ("evaluation_loss", "image_similarity", "prompt_following")
-PHRASES = {"wood-toy": "wood toy", "rocking-horse": "toy horse", "teddy-bear": "toy bear"}
-ALONE: dict[str, dict[str, Any]] = {
-    "no weight decay": {"adam_weight_decay": 0.0},
-    "norm control": {"norm_control": 0.1},
-    "min-SNR": {"snr_gamma": 5.0},
-    "noisy timesteps": {"timestep_sampling": "noisy"},
-    "gradient clipping": {"max_grad_norm": 0.01},
-    "cosine schedule": {"lr_scheduler": "cosine", "lr_warmup_steps": 0},
-    "cross initialization": {"cross_initialization": True},
-    "phrase": {"initializer_phrase": PHRASES},
-}
-# left out of "together", where the phrase already says where to start
-PICKED = {"picked initializer": {"pick_initializer": True}}
-TOGETHER = {name: value for flags in ALONE.values() for name, value in flags.items()}
-RATES = (5e-5, 5e-4, 5e-3, 5e-2, 5e-1)
+RECORD = ROOT / "benchmarks" / "ablation.json"
+FIGURE = ROOT / "docs" / "ablation.png"
+STEPS, PICTURES, DRAWS = 300, 16, 64
+THINGS = ("wood-toy", "teddy-bear", "rocking-horse", "moka-pot")
+DIRECTIONAL: dict[str, Any] = {"optimizer": "directional", "learning_rate": 0.01}
+PRODIGY: dict[str, Any] = {"prodigy": True, "learning_rate": 1.0}
+PLAIN = "defaults"
 VARIANTS: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    **ALONE,
-    **PICKED,
-    "together": TOGETHER,
-    **{f"{rate:g}": {"learning_rate": rate} for rate in RATES},
+    PLAIN: {},
+    "without norm control": {"norm_control": 0.0},
+    "uniform timesteps": {"timestep_sampling": "uniform"},
+    "the field guide's: neither, 2e-3": {**AS_THE_SCRIPT, "learning_rate": 2e-3},
+    "rows averaged, 50": {"average_rows": 50},
+    "directional": DIRECTIONAL,
+    "directional, averaged, 50": {**DIRECTIONAL, "average_rows": 50},
+    "Prodigy": PRODIGY,
+    "Prodigy without norm control": {**PRODIGY, "norm_control": 0.0},
+    "timesteps 300 to 950": {"timestep_range": (300, 950)},
+    "cosine schedule": {"lr_scheduler": "cosine", "lr_warmup_steps": 0},
+    "Min-SNR 5": {"snr_gamma": 5.0},
+    "no weight decay": {"adam_weight_decay": 0.0},
+    "rate 5e-4": {"learning_rate": 5e-4},
+    "rate 2e-2": {"learning_rate": 2e-2},
+    "start from photos": {"start": "look"},
+    "start from a picked word": {"pick_initializer": True},
+    "cross initialization": {"cross_initialization": True},
 }
+# what the table shows: measure, column, digits, and whether more is better
+COLUMNS = (
+    ("first", "first of 60", 2, 1),
+    ("among_five", "first five", 2, 1),
+    ("among_five_sharp", "first five, sharp eye", 2, 1),
+    ("first_in_places", "first of 60, in places", 2, 1),
+    ("place", "place", 2, 1),
+    ("sensitivity", "prompt sensitivity", 2, 1),
+    ("loss", "loss, of the noun's", 3, -1),
+    ("length", "length, of the noun's", 1, 0),
+)
 
 
-def main() -> int:
-    """Measure what the table lacks; print the tables and draw the figure."""
-    logging.getLogger("tiutils").setLevel(logging.ERROR)
-    for name in CONCEPTS:
-        for variant, flags in VARIANTS.items():
-            if not any((r["concept"], r["variant"]) == (name, variant) for r in read_table()):
-                print(name, variant, flush=True)
-                add_rows(list(measure(name, variant, flags)))
-    table = read_table()
-    output.save(learning_rates(table), ROOT / "docs" / "learning-rates.png")
-    text = as_markdown(table)
-    write_between_markers(ROOT / "docs" / "better_rows.md", text, "ablation")
-    print(text)
-    return 0
+@dataclass(frozen=True)
+class Settings(identity.Settings):
+    """Those of `benchmarks.identity`, and Prodigy, which is no part of tiutils."""
+
+    def flags(self, word: str, noun: str) -> dict[str, Any]:
+        flags = super().flags(word, noun)
+        flags.pop("prodigy", None)
+        return flags
 
 
-def measure(name: str, variant: str, flags: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Train once; yields a line for each step in LOOKS."""
-    words, held_out, found = card(name), photos(name, "held_out"), {}
-    word, plain_word = words["placeholder_token"], words["initializer_token"]
-    folder = ROOT / "runs" / "ablation" / f"{name}-{variant}".replace(" ", "-")
-    shutil.rmtree(folder, ignore_errors=True)
-    flags = {k: v[name] if isinstance(v, dict) else v for k, v in flags.items()}
-
-    def look(progress: Any) -> None:
-        if progress.step in LOOKS[:-1]:
-            parts = progress.training.models
-            losses = metrics.evaluation_losses(parts, held_out, word, "object", DRAWS)
-            found[progress.step] = {"evaluation_loss": losses}
-
-    flags = {**AS_THE_SCRIPT, **flags}
-    parts = teach(name, folder, [look], max_train_steps=LOOKS[-1], **flags).models
-    found[LOOKS[-1]] = comparison.evaluate_word(
-        parts,
-        word,
-        held_out,
-        plain_word=plain_word,
-        num_images=NUM_IMAGES,
-        questions=comparison.Questions(clip.bundled_with(parts), FOLLOWED),
-    )
-    for step, measured in found.items():
-        values = {key: f"{values.mean():.6f}" for key, values in measured.items()}
-        yield {"concept": name, "variant": variant, "steps": step, **values}
+def settings_of(variant: str) -> Settings:
+    """How the words of a variant are taught and drawn."""
+    more = dict(VARIANTS[variant])
+    start = more.pop("start", "noun")
+    return Settings(STEPS, PICTURES, start, tuple(more.items()))
 
 
-def read_table() -> list[dict[str, str]]:
-    """The lines measured so far."""
-    if not TABLE.exists():
-        return []
-    with open(TABLE, newline="") as file:
-        return list(csv.DictReader(file))
+@contextlib.contextmanager
+def optimizer_of(settings: identity.Settings) -> Iterator[None]:
+    """Put the authors' Prodigy (Mishchenko & Defazio 2023, arXiv 2306.06101) in the optimizer's place, if asked for."""
+    usual = training.make_optimizer
+    if dict(settings.more).get("prodigy"):
+        from prodigyopt import Prodigy
+
+        training.make_optimizer = lambda rows, config, widths=None: Prodigy([rows], lr=1.0)
+    try:
+        yield
+    finally:
+        training.make_optimizer = usual
 
 
-def add_rows(rows: list[dict[str, Any]]) -> None:
-    """Append the lines of one run, all at once."""
-    is_new = not TABLE.exists()
-    with open(TABLE, "a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
+def judged(variant: str, thing: str, seed: int, runs: Path, judges: Judges) -> dict[str, float]:
+    """Everything that is measured of one word, kept beside its pictures."""
+    settings = settings_of(variant)
+    path = identity.word_folder(judges.model, thing, seed, settings, runs) / "judged.json"
+    if not path.exists():
+        with optimizer_of(settings):
+            drawn = identity.word_pictures(judges.model, thing, seed, settings, runs)
+        found = judges.pictures.all(drawn, thing) | judges.row(path.parent, thing)
+        path.write_text(json.dumps(found, indent=2) + "\n")
+    return json.loads(path.read_text())
 
 
-def value_of(
-    table: list[dict[str, str]], concept: str, variant: str, steps: int, measure: str
-) -> float | None:
-    """One number of the table; None if it has not been measured."""
-    wanted = (concept, variant, str(steps))
-    found = [r for r in table if (r["concept"], r["variant"], r["steps"]) == wanted]
-    return float(found[0][measure]) if found and found[0].get(measure) else None
+@dataclass(frozen=True)
+class Judges:
+    """Who judges a word's pictures, and its row."""
+
+    model: Path
+    pictures: identity.Judges
+
+    @classmethod
+    def call(cls, model: Path) -> Judges:
+        """With the model's own evaluator for the places."""
+        eye, sharp = witness.Witness.call(), witness.Witness.call(sharp=True)
+        return cls(model, identity.Judges(eye, sharp, clip.load(model / "evaluator")))
+
+    def row(self, folder: Path, thing: str) -> dict[str, float]:
+        """Prompt sensitivity, loss on held-out photos, and length, the last two as shares of the plain noun's."""
+        parts, (word, noun) = tiutils.load(self.model), identity.card(thing)
+        tiutils.load_embedding(parts, folder / "learned_embeds.safetensors")
+        return {
+            "sensitivity": sensitivity.prompt_sensitivity(spread(parts, word), spread(parts, noun)),
+            "loss": held_out_loss(parts, thing, word) / held_out_loss(parts, thing, noun),
+            "length": length(parts, word) / length(parts, noun),
+        }
 
 
-def gains(table: list[dict[str, str]], variant: str, measure: str) -> list[float]:
-    """By how many percent a variant beats the run without switches, on each concept measured so far."""
-    better = []
-    for concept in CONCEPTS:
-        plain, other = (
-            value_of(table, concept, name, LOOKS[-1], measure) for name in ("as it is", variant)
-        )
-        if plain and other:
-            better.append(100 * comparison.METRICS[measure][1] * (other / plain - 1))
-    return better
+def spread(parts: models.Models, word: str) -> float:
+    """How far predictions for six sentences with the word lie apart."""
+    plan = batches.BatchPlan(0, 1, (1,), 1, parts.latent_shape())
+    return sensitivity.prompt_spread(functools.partial(diffusion.predictions, parts), plan, word)
 
 
-def as_markdown(table: list[dict[str, str]]) -> str:
-    """By how much each switch beats the run without switches: the mean over concepts, and on how many it does."""
-    names = [comparison.METRICS[measure][0][:-2] for measure in JUDGED_BY]
-    lines = [
-        f"| switch, {LOOKS[-1]} steps | {' | '.join(names)} | helps on every concept |",
-        "|---|" + "--:|" * len(names) + "---|",
+def held_out_loss(parts: models.Models, thing: str, word: str) -> float:
+    """The mean loss on the photos that no word is taught with, over the same draws for every word."""
+    photos = witness.gallery()[thing]
+    return float(metrics.evaluation_losses(parts, photos, word, "object", DRAWS).mean())
+
+
+def length(parts: models.Models, word: str) -> float:
+    """The length of a word's row."""
+    return float(token_embedding.vector_of(parts, word).norm())
+
+
+Results = Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]  # variant, thing, seeds
+
+
+def differences(results: Results, variant: str, measure: str) -> np.ndarray:
+    """A variant less the defaults, a number for each word that both have taught."""
+    pairs = [
+        (word[measure], plain[measure])
+        for thing in results.get(variant, {})
+        for word, plain in zip(results[variant][thing], results[PLAIN].get(thing, ()), strict=False)
     ]
-    for variant in [*ALONE, *PICKED, "together"]:
-        measured = [gains(table, variant, measure) for measure in JUDGED_BY]
-        cells = [
-            f"{statistics.mean(gain):+.1f} % ({sum(g > 0 for g in gain)} of {len(gain)})"
-            if gain
-            else ""
-            for gain in measured
-        ]
-        known = all(len(gain) == len(CONCEPTS) for gain in measured)
-        verdict = "" if not known else "yes" if min(map(min, measured)) > 0 else "no"
-        lines.append(f"| {' | '.join([variant, *cells, verdict])} |")
+    return np.array([one - other for one, other in pairs])
+
+
+def mean_of(results: Results, variant: str, measure: str) -> float:
+    """The mean over all words of a variant."""
+    return float(np.mean([word[measure] for seeds in results[variant].values() for word in seeds]))
+
+
+def error(values: np.ndarray) -> float:
+    """One standard error of the mean; NaN of a single value."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def as_markdown(results: Results) -> str:
+    """A line for each variant: its means; bold where it differs from the defaults by two standard errors or more."""
+    lines = [
+        f"| setting | words | {' | '.join(column for _, column, _, _ in COLUMNS)} |",
+        "|---|" + "--:|" * (1 + len(COLUMNS)),
+    ]
+    for variant in results:
+        words = sum(map(len, results[variant].values()))
+        cells = []
+        for measure, _, digits, better in COLUMNS:
+            change, mean = (
+                differences(results, variant, measure),
+                mean_of(results, variant, measure),
+            )
+            cell = f"{mean:.{digits}f}"
+            if better and len(change) > 1 and abs(change.mean()) >= 2 * error(change) > 0:
+                cell = f"**{cell}** {'↑' if change.mean() > 0 else '↓'}"
+            cells.append(cell)
+        lines.append(f"| {variant} | {words} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def learning_rates(table: list[dict[str, str]]) -> Figure:
-    """Held-out loss over the steps, a line for each rate and a panel for each concept; then the pictures."""
-    figure = Figure(figsize=(12.4, 2.9), dpi=output.DPI, layout="constrained")
-    *axes, last = figure.subplots(1, len(CONCEPTS) + 1)
-    colors = ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00")
+def frontier(results: Results) -> Figure:
+    """Identity against place: a point for each variant."""
+    figure = Figure(figsize=(9, 5.6), dpi=output.DPI, layout="constrained")
+    axis = figure.subplots()
     text = []
-    for axis, concept in zip(axes, CONCEPTS, strict=True):
-        at_the_end = {}
-        for rate, color in zip(RATES, colors, strict=True):
-            losses = {s: value_of(table, concept, f"{rate:g}", s, "evaluation_loss") for s in LOOKS}
-            known = {step: loss for step, loss in losses.items() if loss is not None}
-            axis.plot(list(known), list(known.values()), "o-", color=color, label=f"{rate:g}")
-            at_the_end[rate] = known.get(LOOKS[-1], float("inf"))
-        text.append(f"{concept}: {min(RATES, key=lambda rate: at_the_end[rate]):g}")
-        axis.set(title=concept, xlabel="steps", xscale="log", xticks=LOOKS, xticklabels=LOOKS)
-        axis.minorticks_off()
-    axes[0].set_ylabel("loss on held-out photos")
-    lines, names = axes[0].get_legend_handles_labels()
-    figure.legend(lines, names, title="learning rate", loc="outside left center", frameon=False)
-    styles = {"image_similarity": "o-", "prompt_following": "s--"}
-    for measure, color in zip(styles, (output.BLUE, output.VERMILION), strict=True):
-        means = {}
-        for rate in RATES:
-            values = [value_of(table, c, f"{rate:g}", LOOKS[-1], measure) for c in CONCEPTS]
-            known_values = [value for value in values if value is not None]
-            if known_values:
-                means[rate] = statistics.mean(known_values)
-        label = comparison.METRICS[measure][0][:-2]
-        last.plot(list(means), list(means.values()), styles[measure], color=color, label=label)
-        if means:
-            text.append(f"{label} is highest with {max(means, key=lambda rate: means[rate]):g}")
-    last.set(title=f"pictures after {LOOKS[-1]} steps", xlabel="learning rate", xscale="log")
-    last.legend(frameon=False, fontsize=8)
-    for axis in (*axes, last):
-        axis.spines[["top", "right"]].set_visible(False)
+    for variant in results:
+        x, y = (mean_of(results, variant, m) for m in ("place", "among_five"))
+        is_plain = variant == PLAIN
+        axis.plot(
+            x, y, "D" if is_plain else "o", color=output.VERMILION if is_plain else output.BLUE
+        )
+        axis.annotate(variant, (x, y), xytext=(6, 3), textcoords="offset points", fontsize=8)
+        text.append(f"{variant} {y:.2f}, {x:.2f}")
+    axis.set(
+        xlabel="shows the place asked for (share of pictures)",
+        ylabel="right thing among the first five of 60 (share)",
+    )
+    axis.margins(0.12)
+    axis.spines[["top", "right"]].set_visible(False)
     figure.set_label(
-        "Loss on held-out photos over the steps for learning rates over four decades, and what is "
-        f"drawn after {LOOKS[-1]} steps. Lowest loss: {', '.join(text)}."
+        "A point for each setting: how often the right thing is among the first five of 60, against how often the "
+        f"pictures show the place asked for. {'; '.join(text)}."
     )
     return figure
+
+
+def write(results: Results) -> None:
+    """The figure and the table."""
+    output.save(frontier(results), FIGURE)
+    write_between_markers(ROOT / "docs" / "better_rows.md", as_markdown(results), "ablation")
+    print(as_markdown(results))
+
+
+def main() -> int:
+    """Teach and judge what is missing; write the record, the figure and the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--things", nargs="+", choices=witness.taught(), default=THINGS)
+    parser.add_argument("--seeds", type=int, default=1, help="words of each thing")
+    parser.add_argument("--runs", type=Path, default=Path("runs/identity"))
+    parser.add_argument("--tables", action="store_true", help="only write table and figure anew")
+    given = parser.parse_args()
+    logging.getLogger("tiutils").setLevel(logging.ERROR)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    if given.tables:
+        write(json.loads(RECORD.read_text())["results"])
+        return 0
+    judges, results = Judges.call(BUNDLED_MODEL.relative_to(ROOT)), {}
+    for variant in given.variants:
+        begun = time.perf_counter()
+        results[variant] = {
+            thing: [judged(variant, thing, seed, given.runs, judges) for seed in range(given.seeds)]
+            for thing in given.things
+        }
+        print(f"{variant}: {time.perf_counter() - begun:.0f} s", flush=True)
+    record = {
+        "command": "python -m benchmarks.ablation",
+        "model": identity.fingerprint(judges.model),
+        "steps": STEPS,
+        "pictures": PICTURES,
+        "results": results,
+    }
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    write(results)
+    return 0
 
 
 if __name__ == "__main__":

@@ -252,6 +252,42 @@ def test_what_was_not_finite_is_never_the_best():
     assert watch.best_step == 4
 
 
+@pytest.mark.parametrize("sensitivities, losses, kept", [
+    ([1.0, 1.0, 1.0, 1.0], [4.0, 3.0, 2.0, 1.0], 4),
+    ([1.0, 0.9, 0.79, 0.5], [4.0, 3.0, 2.0, 1.0], 2),
+    ([1.0, 0.7, 0.9, 0.7], [4.0, 1.0, 3.0, 2.0], 3),
+    ([0.7, 0.6, 0.5, 0.4], [4.0, 3.0, 2.0, 5.0], 3),
+    ([0.5, 0.5, 0.8, 0.5], [1.0, 1.0, 9.0, 1.0], 3),
+    ([float("nan")] * 4, [4.0, 3.0, 1.0, 2.0], 3),
+], ids=["all listen", "deaf at last", "deaf between", "all deaf", "one listens", "not known"])  # fmt: skip
+def test_a_step_at_which_the_word_is_deaf_is_kept_only_if_none_listens(
+    monkeypatch, sensitivities, losses, kept
+):
+    monkeypatch.setattr(early_stopping, "LOSSES_PER_SENSITIVITY", 1)
+    watch = early_stopping.EarlyStopping(1, sensitivity=True)
+    monkeypatch.setattr(watch, "_sensitivity", lambda training: sensitivities[training.step - 1])
+    for step, loss in enumerate(losses, 1):
+        training = SimpleNamespace(
+            step=step,
+            fixed_loss=lambda num_samples, loss=loss: loss,
+            vectors=lambda step=step: np.full((1, 2), step, np.float32),
+        )
+        watch(SimpleNamespace(step=step, training=training))
+    assert watch.best_step == kept and (watch.best_rows == kept).all()
+    resumed = early_stopping.EarlyStopping(1, sensitivity=True)
+    resumed.restore(watch.add_to(checkpoints.RunState(len(losses), {}, {})))
+    assert resumed.best_step == kept
+    assert [resumed.listens_at(n) for n in (1, 2, 3, 4)] == [
+        not value < early_stopping.SENSITIVE for value in sensitivities
+    ]
+
+
+def test_between_two_measurements_the_older_one_counts():
+    watch = early_stopping.EarlyStopping(10, sensitivity=True)
+    watch.sensitivities = {10: 1.0, 60: 0.5}
+    assert [watch.listens_at(step) for step in (10, 50, 60, 90)] == [True, True, False, False]
+
+
 def test_a_model_that_hears_no_sentence_is_named(caplog):
     watch = early_stopping.EarlyStopping(1, sensitivity=True)
     plan = batches.BatchPlan(0, 1, (1,), 1, (4, 2, 2))

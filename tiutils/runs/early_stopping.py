@@ -26,6 +26,7 @@ logger = logging.getLogger("tiutils")
 
 WINDOW, THRESHOLD = 310, 0.15  # steps, and ratio of variances: the paper's for Textual Inversion
 LOSSES_PER_SENSITIVITY = 5  # it costs as much as a loss, and is read as a curve
+SENSITIVE = 0.8  # of the plain word's; chosen by `benchmarks.stopping_rule`
 
 
 def variance_ratio(losses: Sequence[float], window: int) -> float:
@@ -52,12 +53,14 @@ class EarlyStopping:
     what the run leaves.
 
     With `sensitivity` it also measures the prompt sensitivity, beside the first loss and every fifth from there on: 18
-    passes through the U-Net each time.
+    passes through the U-Net each time. A step with the lowest loss is then the best only while the word listens:
+    while the newest sensitivity is at least `SENSITIVE`.
 
     Attributes:
         losses: fixed loss by step; the first is taken after the first `every` steps.
         sensitivities: prompt sensitivity by step, if it is measured.
-        best_step: the step with the lowest loss so far; None before the first.
+        best_step: the step with the lowest loss so far among those at which the word listens, or among all if it never
+            did; None before the first.
         best_rows: its rows, float32 `(num_vectors, hidden)`.
     """
 
@@ -93,13 +96,26 @@ class EarlyStopping:
         """Update the history after a step; true stops the run."""
         if progress.step % self.every:
             return False
-        loss = progress.training.fixed_loss(self.num_samples)
-        if loss < self.losses.get(self.best_step or 0, math.inf):
-            self.best_step, self.best_rows = progress.step, progress.training.vectors()
-        self.losses[progress.step] = loss
+        self.losses[progress.step] = progress.training.fixed_loss(self.num_samples)
         if self.measures_sensitivity and (len(self.losses) - 1) % LOSSES_PER_SENSITIVITY == 0:
             self.sensitivities[progress.step] = self._sensitivity(progress.training)
+        if self._is_better(progress.step):
+            self.best_step, self.best_rows = progress.step, progress.training.vectors()
         return self.converged
+
+    def _is_better(self, step: int) -> bool:
+        """Whether a step is to be kept rather than the best so far."""
+        if not math.isfinite(self.losses[step]) or self.best_step is None:
+            return math.isfinite(self.losses[step])
+        listens, listened = (self.listens_at(each) for each in (step, self.best_step))
+        return listens > listened or (
+            listens == listened and self.losses[step] < self.losses[self.best_step]
+        )
+
+    def listens_at(self, step: int) -> bool:
+        """Whether the rest of the sentence still counted when the sensitivity was last measured; yes if it never was."""
+        known = [value for at, value in self.sensitivities.items() if at <= step]
+        return not known or not known[-1] < SENSITIVE
 
     def _sensitivity(self, training: TrainingProtocol) -> float:
         """The prompt sensitivity of the word as it is now; the plain word is asked only once."""

@@ -1,0 +1,332 @@
+"""What the course recommends, with and without: one small trained figure for each recommendation.
+
+    python -m benchmarks.recommendations
+
+Teaches one word again and again to the bundled model, each time with one thing changed: the photos, their backgrounds,
+the sentences, the number of vectors. Then come figures that need no training: a row in fewer bits, a mixture of the
+nearest words, and what a word gains at each noise level. All words are drawn from the same noise. Writes the figures in
+docs/recommendations/ and benchmarks/recommendations.json; takes about twenty CPU minutes. What is in `--runs` is not
+made again. Two of the words go wrong on purpose; with their losses they are kept in data/embeddings/broken/, for
+notebook 05.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+import tiutils
+from benchmarks import ablation, identity, witness
+from benchmarks.quality import ROOT
+from data.recipes.results.embeddings import WORDS, model_digest, ship
+from data.recipes.world import compose, places, things
+from tiutils import concept, diffusion, models, token_embedding
+from tiutils.figures import grids, output
+from tiutils.io import embeddings
+from tiutils.io.pretrained import BUNDLED_MODEL
+
+FOLDER = ROOT / "docs" / "recommendations"
+RECORD = ROOT / "benchmarks" / "recommendations.json"
+BROKEN = WORDS / "broken"
+TOY, NOUN = "wood-toy", "toy"
+STEPS, PICTURES = 300, 8
+NAMELESS = 9000  # a thing that none of the model's trainings had
+BEHIND = ("on a carpet", "in a garden", "on a table", "in the forest", "at sunset")
+SHOWN = (
+    0,
+    1,
+    8,
+    10,
+    12,
+)  # pictures of a sheet in the figure: two plain ones, one in each of three places
+HEADS = ("a photo of a …", "", "… on the beach", "… in the snow", "… in space")
+LEVELS, DRAWS = 10, 32  # tenths of the timesteps, and samples in each
+CONCEPTS = ("wood-toy", "teddy-bear", "rocking-horse")
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A word to teach: its label in the figure, its photos, and what differs from the defaults."""
+
+    label: str
+    photos: Callable[[Path], Path] = lambda folder: witness.taught()[TOY]
+    flags: dict[str, Any] = field(default_factory=dict)
+    noun: str = NOUN
+
+
+def some(count: int, caption: str = "") -> Callable[[Path], Path]:
+    """A folder with the first photos of the toy, each with this caption beside it, if one is given."""
+
+    def write(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(witness.taught()[TOY].glob("*.jpg"))[:count]:
+            shutil.copy(path, folder)
+            if caption:
+                (folder / path.name).with_suffix(".txt").write_text(caption)
+        return folder
+
+    return write
+
+
+def nameless(behind: Sequence[str]) -> Callable[[Path], Path]:
+    """A folder with a photo of a thing without a name in front of each of these places, from several sides."""
+
+    def write(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        cuts = things.draw_things([NAMELESS], torch.device("cpu"))[NAMELESS]
+        thing, _ = things.thing_of(NAMELESS, cuts, [])
+        nobody = compose.World({}, [], np.zeros(0))
+        for number, name in enumerate(behind):
+            scene, floor = places.place(np.random.default_rng(3), 256, name)
+            view = dataclasses.replace(thing, sides=[thing.sides[number % len(thing.sides)]])
+            rng = np.random.default_rng(number)
+            picture, _ = compose.stand(nobody, rng, scene, floor, view, 1, "", "a photo of a {}")
+            Image.fromarray(picture).save(folder / f"{number + 1}.jpg", quality=92)
+        return folder
+
+    return write
+
+
+FIGURES: dict[str, tuple[Taught, ...]] = {
+    "photos": (
+        Taught("1 photo", some(1)), Taught("3 photos", some(3)), Taught("5 photos"),
+    ),
+    "backgrounds": (
+        Taught("5 photos on one carpet", nameless(5 * BEHIND[:1]), noun="bird"),
+        Taught("5 backgrounds", nameless(BEHIND), noun="bird"),
+    ),
+    "sentences": (
+        Taught("only “a photo of a …”", some(5, "a photo of a {}"), {"captions": True}),
+        Taught("27 sentences"),
+    ),
+    "vectors": (
+        Taught("1 vector"), Taught("2 vectors", flags={"num_vectors": 2}),
+        Taught("8 vectors", flags={"num_vectors": 8}),
+    ),
+    "rates": (
+        Taught("5e-4", flags={"learning_rate": 5e-4}), Taught("5e-3, the default"),
+        Taught("5e-2", flags={"learning_rate": 5e-2}), Taught("1", flags={"learning_rate": 1.0}),
+    ),
+}  # fmt: skip
+
+
+def teach(taught: Taught, runs: Path) -> Path:
+    """The folder of the word's run, with its photos."""
+    folder = (
+        runs
+        / identity.fingerprint(BUNDLED_MODEL)
+        / "".join(letter if letter.isalnum() else "-" for letter in taught.label)
+    )
+    if not (folder / "learned_embeds.safetensors").exists():
+        config = tiutils.TrainingConfig(
+            pretrained_model_name_or_path=str(BUNDLED_MODEL),
+            train_data_dir=str(taught.photos(folder / "photos")),
+            placeholder_token="<thing>",
+            initializer_token=taught.noun,
+            output_dir=str(folder),
+            max_train_steps=STEPS,
+            early_stopping=True,
+            early_stopping_window=STEPS - 1,
+            resume_from_checkpoint="latest",
+            **taught.flags,
+        )
+        if stopped := tiutils.train(config).stopped:
+            sys.exit(f"{folder}: {stopped}")
+    return folder
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a figure: its label, pictures, and what was counted in all of them."""
+
+    label: str
+    pictures: identity.Drawn
+    counted: dict[str, float]
+
+    def cells(self) -> list[Image.Image]:
+        everything = [*self.pictures.plain, *self.pictures.placed]
+        return [everything[number] for number in SHOWN]
+
+
+def drawn_row(label: str, word: Path | np.ndarray, judges: ablation.Judges, kept: Path) -> Row:
+    """Load a word from a file, or as rows, into a fresh model, draw it, and judge the pictures."""
+    path, parts = kept / "pictures.png", tiutils.load(judges.model)
+    name = "<thing>"
+    if isinstance(word, np.ndarray):
+        token_embedding.add_placeholder(parts, name, vectors=torch.from_numpy(word))
+    else:
+        tiutils.load_embedding(parts, word, name)
+    if not path.exists():
+        identity.save(identity.draw(parts, name, PICTURES), path, name)
+    drawn = identity.read(path, PICTURES)
+    counted = judges.pictures.all(drawn, TOY)
+    spread = ablation.spread(parts, NOUN)
+    counted["sensitivity"] = ablation.spread(parts, name) / spread
+    return Row(label, drawn, {key: round(value, 3) for key, value in counted.items()})
+
+
+def labeled(row: Row, known: bool = True) -> str:
+    """The row's label with its shares below; `known` things are those that the witness has photos of."""
+    counted = row.counted
+    thing = f"thing {counted['among_five']:.2f}\n" if known else ""
+    return f"{row.label}\n{thing}place {counted['place']:.2f}"
+
+
+def grid(rows: Sequence[Row], title: str, known: bool = True) -> Figure:
+    """A line for each row, all from the same noise."""
+    return grids.image_grid(
+        [row.cells() for row in rows],
+        row_labels=[labeled(row, known) for row in rows],
+        column_labels=HEADS,
+        title=title,
+        cell=1.2,
+    )
+
+
+TITLES = {
+    "photos": "The same word from one, three, and five photos",
+    "backgrounds": "A thing without a name, from five photos on one carpet and on five backgrounds",
+    "sentences": "Trained with one sentence, and with 27",
+    "vectors": "One vector, two, and eight",
+    "rates": "Learning rates over three decades and more",
+    "bits": "A row in 32, 8, and 4 bits for each number",
+    "mixture": "The learned word, and the three nearest words in its place",
+}
+
+
+def in_bits(rows: np.ndarray, bits: int) -> np.ndarray:
+    """The rows as evenly spaced whole numbers of so many bits, with one scale for each row, and back."""
+    top = 2 ** (bits - 1) - 1
+    scale = np.abs(rows).max(axis=1, keepdims=True) / top
+    return (np.round(rows / scale) * scale).astype(np.float32)
+
+
+def nearest_mixture(rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The three whole words nearest to a row, and their mean weighted by cosine, at the row's length."""
+    parts = tiutils.load(BUNDLED_MODEL)
+    near = token_embedding.neighbors(parts, torch.from_numpy(rows[0]), 3)
+    table = token_embedding.table_of(parts)
+    ids = [parts.tokenizer.convert_tokens_to_ids(token) for token, _ in near]
+    weights = np.array([cosine for _, cosine in near])
+    mixed = weights @ table[ids].numpy()
+    mixed = mixed / np.linalg.norm(mixed) * np.linalg.norm(rows[0])
+    return [token.removesuffix("</w>") for token, _ in near], mixed[None].astype(np.float32)
+
+
+@torch.no_grad()
+def gains_by_level() -> dict[str, list[float]]:
+    """For each word and tenth of the timesteps: the loss of the plain noun on unseen sides, less that of the word."""
+    found = {}
+    for thing in CONCEPTS:
+        parts, names = tiutils.load(BUNDLED_MODEL), identity.card(thing)
+        tiutils.load_embedding(parts, WORDS / f"{thing}.safetensors")
+        photos = concept.load(witness.taught()[thing] / "held_out")
+        word, noun = ([loss_at(parts, photos, name, n) for n in range(LEVELS)] for name in names)
+        found[thing] = [round(other - own, 5) for own, other in zip(word, noun, strict=True)]
+    return found
+
+
+def loss_at(parts: models.Models, photos: concept.Concept, name: str, level: int) -> float:
+    """The mean loss of `DRAWS` fixed draws from one tenth of the timesteps."""
+    edges = (1000 * level // LEVELS, 1000 * (level + 1) // LEVELS)
+    config = tiutils.TrainingConfig(
+        center_crop=True, train_batch_size=DRAWS, timestep_sampling="uniform", timestep_range=edges
+    )
+    dataset = diffusion.encode_dataset(parts, photos, name, config)
+    return diffusion.losses_at(parts, dataset, 0, 0, DRAWS).mean().item()
+
+
+def levels_figure(gains: dict[str, list[float]]) -> Figure:
+    """Bars for each tenth of the timesteps, on a logarithmic scale."""
+    figure = Figure(figsize=(8, 3.4), dpi=output.DPI, layout="constrained")
+    axis = figure.subplots()
+    colors = (output.BLUE, output.VERMILION, output.GREEN)
+    for number, (thing, values) in enumerate(gains.items()):
+        x = np.arange(LEVELS) + 0.27 * (number - 1)
+        axis.bar(x, values, 0.25, color=colors[number], label=f"<{thing}>")
+    axis.set(
+        xlabel="timestep: 0 is nearly the photo, 1000 nearly pure noise",
+        ylabel="loss of the noun less that of the word",
+        xticks=np.arange(LEVELS + 1) - 0.5,
+        xticklabels=[100 * n for n in range(LEVELS + 1)],
+    )
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    means = np.mean(list(gains.values()), axis=0)
+    figure.set_label(
+        "By how much a learned word lowers the loss on unseen sides, for each tenth of the timesteps: "
+        f"{means[0]:.4f} in the lowest, {means[-3:].mean():.4f} on average in the highest three."
+    )
+    return figure
+
+
+def ship_broken(runs: dict[str, Path]) -> None:
+    """Two words that went wrong, and their histories, for the exercise of notebook 05."""
+    digest, record = model_digest(), {}
+    for name, run in runs.items():
+        ship(run / "learned_embeds.safetensors", BROKEN / f"{name}.safetensors", digest)
+        history = json.loads((run / "run.json").read_text())
+        record[name] = {key: history[key] for key in ("fixed_losses", "prompt_sensitivity")}
+    (BROKEN / "histories.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def main() -> int:
+    """Teach, draw and judge what is missing; write figures, record and the two broken words."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/recommendations"))
+    given = parser.parse_args()
+    logging.getLogger("tiutils").setLevel(logging.ERROR)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    words = {
+        name: [(taught.label, teach(taught, given.runs)) for taught in rows]
+        for name, rows in FIGURES.items()
+    }
+    judges = ablation.Judges.call(BUNDLED_MODEL.relative_to(ROOT))
+    rows = {
+        name: [
+            drawn_row(label, run / "learned_embeds.safetensors", judges, run) for label, run in runs
+        ]
+        for name, runs in words.items()
+    }
+    learned = embeddings.read(WORDS / f"{TOY}.safetensors").vectors
+    near, mixture = nearest_mixture(learned)
+    others = {
+        "bits": {"32 bits": learned, "8 bits": in_bits(learned, 8), "4 bits": in_bits(learned, 4)},
+        "mixture": {"learned": learned, "\n+ ".join(near): mixture},
+    }
+    for name, variants in others.items():
+        folder = given.runs / identity.fingerprint(BUNDLED_MODEL) / name
+        rows[name] = [
+            drawn_row(label, row, judges, folder / str(number))
+            for number, (label, row) in enumerate(variants.items())
+        ]
+    gains = gains_by_level()
+    for name, title in TITLES.items():
+        output.save(grid(rows[name], title, name != "backgrounds"), FOLDER / f"{name}.png")
+    output.save(levels_figure(gains), FOLDER / "levels.png")
+    ship_broken({"a": dict(words["rates"])["1"], "b": words["backgrounds"][0][1]})
+    counted = {name: {row.label: row.counted for row in some} for name, some in rows.items()}
+    record = {"command": "python -m benchmarks.recommendations", "rows": counted, "gains": gains}
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    for name, some in counted.items():
+        for label, values in some.items():
+            print(name, repr(label), values)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
