@@ -6,8 +6,7 @@ Teaches one word again and again to the bundled model, each time with one thing 
 the sentences, the number of vectors. Then come figures that need no training: a row in fewer bits, a mixture of the
 nearest words, and what a word gains at each noise level. All words are drawn from the same noise. Writes the figures in
 docs/recommendations/ and benchmarks/recommendations.json; takes about twenty CPU minutes. What is in `--runs` is not
-made again. Two of the words go wrong on purpose; with their losses they are kept in data/embeddings/broken/, for
-notebook 05.
+made again. Three runs that went wrong are shown with their curves, for an exercise of notebook 05.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from PIL import Image
 import tiutils
 from benchmarks import ablation, identity, witness
 from benchmarks.quality import ROOT
-from data.recipes.results.embeddings import WORDS, model_digest, ship
+from data.recipes.results.embeddings import WORDS
 from data.recipes.world import compose, places, things
 from tiutils import concept, diffusion, models, token_embedding
 from tiutils.figures import grids, output
@@ -41,8 +40,8 @@ from tiutils.io.pretrained import BUNDLED_MODEL
 
 FOLDER = ROOT / "docs" / "recommendations"
 RECORD = ROOT / "benchmarks" / "recommendations.json"
-BROKEN = WORDS / "broken"
 TOY, NOUN = "wood-toy", "toy"
+OTHER_NOUN, PROMPT_OF_A_NOUN = "horse", "a photo of a horse"
 STEPS, PICTURES = 300, 8
 NAMELESS = 9000  # a thing that none of the model's trainings had
 BEHIND = ("on a carpet", "in a garden", "on a table", "in the forest", "at sunset")
@@ -183,7 +182,7 @@ def labeled(row: Row, known: bool = True) -> str:
     """The row's label with its shares below; `known` things are those that the witness has photos of."""
     counted = row.counted
     thing = f"thing {counted['among_five']:.2f}\n" if known else ""
-    return f"{row.label}\n{thing}place {counted['place']:.2f}"
+    return f"{row.label}\n{thing}place {counted['place']:.2f}\nsensitivity {counted['sensitivity']:.2f}"
 
 
 def grid(rows: Sequence[Row], title: str, known: bool = True) -> Figure:
@@ -205,7 +204,29 @@ TITLES = {
     "rates": "Learning rates over three decades and more",
     "bits": "A row in 32, 8, and 4 bits for each number",
     "mixture": "The learned word, and the three nearest words in its place",
+    "length": "Three rows of different lengths, in times the length of “toy”",
 }
+
+
+def of_three_lengths(runs: Path, model: Path) -> list[tuple[str, Path, Path]]:
+    """The default word, one that trained far too long without norm control, and Prodigy's: label, file, folder."""
+    settings = ablation.settings_of("Prodigy without norm control")
+    with ablation.optimizer_of(settings):
+        identity.word_pictures(model, TOY, 0, settings, runs)
+    prodigy = identity.word_folder(model, TOY, 0, settings, runs)
+    kept = runs / identity.fingerprint(BUNDLED_MODEL) / "length"
+    return [
+        ("defaults", WORDS / f"{TOY}.safetensors", kept / "0"),
+        ("nothing pulls, 1200 steps", WORDS / "steps" / f"{TOY}-1200.safetensors", kept / "1"),
+        ("Prodigy", prodigy / "learned_embeds.safetensors", kept / "2"),
+    ]
+
+
+def _lengths(model: Path, word: Path) -> str:
+    """How long a word's row is."""
+    noun = token_embedding.vector_of(tiutils.load(model), NOUN).norm().item()
+    own = float(np.linalg.norm(embeddings.read(word).vectors))
+    return f"length {own / noun:.1f} ×"
 
 
 def in_bits(rows: np.ndarray, bits: int) -> np.ndarray:
@@ -274,14 +295,44 @@ def levels_figure(gains: dict[str, list[float]]) -> Figure:
     return figure
 
 
-def ship_broken(runs: dict[str, Path]) -> None:
-    """Two words that went wrong, and their histories, for the exercise of notebook 05."""
-    digest, record = model_digest(), {}
+@torch.no_grad()
+def broken_figure(rows: dict[str, Row], runs: dict[str, Path], judges: ablation.Judges) -> Figure:
+    """Three words that went wrong, in three sentences, and a plain noun drawn beside each."""
+    parts = tiutils.load(judges.model)
+    horses = tiutils.generate(parts, PROMPT_OF_A_NOUN, num_images_per_prompt=2)
+    taken = token_embedding.vector_of(parts, OTHER_NOUN)
+    row = torch.from_numpy(embeddings.read(WORDS / f"{TOY}.safetensors").vectors[0])
+    row_of_table = parts.tokenizer.convert_tokens_to_ids(f"{OTHER_NOUN}</w>")
+    token_embedding.table_of(parts)[row_of_table] = row
+    toys = tiutils.generate(parts, PROMPT_OF_A_NOUN, num_images_per_prompt=2)
+    token_embedding.table_of(parts)[row_of_table] = taken
+    cells = [
+        [witness.photo(sorted((photos_of(runs[name])).glob("*.jpg"))[0]), *rows[name].cells()[:4]]
+        + (toys if name == "A" else horses)
+        for name in rows
+    ]
+    return grids.image_grid(
+        cells,
+        row_labels=[f"run {name}" for name in rows],
+        column_labels=["a photo of its five", *HEADS[:4], PROMPT_OF_A_NOUN, ""],
+        title="Three words that went wrong, and the plain noun “horse” afterwards",
+        cell=1.1,
+    )
+
+
+def photos_of(run: Path) -> Path:
+    """The photos that a run was taught with."""
+    own = run / "photos"
+    return own if own.is_dir() else witness.taught()[TOY]
+
+
+def write_histories(runs: dict[str, Path]) -> None:
+    """The fixed losses and prompt sensitivities of the three runs."""
+    record = {}
     for name, run in runs.items():
-        ship(run / "learned_embeds.safetensors", BROKEN / f"{name}.safetensors", digest)
         history = json.loads((run / "run.json").read_text())
         record[name] = {key: history[key] for key in ("fixed_losses", "prompt_sensitivity")}
-    (BROKEN / "histories.json").write_text(json.dumps(record, indent=1) + "\n")
+    (FOLDER / "broken.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def main() -> int:
@@ -314,11 +365,23 @@ def main() -> int:
             drawn_row(label, row, judges, folder / str(number))
             for number, (label, row) in enumerate(variants.items())
         ]
+    rows["length"] = [
+        drawn_row(f"{label}\n{_lengths(judges.model, word)}", word, judges, kept)
+        for label, word, kept in of_three_lengths(given.runs, judges.model)
+    ]
     gains = gains_by_level()
     for name, title in TITLES.items():
         output.save(grid(rows[name], title, name != "backgrounds"), FOLDER / f"{name}.png")
     output.save(levels_figure(gains), FOLDER / "levels.png")
-    ship_broken({"a": dict(words["rates"])["1"], "b": words["backgrounds"][0][1]})
+    broken = {
+        "A": (rows["photos"][-1], words["photos"][-1][1]),
+        "B": (rows["rates"][-1], words["rates"][-1][1]),
+        "C": (rows["backgrounds"][0], words["backgrounds"][0][1]),
+    }
+    folders = {name: run for name, (_, run) in broken.items()}
+    pictures = broken_figure({name: row for name, (row, _) in broken.items()}, folders, judges)
+    output.save(pictures, FOLDER / "broken.png")
+    write_histories(folders)
     counted = {name: {row.label: row.counted for row in some} for name, some in rows.items()}
     record = {"command": "python -m benchmarks.recommendations", "rows": counted, "gains": gains}
     RECORD.write_text(json.dumps(record, indent=1) + "\n")

@@ -1,12 +1,16 @@
-"""The tables of `benchmarks.early_stopping` and `benchmarks.ablation`, without training anything."""
+"""The tables of the benchmarks that teach many words, without training anything."""
 
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from benchmarks import ablation, diffusers_script, early_stopping
+import tiutils
+from benchmarks import ablation, diffusers_script, early_stopping, recommendations, stopping_rule
+from tiutils import training
 from tiutils.figures import output
 
 
@@ -55,43 +59,78 @@ def test_the_newest_word_of_their_script(tmp_path, monkeypatch):
     assert [row["steps"] for row in early_stopping.words_of_theirs("wood-toy")] == [3000]
 
 
-def lines_of(variant, *values, **others):
-    return [
-        {"concept": c, "variant": variant, "steps": "100", "evaluation_loss": str(v), **others}
-        for c, v in zip(ablation.CONCEPTS, values, strict=True)
-    ]
+def words(*firsts, **others):
+    """A variant's words of two things, all of whose measures but `first` are the same."""
+    usual = {measure: 0.5 for measure, *_ in ablation.COLUMNS} | others
+    return {thing: [usual | {"first": value}] for thing, value in zip("ab", firsts, strict=True)}
 
 
 def test_the_ablation_by_hand():
-    usual = {"image_similarity": "0.5", "prompt_following": "0.4"}
-    better = {"image_similarity": "0.6", "prompt_following": "0.41"}
-    table = lines_of("as it is", 0.1, 0.1, 0.1, **usual)
-    table += lines_of("norm control", 0.099, 0.09, 0.099, **better)
-    table += lines_of("min-SNR", 0.09, 0.11, 0.09, **better)
-    table += lines_of("noisy timesteps", 0.09, 0.09, 0.09, image_similarity="0.6")
-    page = ablation.as_markdown(table)
-    assert "| norm control | +4.0 % (3 of 3) | +20.0 % (3 of 3) | +2.5 % (3 of 3) | yes |" in page
-    assert "| min-SNR | +3.3 % (2 of 3) | +20.0 % (3 of 3) | +2.5 % (3 of 3) | no |" in page
-    assert "| noisy timesteps | +10.0 % (3 of 3) | +20.0 % (3 of 3) |  |  |" in page
-    assert "| phrase |  |  |  |  |" in page, "not measured yet"
+    results = {
+        "defaults": words(0.2, 0.4),
+        "better": words(0.5, 0.7, loss=0.7),
+        "mixed": words(0.9, 0.1),
+        "worse": words(0.1, 0.31, length=9.0),
+    }
+    assert ablation.differences(results, "better", "first") == pytest.approx([0.3, 0.3])
+    assert ablation.error(np.array([0.7, -0.3])) == pytest.approx(0.5)
+    head, _, *lines = ablation.as_markdown(results).splitlines()
+    assert head.startswith("| setting | words | first of 60 | first five |")
+    assert lines[0].startswith("| defaults | 2 | 0.30 | 0.50 |")
+    assert lines[1].startswith("| better | 2 | **0.60** ↑ |") and "| **0.700** ↓ |" in lines[1]
+    assert lines[2].startswith("| mixed | 2 | 0.50 |"), "differs by less than its error"
+    assert lines[3].startswith("| worse | 2 | **0.21** ↓ |") and lines[3].endswith("| 9.0 |")
 
 
-def test_the_figure_names_the_best_rate():
-    table = []
-    for rate in ablation.RATES:
-        table += lines_of(f"{rate:g}", rate, 1 - rate, rate, image_similarity=str(1 - rate))
-    alt = output.alt_text(ablation.learning_rates(table))
-    assert "wood-toy: 5e-05, rocking-horse: 0.5, teddy-bear: 5e-05" in alt
-    assert "similarity to photos is highest with 5e-05" in alt
+def test_the_frontier_has_a_point_for_each_setting():
+    results = {"defaults": words(0.2, 0.4), "other": words(0.5, 0.7, place=0.25)}
+    alt = output.alt_text(ablation.frontier(results))
+    assert alt.endswith("defaults 0.50, 0.50; other 0.50, 0.25.")
 
 
-def test_a_table_grows_run_by_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(ablation, "TABLE", tmp_path / "table.csv")
-    first, second = lines_of("as it is", 1, 2, 3), lines_of("phrase", 1, 2, 3)
-    ablation.add_rows(first)
-    ablation.add_rows(second)
-    grown = ablation.read_table()
-    assert [{k: v for k, v in row.items() if v} for row in grown] == first + second
+def test_prodigy_is_put_in_place_for_its_words_alone():
+    usual = training.make_optimizer
+    with ablation.optimizer_of(ablation.settings_of("Prodigy")):
+        assert training.make_optimizer is not usual
+        rows = torch.nn.Parameter(torch.ones(1, 4))
+        assert type(training.make_optimizer(rows, None)).__name__ == "Prodigy"
+    with ablation.optimizer_of(ablation.settings_of(ablation.PLAIN)):
+        assert training.make_optimizer is usual
+    assert "prodigy" not in ablation.settings_of("Prodigy").flags("<t>", "toy")
+
+
+@pytest.mark.parametrize("variant", ablation.VARIANTS)
+def test_the_settings_are_those_of_a_training(variant):
+    tiutils.TrainingConfig(**ablation.settings_of(variant).flags("<t>", "toy"))
+
+
+def looks(**columns):
+    """What was measured at steps 1, 2, …"""
+    steps = range(1, 1 + len(next(iter(columns.values()))))
+    return {n: {key: values[n - 1] for key, values in columns.items()} for n in steps}
+
+
+def test_the_rules_by_hand():
+    seen = looks(
+        loss=[4, 3, 2, 1], sensitivity=[1.1, 0.9, 0.65, 0.5], following=[1, 2, 5, 1],
+        among_five=[0.5, 0.75, 1, 1], place=[1, 1, 0.5, 0.25],
+    )  # fmt: skip
+    kept = {name: rule(seen) for name, rule in stopping_rule.RULES.items()}
+    assert kept == {
+        "the last step": 4, "lowest loss": 4, "lowest loss, sensitivity ≥ 0.6": 3,
+        "lowest loss, sensitivity ≥ 0.7": 2, "lowest loss, sensitivity ≥ 0.8": 2,
+        "lowest loss, sensitivity ≥ 0.9": 2, "lowest loss, sensitivity ≥ 1": 1,
+        "CLIP follows the prompt best": 3, "the best of the six": 2,
+    }  # fmt: skip
+    page = stopping_rule.as_markdown({"some": {"toy": seen}}).splitlines()
+    assert page[2] == "| the last step | 4 | 1.00 | 0.25 | 0.25 |"
+    assert page[-1] == "| the best of the six | 2 | 0.75 | 1.00 | 0.75 |"
+
+
+def test_rows_in_few_bits():
+    rows = np.array([[-7.0, 0.4, 1.6, 7.0]], np.float32)
+    np.testing.assert_allclose(recommendations.in_bits(rows, 4), [[-7, 0, 2, 7]])
+    assert np.abs(recommendations.in_bits(rows, 8) - rows).max() <= 7 / 127 / 2
 
 
 def test_their_script_finds_a_mirror(tmp_path, monkeypatch):
@@ -113,6 +152,7 @@ def test_the_pages_have_the_markers():
     for page, name in (
         ("benchmarks/README.md", "early_stopping"),
         ("docs/better_rows.md", "ablation"),
+        ("docs/better_rows.md", "stopping_rule"),
     ):
         text = (early_stopping.ROOT / page).read_text()
         for marker in ("begin", "end"):

@@ -14,9 +14,13 @@ import nbformat
 import pages
 import pytest
 
+from benchmarks import claims, witness
+from data.recipes.world.places import PLACES
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-digest = runpy.run_path(str(ROOT / "notebooks" / "store.py"))["digest"]
+store = SimpleNamespace(**runpy.run_path(str(ROOT / "notebooks" / "store.py")))
+digest = store.digest
 check = SimpleNamespace(**runpy.run_path(str(ROOT / "notebooks" / "check.py")))
 
 
@@ -281,3 +285,57 @@ def test_the_check_weighs_what_is_there(tmp_path):
 
 def test_the_check_is_content_with_what_is_stored(path):
     assert check.complaints(path.name, {**check.weigh(path), "CPU s": 0}) == []
+
+
+def code(source, number, value=None):
+    cell = nbformat.v4.new_code_cell(source, execution_count=number)
+    if value is not None:
+        data = {"text/plain": repr(value)}
+        cell.outputs = [nbformat.v4.new_output("execute_result", data=data, execution_count=number)]
+    return cell
+
+
+def test_claims_are_checked_while_a_notebook_is_stored_and_leave_no_trace():
+    table = "# Title\n\n| | model | time | memory |\n|---|---|---|---|\n"
+    head = nbformat.v4.new_markdown_cell(f"{table}| a laptop or a classroom, CPU | small | ? | ? |")
+    shown = code("drawn = 1", None)
+    shown.metadata["shows"] = [{"pictures": "drawn[:2]", "thing": "toy"}, {"pictures": "one"}]
+    book = nbformat.v4.new_notebook(cells=[head, shown, code("2", None)])
+    sources = [cell.source for cell in store.with_claims(book).cells]
+    assert [s.splitlines()[-1] for s in sources[2:4]] == [
+        "_claims.check(drawn[:2], **{'thing': 'toy'})",
+        "_claims.check(one, **{})",
+    ]
+    for number, cell in enumerate(book.cells[1:], 1):
+        said = "[100.0, 950000000]" if number == 5 else f"said {number}"
+        cell.update(code(cell.source, number, said) | {"metadata": cell.metadata, "id": cell.id})
+    *claims, costs = store.without_claims(book).values()
+    assert claims == ["said 2", "said 3"] and costs == "[100.0, 950000000]"
+    assert [cell.source for cell in book.cells[1:]] == ["drawn = 1", "2"]
+    assert [cell.execution_count for cell in book.cells[1:]] == [1, 2]
+    assert book.cells[2].outputs[0].execution_count == 2
+    store.write_costs(book, 100.0, 950_000_000)
+    last = "| a laptop or a classroom, CPU | small | 2 minutes of processor time | 0.9 GB |"
+    assert book.cells[0].source.endswith(f"\n{last}")
+
+
+def test_claims_are_about_things_and_places_that_somebody_knows(notebook):
+    for cell in cells_of(notebook, "code"):
+        for claim in cell.metadata.get("shows", []):
+            assert claim.keys() <= {"pictures", "thing", "place"} and len(claim) > 1
+            ast.parse(claim["pictures"], mode="eval")
+            assert claim.get("thing", "wood-toy") in witness.taught()
+            assert claim.get("place", "in the snow") in PLACES
+
+
+def test_a_claim_that_does_not_hold(monkeypatch):
+    def identity(pictures, thing):
+        return {"among_five": sum(picture == thing for picture in pictures) / len(pictures)}
+
+    monkeypatch.setattr(claims, "judges", lambda: SimpleNamespace(identity=identity))
+    assert claims.check(["wood-toy", "x"], "wood-toy") == "2 pictures: wood-toy in 0.50"
+    with pytest.raises(AssertionError, match=r"of 3 pictures, too few show it: wood-toy in 0\.33"):
+        claims.check(["wood-toy", "x", "y"], "wood-toy")
+    for wrong in ([], "wood-toy"), (["x"],), (["x"], "a dragon"), (["x"], None, "at home"):
+        with pytest.raises(ValueError):
+            claims.check(*wrong)

@@ -1,6 +1,7 @@
 """What 05 builds by hand is what tiutils has; its words fit the bundled model; its checks check."""
 
 import functools
+import json
 import runpy
 
 import nbclient
@@ -122,7 +123,11 @@ def test_with_another_model_it_teaches_the_words_itself(tmp_path, monkeypatch, n
     assert [folder.name.removeprefix("small-sd-") for folder in folders] == words
 
 
-CHECKS = {"heat_of": exercises.check_heat_of, "weaken": exercises.check_weaken}
+CHECKS = {
+    "heat_of": exercises.check_heat_of,
+    "weaken": exercises.check_weaken,
+    "diagnose": exercises.check_diagnose,
+}
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -159,3 +164,23 @@ def test_what_is_no_answer_is_refused(name, function):
 )
 def test_wrong_answers_are_refused(name, function):
     assert CHECKS[name](function).startswith("not quite")
+
+
+@pytest.mark.parametrize("swapped, said", [
+    ({"A": "one background"}, "run A has another fault than 'one background': its curves are healthy"),
+    ({"B": "name taken"}, "run B has another fault than 'name taken': look at its loss"),
+    ({"C": "rate too large"}, "run C has another fault than 'rate too large': look at what stands"),
+    ({"C": "bad luck"}, "run C has 'bad luck', which is none of rate too large, one background"),
+])  # fmt: skip
+def test_a_wrong_diagnosis_is_told_where_to_look(swapped, said):
+    right = {run: SOLUTIONS["diagnose"](run) for run in "ABC"}
+    assert exercises.check_diagnose((right | swapped).__getitem__).startswith(f"not quite: {said}")
+
+
+def test_the_curves_say_what_the_faults_are():
+    """B never settles; A and C learn; C alone keeps its carpet (seen in the figure)."""
+    histories = json.loads((pages.ROOT / "docs" / "recommendations" / "broken.json").read_text())
+    last = {run: list(history["fixed_losses"].values())[-10:] for run, history in histories.items()}
+    spread = {run: np.std(losses) / np.mean(losses) for run, losses in last.items()}
+    assert spread["B"] > 3 * max(spread["A"], spread["C"])
+    assert np.mean(last["B"]) > 1.1 * np.mean(last["A"])

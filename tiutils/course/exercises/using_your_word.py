@@ -10,6 +10,13 @@ from torch import Tensor
 
 from tiutils.course.exercises import attempt, check_cases
 
+FAULTS = ("rate too large", "one background", "name taken")
+_EVIDENCE = {  # run: its fault, and where to look
+    "A": ("name taken", "its curves are healthy; look at the horses"),
+    "B": ("rate too large", "look at its loss from one step to the next, and at all its pictures"),
+    "C": ("one background", "look at what stands behind and below the thing, whatever the place"),
+}
+
 
 def check_heat_of(function: Callable[[Tensor, int], Tensor]) -> str:
     """The map of one token from a layer's shares."""
@@ -55,3 +62,16 @@ def check_weaken(function: Callable[[Tensor, Tensor, float], Tensor]) -> str:
     cases = [((learned, start, s), row, reason) for s, row, reason in by_strength]
     praise = "right: a straight line from what the model knew to what it learned"
     return check_cases(function, cases, praise, equal)
+
+
+def check_diagnose(function: Callable[[str], str]) -> str:
+    """Which of `FAULTS` each of the three broken runs has."""
+    for run, (fault, reason) in _EVIDENCE.items():
+        answer, complaint = attempt(function, run)
+        if complaint is not None:
+            return complaint
+        if not isinstance(answer, str) or answer not in FAULTS:
+            return f"not quite: run {run} has {answer!r}, which is none of {', '.join(FAULTS)}"
+        if answer != fault:
+            return f"not quite: run {run} has another fault than {answer!r}: {reason}"
+    return "right: three faults, and three places to look at first"
