@@ -201,7 +201,7 @@ def as_markdown(results: Results) -> str:
                 mean_of(results, variant, measure),
             )
             cell = f"{mean:.{digits}f}"
-            if better and len(change) > 1 and abs(change.mean()) >= 2 * error(change) > 0:
+            if better and len(change) > 1 and abs(change.mean()) >= max(2 * error(change), 1e-9):
                 cell = f"**{cell}** {'↑' if change.mean() > 0 else '↓'}"
             cells.append(cell)
         lines.append(f"| {variant} | {words} | {' | '.join(cells)} |")

@@ -59,9 +59,10 @@ CONCEPTS = ("wood-toy", "teddy-bear", "rocking-horse")
 
 @dataclass(frozen=True)
 class Taught:
-    """A word to teach: its label in the figure, its photos, and what differs from the defaults."""
+    """A word to teach: its label in a figure, the name of its run, its photos, and what differs from the defaults."""
 
     label: str
+    run: str = "defaults"
     photos: Callable[[Path], Path] = lambda folder: witness.taught()[TOY]
     flags: dict[str, Any] = field(default_factory=dict)
     noun: str = NOUN
@@ -102,34 +103,35 @@ def nameless(behind: Sequence[str]) -> Callable[[Path], Path]:
 
 FIGURES: dict[str, tuple[Taught, ...]] = {
     "photos": (
-        Taught("1 photo", some(1)), Taught("3 photos", some(3)), Taught("5 photos"),
+        Taught("1 photo", "one-photo", some(1)),
+        Taught("3 photos", "three-photos", some(3)),
+        Taught("5 photos"),
     ),
     "backgrounds": (
-        Taught("5 photos on one carpet", nameless(5 * BEHIND[:1]), noun="bird"),
-        Taught("5 backgrounds", nameless(BEHIND), noun="bird"),
+        Taught("5 photos on one carpet", "carpet", nameless(5 * BEHIND[:1]), noun="bird"),
+        Taught("5 backgrounds", "backgrounds", nameless(BEHIND), noun="bird"),
     ),
     "sentences": (
-        Taught("only “a photo of a …”", some(5, "a photo of a {}"), {"captions": True}),
+        Taught("only “a photo of a …”", "sentence", some(5, "a photo of a {}"), {"captions": True}),
         Taught("27 sentences"),
     ),
     "vectors": (
-        Taught("1 vector"), Taught("2 vectors", flags={"num_vectors": 2}),
-        Taught("8 vectors", flags={"num_vectors": 8}),
+        Taught("1 vector"),
+        Taught("2 vectors", "two-vectors", flags={"num_vectors": 2}),
+        Taught("8 vectors", "eight-vectors", flags={"num_vectors": 8}),
     ),
     "rates": (
-        Taught("5e-4", flags={"learning_rate": 5e-4}), Taught("5e-3, the default"),
-        Taught("5e-2", flags={"learning_rate": 5e-2}), Taught("1", flags={"learning_rate": 1.0}),
+        Taught("5e-4", "5e-4", flags={"learning_rate": 5e-4}),
+        Taught("5e-3, the default"),
+        Taught("5e-2", "5e-2", flags={"learning_rate": 5e-2}),
+        Taught("1", "1", flags={"learning_rate": 1.0}),
     ),
-}  # fmt: skip
+}
 
 
 def teach(taught: Taught, runs: Path) -> Path:
     """The folder of the word's run, with its photos."""
-    folder = (
-        runs
-        / identity.fingerprint(BUNDLED_MODEL)
-        / "".join(letter if letter.isalnum() else "-" for letter in taught.label)
-    )
+    folder = runs / identity.fingerprint(BUNDLED_MODEL) / taught.run
     if not (folder / "learned_embeds.safetensors").exists():
         config = tiutils.TrainingConfig(
             pretrained_model_name_or_path=str(BUNDLED_MODEL),

@@ -73,8 +73,13 @@ def look(thing: str, step: int, folder: Path, judges: ablation.Judges) -> Look:
         found["length"] = ablation.length(parts, word) / ablation.length(parts, noun)
         path.write_text(json.dumps(found, indent=2) + "\n")
     record = json.loads((folder / "run.json").read_text())
-    loss, sensitivity = (record[name][str(step)] for name in ("fixed_losses", "prompt_sensitivity"))
+    loss, sensitivity = (newest(record[n], step) for n in ("fixed_losses", "prompt_sensitivity"))
     return {**json.loads(path.read_text()), "loss": loss, "sensitivity": sensitivity}
+
+
+def newest(history: Mapping[str, float], step: int) -> float:
+    """The last value that was known at a step."""
+    return history[max((at for at in history if int(at) <= step), key=int)]
 
 
 def following(scorer: ClipScorer, drawn: identity.Drawn, noun: str) -> float:

@@ -77,7 +77,7 @@ def test_the_ablation_by_hand():
     head, _, *lines = ablation.as_markdown(results).splitlines()
     assert head.startswith("| setting | words | first of 60 | first five |")
     assert lines[0].startswith("| defaults | 2 | 0.30 | 0.50 |")
-    assert lines[1].startswith("| better | 2 | **0.60** ↑ |") and "| **0.700** ↓ |" in lines[1]
+    assert lines[1].startswith("| better | 2 | **0.60** ↑ |") and "| **0.700** ↑ |" in lines[1]
     assert lines[2].startswith("| mixed | 2 | 0.50 |"), "differs by less than its error"
     assert lines[3].startswith("| worse | 2 | **0.21** ↓ |") and lines[3].endswith("| 9.0 |")
 

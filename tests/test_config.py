@@ -18,7 +18,7 @@ from tiutils.config import LR_SCHEDULERS, SamplingConfig, TrainingConfig, learni
 from tiutils.errors import InputError
 from tiutils.runs.inputs import check_config, check_device
 
-GOOD = TrainingConfig("photos", "<my-toy>", "toy")
+GOOD = TrainingConfig("photos", "<my-toy>", "toy", learning_rate=5e-3)
 KINDS = {field.name: str(field.type).split(" |")[0] for field in dataclasses.fields(TrainingConfig)}
 INTEGERS = [name for name, kind in KINDS.items() if kind == "int"]
 FLOATS = [name for name, kind in KINDS.items() if kind == "float"]
@@ -196,6 +196,28 @@ def test_scale_lr_multiplies_as_the_script_does():
     )
     assert config.peak_learning_rate(2) == 1e-4
     assert dataclasses.replace(config, scale_lr=True).peak_learning_rate(2) == 1e-4 * 3 * 5 * 2
+
+
+@pytest.mark.parametrize("width, flags, peak", [
+    (256, {}, 5e-3),
+    (767, {"scale_lr": True}, 5e-3 * 4 * 2),
+    (768, {}, 5e-4 * 4 * 2),
+    (1024, {"train_batch_size": 1, "gradient_accumulation_steps": 3}, 5e-4 * 3 * 2),
+    (768, {"scale_lr": True}, 5e-4 * 4 * 2),
+    (768, {"optimizer": "directional"}, 1e-2),
+    (768, {"learning_rate": 1e-4}, 1e-4),
+    (256, {"learning_rate": 1e-4, "optimizer": "directional"}, 1e-4),
+])  # fmt: skip
+def test_the_learning_rate_suits_the_models_width(width, flags, peak):
+    config = dataclasses.replace(GOOD, **({"learning_rate": None} | flags))
+    settled = config.with_learning_rate(width)
+    assert settled.peak_learning_rate(2) == pytest.approx(peak)
+    assert settled.with_learning_rate(width) == settled
+
+
+def test_there_is_no_learning_rate_before_the_model_is_known():
+    with pytest.raises(ValueError, match="no learning rate yet"):
+        dataclasses.replace(GOOD, learning_rate=None).peak_learning_rate()
 
 
 def schedule_of_diffusers(config, total, processes=1):

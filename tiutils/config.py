@@ -20,6 +20,7 @@ MAX_IMAGES = 100_000  # of one prompt
 MAX_STEPS = 999  # of the sampler
 MAX_SEED = 2**63  # half of a batch's key, of 64 bits
 MAX_GUIDANCE = 1000
+LARGE_WIDTH = 768  # of the text encoder of Stable Diffusion 1.x; others' are wider, the bundled model's is 256
 LR_SCHEDULERS = (
     "constant",
     "constant_with_warmup",
@@ -124,8 +125,12 @@ class TrainingConfig:
         4, "number of samples in one forward pass, per process", script=16
     )
     gradient_accumulation_steps: int = option(1, "number of forward passes in one optimizer step")
-    learning_rate: float = option(
-        5e-3, "learning rate of AdamW; the size of a turn with --optimizer directional", script=1e-4
+    learning_rate: float | None = option(
+        None,
+        "learning rate of AdamW, or the size of a turn with --optimizer directional; by default 5e-3 for the bundled "
+        "model, 5e-4 for each sample of a step for a model of Stable Diffusion's width, as in the field's guide, and "
+        "0.01 for a turn",
+        script=1e-4,
     )
     scale_lr: bool = option(
         False, "multiply the learning rate by batch size × accumulation × processes"
@@ -139,7 +144,7 @@ class TrainingConfig:
     lr_num_cycles: int = option(1, "number of cycles in cosine_with_restarts")
     optimizer: str = option(
         "adamw",
-        "what moves the rows; 'directional' turns them and leaves their length; its paper has --learning_rate 0.01 "
+        "what moves the rows; 'directional' turns them and leaves their length "
         "[Directional Textual Inversion, arXiv 2512.13672]",
         choices=("adamw", "directional"),
         script="adamw, the only one",
@@ -316,11 +321,30 @@ class TrainingConfig:
             return 0
         return total_steps // 10 if self.lr_warmup_steps is None else self.lr_warmup_steps
 
+    def with_learning_rate(self, width: int) -> TrainingConfig:
+        """These settings with a learning rate that suits a text encoder of this width, if none is given.
+
+        A step of AdamW moves each number of a row by the rate, so the same rate moves a row of 768 numbers further
+        than one of 256. The large models' rate is that of the field's guide: 5e-4 for each sample of a step.
+        """
+        if self.learning_rate is not None:
+            return self
+        if self.optimizer == "directional":
+            return dataclasses.replace(self, learning_rate=1e-2)
+        if width < LARGE_WIDTH:
+            return dataclasses.replace(self, learning_rate=5e-3)
+        return dataclasses.replace(self, learning_rate=5e-4, scale_lr=True)
+
     def peak_learning_rate(self, num_processes: int = 1) -> float:
-        """The learning rate after --scale_lr, before the schedule."""
-        return self.learning_rate * (
-            self.samples_per_process * num_processes if self.scale_lr else 1
-        )
+        """The learning rate after --scale_lr, before the schedule; `with_learning_rate` has set it.
+
+        Raises:
+            ValueError: it is not set.
+        """
+        if self.learning_rate is None:
+            raise ValueError("no learning rate yet: with_learning_rate sets the model's")
+        samples = self.samples_per_process * num_processes if self.scale_lr else 1
+        return self.learning_rate * samples
 
 
 def learning_rate_at(

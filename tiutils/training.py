@@ -113,6 +113,7 @@ def prepare(
     scaler: torch.amp.GradScaler | None = None,
 ) -> Training:
     """Prepare all that the steps need: dataset, rows, optimizer, loss scaler, and the switches that save memory."""
+    config = config.with_learning_rate(models.hidden_sizes[0])
     dataset = encode_dataset(models, concept, placeholder.token, config, accelerator.num_processes)
     if config.enable_xformers_memory_efficient_attention:
         models.unet.enable_xformers_memory_efficient_attention()
@@ -152,10 +153,9 @@ def make_optimizer(
 
     `widths` are those of the text encoders' vectors side by side; None for a single one.
     """
+    rate = config.with_learning_rate(rows.shape[1]).peak_learning_rate()
     if config.optimizer == "directional":
-        return Directional(
-            rows, config.learning_rate, config.direction_prior, widths or rows.shape[1:]
-        )
+        return Directional(rows, rate, config.direction_prior, widths or rows.shape[1:])
     settings: dict[str, Any] = {
         "betas": (config.adam_beta1, config.adam_beta2),
         "weight_decay": config.adam_weight_decay,
@@ -164,11 +164,9 @@ def make_optimizer(
     if config.use_8bit_adam:
         import bitsandbytes
 
-        return bitsandbytes.optim.AdamW8bit([rows], lr=config.learning_rate, **settings)
+        return bitsandbytes.optim.AdamW8bit([rows], lr=rate, **settings)
     # the fused one checks the loss scaler's verdict on the GPU; the plain one would synchronize in each step
-    return torch.optim.AdamW(
-        [rows], lr=config.learning_rate, fused=rows.is_cuda or None, **settings
-    )
+    return torch.optim.AdamW([rows], lr=rate, fused=rows.is_cuda or None, **settings)
 
 
 def training_step(training: Training, step: int) -> Tensor:

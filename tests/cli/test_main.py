@@ -173,7 +173,7 @@ def test_a_default_that_differs_is_marked_in_the_help(shown):
 
 def test_the_help_shows_defaults(shown):
     assert set(FIELDS) <= set(shown)
-    for name in ("num_vectors", "seed", "learning_rate", "output_dir", "adam_epsilon"):
+    for name in ("num_vectors", "seed", "norm_control", "output_dir", "adam_epsilon"):
         assert shown[name].endswith(f"(default: {FIELDS[name].default})")
     assert "photos are encoded once" in shown["dataloader_num_workers"]
 

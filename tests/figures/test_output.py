@@ -99,6 +99,18 @@ def test_nbconvert_shows_the_caption_and_lacks_no_description(template):
     assert page.count("<img ") == 1 and "No description" not in page
 
 
+def test_a_saved_figure_is_shown_again_with_its_alt_text(tmp_path):
+    figure = grids.image_grid([[RED, GREEN]], alt="a red and a green square")
+    path = output.save(figure, tmp_path / "figure.png")
+    shown = output.show_saved(path)
+    assert shown.alt == "a red and a green square"
+    again, first = (Image.open(io.BytesIO(png)) for png in (shown.png, path.read_bytes()))
+    assert again.size == first.size
+    RED.save(tmp_path / "plain.png")
+    with pytest.raises(InputError, match="alt text"):
+        output.show_saved(tmp_path / "plain.png")
+
+
 def test_show_as_a_notebook_sees_it():
     formatters = pytest.importorskip("IPython.core.formatters")
     data, metadata = formatters.DisplayFormatter().format(output.show(RED, alt="A red square"))

@@ -94,6 +94,16 @@ def show(picture: Figure | Image.Image, *, alt: str | None = None) -> Shown:
     return Shown(png, html, _alt_of(picture, alt))
 
 
+def show_saved(path: str | Path) -> Shown:
+    """A PNG that `save` wrote, as `show` returns it; its Description is the alt text.
+
+    Raises:
+        InputError: it has no Description.
+    """
+    with Image.open(files.given(path), formats=["PNG"]) as picture:
+        return show(picture, alt=picture.info.get("Description"))
+
+
 @dataclass(frozen=True)
 class Shown:
     """An image in the forms that readers of notebooks take.

@@ -124,6 +124,7 @@ def prepare(
     mesh: Mesh | None = None,
 ) -> Training:
     """Prepare all that the steps need: dataset, state, frozen weights on every device, the compiled steps."""
+    config = config.with_learning_rate(models.hidden_size)
     mesh = mesh or make_mesh(config.train_batch_size)
     everywhere = NamedSharding(mesh, P())
     dataset = encode_dataset(models, concept, placeholder.token, config)

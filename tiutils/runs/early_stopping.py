@@ -113,7 +113,7 @@ class EarlyStopping:
         )
 
     def listens_at(self, step: int) -> bool:
-        """Whether the rest of the sentence still counted when the sensitivity was last measured; yes if it never was."""
+        """Whether the sentence still counted when the sensitivity was last measured; yes if it never was."""
         known = [value for at, value in self.sensitivities.items() if at <= step]
         return not known or not known[-1] < SENSITIVE
 
