@@ -53,6 +53,7 @@ SHOWN = (
     12,
 )  # pictures of a sheet in the figure: two plain ones, one in each of three places
 HEADS = ("a photo of a …", "", "… on the beach", "… in the snow", "… in space")
+FREE_8: dict[str, Any] = {"num_vectors": 8, "norm_control": 0.0}
 LEVELS, DRAWS = 10, 32  # tenths of the timesteps, and samples in each
 CONCEPTS = ("wood-toy", "teddy-bear", "rocking-horse")
 
@@ -108,8 +109,9 @@ FIGURES: dict[str, tuple[Taught, ...]] = {
         Taught("5 photos"),
     ),
     "backgrounds": (
-        Taught("5 photos on one carpet", "carpet", nameless(5 * BEHIND[:1]), noun="bird"),
-        Taught("5 backgrounds", "backgrounds", nameless(BEHIND), noun="bird"),
+        Taught("one carpet\n1 vector", "carpet", nameless(5 * BEHIND[:1]), noun="bird"),
+        Taught("one carpet\n8 free vectors", "carpet-8", nameless(5 * BEHIND[:1]), FREE_8, "bird"),
+        Taught("5 backgrounds\n8 free vectors", "backgrounds-8", nameless(BEHIND), FREE_8, "bird"),
     ),
     "sentences": (
         Taught("only “a photo of a …”", "sentence", some(5, "a photo of a {}"), {"captions": True}),
@@ -125,6 +127,7 @@ FIGURES: dict[str, tuple[Taught, ...]] = {
         Taught("5e-3, the default"),
         Taught("5e-2", "5e-2", flags={"learning_rate": 5e-2}),
         Taught("1", "1", flags={"learning_rate": 1.0}),
+        Taught("1, nothing pulls", "1-free", flags={"learning_rate": 1.0, "norm_control": 0.0}),
     ),
 }
 
@@ -200,7 +203,7 @@ def grid(rows: Sequence[Row], title: str, known: bool = True) -> Figure:
 
 TITLES = {
     "photos": "The same word from one, three, and five photos",
-    "backgrounds": "A thing without a name, from five photos on one carpet and on five backgrounds",
+    "backgrounds": "A thing without a name, from five photos on one carpet, and on five backgrounds",
     "sentences": "Trained with one sentence, and with 27",
     "vectors": "One vector, two, and eight",
     "rates": "Learning rates over three decades and more",
@@ -378,7 +381,7 @@ def main() -> int:
     broken = {
         "A": (rows["photos"][-1], words["photos"][-1][1]),
         "B": (rows["rates"][-1], words["rates"][-1][1]),
-        "C": (rows["backgrounds"][0], words["backgrounds"][0][1]),
+        "C": (rows["backgrounds"][1], words["backgrounds"][1][1]),
     }
     folders = {name: run for name, (_, run) in broken.items()}
     pictures = broken_figure({name: row for name, (row, _) in broken.items()}, folders, judges)
