@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from lab import ARGUMENTS, chromium
+from lab import ARGUMENTS, ARTIFACTS, chromium
+
+
+@pytest.fixture(scope="session", autouse=True)
+def artifacts():
+    """The folder of the screenshots; `make browser` empties it before."""
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
 
 
 @pytest.fixture(scope="module")

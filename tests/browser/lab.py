@@ -19,6 +19,7 @@ import pages
 import pytest
 
 ARTIFACTS = pages.ROOT / "build" / "browser"
+LOG = ARTIFACTS / f"server-{os.environ.get('PYTEST_XDIST_WORKER', 'only')}.log"  # a worker's
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
@@ -73,7 +74,7 @@ def server(course: Path, home: Path, variables: dict[str, str]) -> Iterator[tupl
         f"--ServerApp.root_dir={course}", f"--IdentityProvider.token={token}",
     ]  # fmt: skip
     address = f"http://127.0.0.1:{port}"
-    with (ARTIFACTS / "server.log").open("w") as log:
+    with LOG.open("w") as log:
         process = subprocess.Popen(
             command, env=environment | variables, stdout=log, stderr=log, cwd=course
         )
@@ -93,4 +94,4 @@ def wait_for(url: str, process: subprocess.Popen, seconds: float = 120) -> None:
             urllib.request.urlopen(url, timeout=5).close()
             return
         time.sleep(0.5)
-    pytest.fail(f"JupyterLab did not start:\n{(ARTIFACTS / 'server.log').read_text()[-3000:]}")
+    pytest.fail(f"JupyterLab did not start:\n{LOG.read_text()[-3000:]}")

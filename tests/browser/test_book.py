@@ -59,7 +59,6 @@ def test_the_root_leads_to_the_first_page(page, address):
 @pytest.mark.parametrize("chapter", ["book/index.html", "docs/glossary.html", *CHAPTERS])
 def test_each_page_fits_and_its_pictures_are_described(page, address, chapter):
     page.goto(f"{address}/{chapter}")
-    ARTIFACTS.mkdir(parents=True, exist_ok=True)
     name = chapter.split("/")[-1].removesuffix(".html")
     page.screenshot(path=ARTIFACTS / f"book-{name}-{page.look}.png")
     widths = page.evaluate("[document.scrollingElement.scrollWidth, innerWidth]")

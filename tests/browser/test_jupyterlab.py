@@ -8,7 +8,6 @@ build/browser/.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 
 import nbformat
@@ -42,8 +41,6 @@ def course(tmp_path_factory):
 @pytest.fixture(scope="module")
 def jupyter(course, tmp_path_factory):
     """The server's address and token."""
-    shutil.rmtree(ARTIFACTS, ignore_errors=True)
-    ARTIFACTS.mkdir(parents=True)
     home = tmp_path_factory.mktemp("home")
     variables = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TIUTILS_STEPS": "50"}
     if os.environ.get("TIUTILS_BROWSER_MODEL") != "bundled":

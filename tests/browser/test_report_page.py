@@ -81,7 +81,6 @@ def test_the_page_can_be_read_by_everybody(browser, address, comparison, look, n
     if name == "report":
         page.locator("summary").click()
     found = Axe().run(page, options=WCAG)
-    ARTIFACTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=ARTIFACTS / f"{name}-{look}.png", full_page=True)
     assert not found.response["violations"], found.generate_report()
     assert found.response["passes"] and not complaints

@@ -7,6 +7,7 @@ behind them. In it the notebook's own cell runs, and pip says what it would do, 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -111,3 +112,23 @@ def test_what_is_there_is_new_enough_for_tiutils(image):
         version = there.get(canonicalize_name(requirement.name))
         assert version is not None or (image, requirement.name) == ("tpu", "diffusers"), line
         assert version is None or requirement.specifier.contains(version), f"{line}: {version}"
+
+
+def test_what_imports_a_package_of_colabs_is_tested_under_colabs_version():
+    """`make colab` runs the quick tests of these modules; NumPy and Pillow, which all import, are not meant."""
+    listed = re.search(r"^ON_COLAB := ((?:.*\\\n)*.*)", (pages.ROOT / "Makefile").read_text(), re.M)
+    files = {
+        file
+        for name in listed[1].replace("\\\n", "").split()
+        for file in (pages.ROOT / "tests" / name, *(pages.ROOT / "tests" / name).glob("*.py"))
+    }
+    overlaid = (pages.ROOT / "tests" / "versions" / "colab.txt").read_text()
+    packages = {*re.findall(r"^(\w+)==", overlaid, re.M)} - {"numpy", "pillow"}
+    imports = re.compile(rf"^ *(?:from|import) (?:{'|'.join(packages)})\b", re.M)
+    asked = []
+    for module in (pages.ROOT / "tiutils").rglob("*.py"):
+        if imports.search(module.read_text()):
+            folder = pages.ROOT / "tests" / module.relative_to(pages.ROOT / "tiutils").parent
+            asked += [folder / f"test_{module.name}", folder / f"test_flax_{module.name}"]
+    asked = {file for file in asked if file.is_file()}
+    assert len(asked) > 10 and asked <= files, f"not in ON_COLAB: {asked - files}"
