@@ -25,19 +25,20 @@ def course(tmp_path):
     return tmp_path
 
 
-def stamp(course, *arguments):
-    return subprocess.run(
-        [sys.executable, course / "notebooks" / "stamp.py", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def stamp(course, monkeypatch):
+    """The command with these arguments, in this process."""
+    monkeypatch.syspath_prepend(course / "notebooks")
+    main = runpy.run_path(str(course / "notebooks" / "stamp.py"))["main"]
+    return lambda *arguments: main([*arguments])
 
 
-def test_badge_and_first_cell_get_the_address_and_nothing_else_changes(course):
+def test_badge_and_first_cell_get_the_address_and_nothing_else_changes(course, stamp, capsys):
     path = course / "notebooks" / "00_start_here.ipynb"
     before = nbformat.read(path, as_version=4)
-    done = stamp(course, "https://github.com/some-one/a.course/")
+    command = [sys.executable, course / "notebooks" / "stamp.py"]
+    address = "https://github.com/some-one/a.course/"
+    done = subprocess.run([*command, address], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     after = nbformat.read(path, as_version=4)
     changed = [cell.id for old, cell in zip(before.cells, after.cells, strict=True) if old != cell]
@@ -53,21 +54,23 @@ def test_badge_and_first_cell_get_the_address_and_nothing_else_changes(course):
         'Repository = "https://github.com/some-one/a.course"'
         in (course / "pyproject.toml").read_text()
     )
-    assert stamp(course).stdout == "00_start_here.ipynb: as it was\n"  # a second time: no change
+    stamp()  # a second time: no change
+    assert capsys.readouterr().out == "00_start_here.ipynb: as it was\n"
 
 
 @pytest.mark.parametrize(
     "arguments", [["github.com/a/b"], ["https://github.com/a"], ["https://github.com/a/b", "c"]]
 )
-def test_no_address_no_change(course, arguments):
+def test_no_address_no_change(course, stamp, arguments):
     before = (course / "pyproject.toml").read_bytes()
-    assert "https://github.com/NAME/REPO" in stamp(course, *arguments).stderr
+    with pytest.raises(SystemExit, match=r"https://github\.com/NAME/REPO"):
+        stamp(*arguments)
     assert (course / "pyproject.toml").read_bytes() == before
 
 
-def test_the_pages_get_the_address(course):
+def test_the_pages_get_the_address(course, stamp):
     for address in ("https://github.com/some-one/a.course", "https://github.com/b/c"):
-        assert stamp(course, address).returncode == 0
+        stamp(address)
     for name in ("README.md", "CONTRIBUTING.md"):
         page = (course / name).read_text()
         assert "git clone https://github.com/b/c course" in page, name
