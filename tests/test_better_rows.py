@@ -319,7 +319,7 @@ def begin(config):
     word = token_embedding.insert_placeholder(
         parts,
         [f"<t>_{i}" if i else "<t>" for i in range(config.num_vectors)],
-        token_embedding.start_vectors(parts, config),
+        run.first_rows(config, None, parts),
         config.initializer_phrase or config.initializer_token,
     )
     thing = concept.load(config.train_data_dir)
@@ -385,7 +385,7 @@ def test_a_phrase_gives_a_vector_for_each_token(small_model, photos, tmp_path):
     table = parts.text_encoder.get_input_embeddings().weight
     ids = parts.tokenizer.encode("small red toy", add_special_tokens=False)
     assert len(ids) == 3
-    assert torch.equal(token_embedding.start_vectors(parts, config), table[ids])
+    assert torch.equal(run.first_rows(config, None, parts), table[ids])
     result = tiutils.train(dataclasses.replace(config, initializer_token=""))
     assert result.placeholder.num_vectors == 3
     assert result.placeholder.initializer_token == "small red toy"
@@ -413,7 +413,7 @@ def test_start_from_what_the_text_encoder_makes_of_the_word(small_model, photos,
     parts = models.load(small_model)
     with torch.no_grad():
         hidden = parts.text_encoder(token_embedding.tokenize(parts.tokenizer, ["toy"]))[0]
-    torch.testing.assert_close(token_embedding.start_vectors(parts, config), hidden[0, 1:2])
+    torch.testing.assert_close(run.first_rows(config, None, parts), hidden[0, 1:2])
 
 
 class Clip:

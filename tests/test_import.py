@@ -32,7 +32,7 @@ TABLE = {
     "config": "errors io",
     "concept": "errors io",
     "models": "errors io",
-    "tokenizer": "errors io config",
+    "tokenizer": "errors io",
     "token_embedding": EVERYTHING_BELOW,
     "protocols": EVERYTHING_BELOW,
     "dataset": f"{EVERYTHING_BELOW} protocols",

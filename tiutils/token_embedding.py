@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.models import Models
 from tiutils.tokenizer import (
@@ -24,7 +23,6 @@ from tiutils.tokenizer import (
     check_initializer,
     check_new_word,
     check_width,
-    initializer_ids,
     median_norm,
     prompt_of,
     token_ids,
@@ -126,17 +124,13 @@ def _look_up(models: Models, ids: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def start_vectors(models: Models, config: TrainingConfig) -> Tensor:
-    """The vectors that a run's rows start from, float32 `(num_vectors, hidden)`.
+def start_vectors(models: Models, ids: Sequence[int], *, encoded: bool = False) -> Tensor:
+    """The vectors that a run's rows start from, float32 `(len(ids), hidden)`, one for each of `ids`.
 
-    They are rows of the table, or with Cross Initialization (Pang et al. 2023, arXiv 2312.15905)
-    the text encoder's output for a prompt of these tokens alone.
-
-    Raises:
-        InputError: see `tokenizer.initializer_ids`.
+    They are rows of the table; or, if `encoded`, what the text encoder makes of a prompt of these tokens alone: Cross
+    Initialization (Pang et al. 2023, arXiv 2312.15905).
     """
-    ids = initializer_ids(models.tokenizer, config)
-    if not config.cross_initialization:
+    if not encoded:
         return _look_up(models, ids).float()
     outputs = []
     for encoder, tokenizer in zip(models.text_encoders, models.tokenizers, strict=True):

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from transformers import AddedToken, CLIPTokenizer
 
-from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.io import embeddings, pretrained
 from tiutils.io.embeddings import LearnedEmbedding
@@ -150,20 +149,21 @@ def check_new_word(
     return tokens, (check_initializer(models.tokenizer, initializer_token),) * num_vectors
 
 
-def initializer_ids(tokenizer: CLIPTokenizer, config: TrainingConfig) -> tuple[int, ...]:
-    """Ids of the tokens that a run's rows start from, one for each row.
+def initializer_ids(
+    tokenizer: CLIPTokenizer, token: str, num_vectors: int = 1, phrase: str | None = None
+) -> tuple[int, ...]:
+    """Ids of the tokens that a run's rows start from, one for each row: copies of one token, or those of a phrase.
 
     Raises:
         InputError: see `check_initializer`; or the phrase is empty, or its tokens are not `num_vectors`.
     """
-    phrase = config.initializer_phrase
     if phrase is None:
-        return (check_initializer(tokenizer, config.initializer_token),) * config.num_vectors
+        return (check_initializer(tokenizer, token),) * num_vectors
     ids = tuple(tokenizer.encode(phrase, add_special_tokens=False))
-    if not ids or config.num_vectors not in (1, len(ids)):
+    if not ids or num_vectors not in (1, len(ids)):
         raise InputError(
             f"the initializer phrase {phrase!r} is {len(ids)} tokens, and each gives one vector; use "
-            f"a phrase of --num_vectors {config.num_vectors} tokens, or leave that flag out"
+            f"a phrase of --num_vectors {num_vectors} tokens, or leave that flag out"
         )
     return ids
 

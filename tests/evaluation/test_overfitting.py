@@ -8,9 +8,12 @@ import torch
 from PIL import Image
 
 import tiutils
+from tiutils.concept import Concept
+from tiutils.evaluation import clip as clip_model
 from tiutils.evaluation import overfitting
 from tiutils.figures import output
 from tiutils.io import run_folder
+from tiutils.runs import run
 
 
 def history(*followings):
@@ -53,34 +56,40 @@ def config_of(folder, **flags):
 
 def test_it_warns_and_goes_on_after_a_resume(tmp_path, caplog):
     pictures, clip = [Image.new("RGB", (8, 8))] * 2, Clip()
-    first = overfitting.OverfittingMonitor(clip, config_of(tmp_path), pictures)
+    words = "a toy on sand"
+    first = overfitting.OverfittingMonitor(clip, pictures, words, tmp_path)
     with caplog.at_level(logging.WARNING):
-        assert first(10, pictures, "a <t> on sand")["similarity"] == pytest.approx(0.7)
+        assert first(10, pictures)["similarity"] == pytest.approx(0.7)
         assert not caplog.records
-        first(20, pictures, "a <t> on sand")
+        first(20, pictures)
     assert "fell from 0.405 at step 10 to 0.305 at step 20" in caplog.text
-    assert set(clip.sentences) == {"a toy on sand"}, "CLIP does not know the learned word"
-    resumed = overfitting.OverfittingMonitor(
-        clip, config_of(tmp_path, resume_from_checkpoint="latest"), pictures
-    )
+    assert set(clip.sentences) == {words}
+    resumed = overfitting.OverfittingMonitor(clip, pictures, words, tmp_path, resumed=True)
     assert resumed.history == first.history
-    resumed(20, pictures, "a <t>")  # the checkpoint was of step 15
+    resumed(20, pictures)  # the checkpoint was of step 15
     assert list(run_folder.read_record(tmp_path)["validation"]) == ["10", "20"]
-    assert overfitting.OverfittingMonitor(clip, config_of(tmp_path), pictures).history == {}
+    assert overfitting.OverfittingMonitor(clip, pictures, words, tmp_path).history == {}
 
 
 def test_who_judges(tmp_path, monkeypatch):
     parts = SimpleNamespace(name=str(tmp_path), device="cpu")
     loaded = []
-    monkeypatch.setattr(overfitting.clip_model, "load", lambda name, **_: loaded.append(str(name)))
-    assert overfitting.monitor_for(config_of(tmp_path, evaluator="mine"), [], parts) is None
+    thing = Concept((), (), "thing")
+
+    def load(name, **_):
+        loaded.append(str(name))
+        return Clip()
+
+    monkeypatch.setattr(clip_model, "load", load)
+    assert run.monitor_for(config_of(tmp_path, evaluator="mine"), thing, parts) is None
     assert not loaded, "nothing is drawn, nothing is judged"
     drawing = {"validation_prompt": "a <t>"}
-    overfitting.monitor_for(config_of(tmp_path, **drawing), [], parts)
+    assert run.monitor_for(config_of(tmp_path, **drawing), thing, parts) is None
     assert not loaded, "no judge came with the model"
-    overfitting.monitor_for(config_of(tmp_path, evaluator="mine", **drawing), [], parts)
+    monitor = run.monitor_for(config_of(tmp_path, evaluator="mine", **drawing), thing, parts)
+    assert monitor.sentence == "a toy", "CLIP does not know the learned word"
     (tmp_path / "evaluator").mkdir()
-    overfitting.monitor_for(config_of(tmp_path, **drawing), [], parts)
+    run.monitor_for(config_of(tmp_path, **drawing), thing, parts)
     assert loaded == ["mine", str(tmp_path / "evaluator")]
 
 

@@ -18,6 +18,7 @@ from tiutils.errors import InputError
 from tiutils.figures import output
 from tiutils.io.embeddings import LearnedEmbedding, read, write
 from tiutils.publishing import publish
+from tiutils.runs import session
 
 TOKEN = "hf_thisIsASecret"
 READ_ONLY, STRANGER = "hf_readOnly", "hf_ofSomeoneElse"
@@ -311,17 +312,17 @@ def config_of(run, **flags):
 
 
 def test_a_run_that_ended_early_is_not_published(server, run, caplog):
-    publish.publish_if_asked(config_of(run, push_to_hub=True), "stopped by request")
+    session.publish_if_asked(config_of(run, push_to_hub=True), "stopped by request")
     assert server.asked == [] and f"tiutils push {run}" in caplog.text
 
 
 def test_nothing_is_published_unless_asked(server, run):
-    publish.publish_if_asked(config_of(run), None)
+    session.publish_if_asked(config_of(run), None)
     assert server.asked == []
 
 
 def test_the_end_of_a_run(server, run):
-    publish.publish_if_asked(config_of(run, push_to_hub=True, hub_model_id="my-class/toy"), None)
+    session.publish_if_asked(config_of(run, push_to_hub=True, hub_model_id="my-class/toy"), None)
     assert list(server.repositories) == ["my-class/toy"]
 
 

@@ -769,8 +769,8 @@ def test_a_loss_that_is_not_finite(learn, tmp_path):
 def test_rows_that_are_not_finite_are_not_saved(tmp_path):
     """On a GPU the loop looks at the loss only now and then; a file may be due in between."""
     config = tiutils.TrainingConfig(save_steps=1, checkpointing_steps=1, output_dir=str(tmp_path))
-    training = SimpleNamespace(vectors=lambda: np.array([[1.0, np.nan]]))
-    callbacks.saving(config)(SimpleNamespace(step=1, training=training))
+    training = SimpleNamespace(config=config, vectors=lambda: np.array([[1.0, np.nan]]))
+    callbacks.saving()(SimpleNamespace(step=1, training=training))
     assert not list(tmp_path.iterdir())
 
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tiutils.config import TrainingConfig
-from tiutils.evaluation import clip as clip_model
 from tiutils.evaluation.clip import ClipScorer
 from tiutils.figures import output
 from tiutils.io.run_folder import entry, read_record, update_record
-from tiutils.models import Models
 
 logger = logging.getLogger("tiutils")
 History = Mapping[int, Mapping[str, Sequence[float]]]
@@ -32,21 +30,29 @@ class OverfittingMonitor:
         history: by step, "similarity" to the photos and "following" of the prompt of each picture.
     """
 
-    def __init__(self, clip: ClipScorer, config: TrainingConfig, photos: Sequence[Image.Image]):
-        self.clip, self.config, self.photos = clip, config, photos
-        resumed = config.resume_from_checkpoint is not None
-        self.history = history_in(read_record(config.output_dir)) if resumed else {}
+    def __init__(
+        self,
+        clip: ClipScorer,
+        photos: Sequence[Image.Image],
+        sentence: str,
+        output_dir: str | Path,
+        *,
+        resumed: bool = False,
+    ):
+        """`sentence` is the prompt with the plain word, as CLIP does not know the learned one."""
+        self.clip, self.photos, self.sentence = clip, photos, sentence
+        self.output_dir = output_dir
+        self.history = history_in(read_record(output_dir)) if resumed else {}
 
-    def __call__(self, step: int, images: Sequence[Image.Image], prompt: str) -> dict[str, float]:
+    def __call__(self, step: int, images: Sequence[Image.Image]) -> dict[str, float]:
         """Score the pictures of one step; returns the means, for a tracker."""
-        sentence = prompt.replace(self.config.placeholder_token, self.config.plain_word)
         scores = {
             "similarity": self.clip.clip_i(images, self.photos).tolist(),
-            "following": self.clip.clip_t(images, [sentence] * len(images)).tolist(),
+            "following": self.clip.clip_t(images, [self.sentence] * len(images)).tolist(),
         }
-        # a resumed run takes its last steps anew
+        # a resumed run repeats its last steps
         self.history = {s: kept for s, kept in self.history.items() if s < step} | {step: scores}
-        update_record(self.config.output_dir, {"validation": self.history})
+        update_record(self.output_dir, {"validation": self.history})
         best = has_fallen(self.history)
         if best is not None:
             logger.warning(
@@ -58,21 +64,6 @@ class OverfittingMonitor:
                 step,
             )
         return {name: float(np.mean(values)) for name, values in scores.items()}
-
-
-def monitor_for(
-    config: TrainingConfig, photos: Sequence[Image.Image], models: Models
-) -> OverfittingMonitor | None:
-    """Who judges the pictures of --validation_prompt: --evaluator, or the CLIP that comes with the model.
-
-    Raises:
-        InputError: there is no CLIP model where --evaluator says.
-    """
-    if config.validation_prompt is None:
-        return None
-    named = config.evaluator
-    clip = clip_model.bundled_with(models) if named is None else clip_model.load(named)
-    return None if clip is None else OverfittingMonitor(clip, config, photos)
 
 
 def history_in(record: dict[str, Any]) -> dict[int, dict[str, list[float]]]:

@@ -20,6 +20,7 @@ from tiutils.protocols import Callback
 from tiutils.runs.callbacks import validation
 from tiutils.runs.inputs import read_inputs, reserved
 from tiutils.runs.session import Stopwatch, TrainingResult, run_session, warn_of_changes
+from tiutils.tokenizer import initializer_ids
 
 logger = logging.getLogger("tiutils")
 
@@ -88,11 +89,14 @@ def first_rows(config: TrainingConfig, concept: Concept, models: FlaxModels) -> 
     """The initial rows, float32 `(num_vectors, hidden)`.
 
     Raises:
-        InputError: see `token_embedding.start_vectors` and `word_encoder.row_from_photos`.
+        InputError: see `tokenizer.initializer_ids` and `word_encoder.row_from_photos`.
     """
-    if not config.initializer_from_photos:
-        return token_embedding.start_vectors(models, config)
-    return jnp.tile(word_encoder.row_from_photos(models, concept), (config.num_vectors, 1))
+    if config.initializer_from_photos:
+        return jnp.tile(word_encoder.row_from_photos(models, concept), (config.num_vectors, 1))
+    ids = initializer_ids(
+        models.tokenizer, config.initializer_token, config.num_vectors, config.initializer_phrase
+    )
+    return token_embedding.start_vectors(models, ids, encoded=config.cross_initialization)
 
 
 def check_flax_config(config: TrainingConfig) -> None:

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.flax.models import FlaxModels
 from tiutils.flax.networks.text_encoder import TextEncoder
@@ -20,7 +19,6 @@ from tiutils.tokenizer import (
     Placeholder,
     check_new_word,
     check_width,
-    initializer_ids,
     median_norm,
     prompt_of,
     with_tokens,
@@ -77,14 +75,9 @@ def insert_placeholder(
     return Placeholder(tokens[0], tuple(tokens), ids, initializer_token)
 
 
-def start_vectors(models: FlaxModels, config: TrainingConfig) -> jax.Array:
-    """The vectors that a run's rows start from; see `tiutils.token_embedding.start_vectors`.
-
-    Raises:
-        InputError: see `tokenizer.initializer_ids`.
-    """
-    ids = initializer_ids(models.tokenizer, config)
-    if not config.cross_initialization:
+def start_vectors(models: FlaxModels, ids: Sequence[int], *, encoded: bool = False) -> jax.Array:
+    """The vectors that a run's rows start from; see `tiutils.token_embedding.start_vectors`."""
+    if not encoded:
         return models.text_encoder.embed(jnp.array([ids]))[0].astype(jnp.float32)
     vectors = models.text_encoder.embed(jnp.asarray(prompt_of(models.tokenizer, ids)))
     return models.text_encoder(vectors)[0, 1 : len(ids) + 1].astype(jnp.float32)

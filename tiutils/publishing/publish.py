@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tiutils.config import TrainingConfig
 from tiutils.errors import InputError, first_line
 from tiutils.io import embeddings, pretrained, run_folder
 from tiutils.io.files import given
@@ -127,17 +126,6 @@ def publish(
             f"`tiutils push {run_dir}`"
         ) from error
     return str(url)
-
-
-def publish_if_asked(config: TrainingConfig, stopped: str | None) -> None:
-    """What --push_to_hub does when a run is over; of one that `stopped` early it says how that is done."""
-    if not config.push_to_hub:
-        return
-    if stopped is not None:
-        logger.warning("not published (%s): `tiutils push %s` does it", stopped, config.output_dir)
-        return
-    whole = config.save_as_full_pipeline
-    publish(config.output_dir, config.hub_model_id, token=config.hub_token, full_pipeline=whole)
 
 
 def _client(token: str | None) -> HfApi:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tiutils.config import TrainingConfig
 from tiutils.errors import InputError, first_line, out_of_memory
 from tiutils.figures import output
 from tiutils.io import checkpoints, embeddings, progress, run_folder, signals
@@ -64,14 +63,14 @@ def stop_on_signal() -> Iterator[Callback]:
         yield lambda progress: asked.is_set()
 
 
-def saving(config: TrainingConfig, stopping: EarlyStopping | None = None) -> Callback:
+def saving(stopping: EarlyStopping | None = None) -> Callback:
     """Write the rows every --save_steps and a checkpoint every --checkpointing_steps.
 
     If a file cannot be written, a warning says so and the run goes on.
     """
 
     def save(progress: Progress) -> None:
-        training, step = progress.training, progress.step
+        training, step, config = progress.training, progress.step, progress.training.config
         rows_are_due = step % config.save_steps == 0
         checkpoint_is_due = step % config.checkpointing_steps == 0
         if not (rows_are_due or checkpoint_is_due) or not np.isfinite(training.vectors()).all():
@@ -126,7 +125,7 @@ def validation(
     training: TrainingProtocol,
     generate: Callable[..., list[Image.Image]],
     trackers: Sequence[Any] = (),
-    monitor: Callable[[int, list[Image.Image], str], dict[str, float]] | None = None,
+    monitor: Callable[[int, list[Image.Image]], dict[str, float]] | None = None,
 ) -> list[Callback]:
     """Generate images of --validation_prompt every --validation_steps, with the models in memory.
 
@@ -165,7 +164,7 @@ def validation(
             logger.warning("%s; the run goes on", error)
         log_images(trackers, images, progress.step)
         if monitor is not None:
-            scores = monitor(progress.step, images, prompt)
+            scores = monitor(progress.step, images)
             for tracker in trackers:
                 tracker.log(scores, step=progress.step)
 

@@ -213,7 +213,10 @@ def check_words(
     num_vectors = config.num_vectors
     dataset.check_num_vectors(tokenizer, word, num_vectors, templates)
     if not (config.pick_initializer or config.initializer_from_photos):
-        num_vectors = len(initializer_ids(tokenizer, config))
+        ids = initializer_ids(
+            tokenizer, config.initializer_token, num_vectors, config.initializer_phrase
+        )
+        num_vectors = len(ids)
         dataset.check_num_vectors(tokenizer, word, num_vectors, templates)
     tokens = check_placeholder(tokenizer, word, num_vectors, warn=False)
     captions = dataset.captions(concept, word) if config.captions else ()

@@ -27,7 +27,8 @@ from tiutils.concept import Concept, templates
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.evaluation import clip as clip_model
-from tiutils.evaluation import overfitting
+from tiutils.evaluation.clip import ClipScorer
+from tiutils.evaluation.overfitting import OverfittingMonitor
 from tiutils.io import pretrained
 from tiutils.models import Models, best_device, load, save
 from tiutils.protocols import Callback
@@ -41,7 +42,7 @@ from tiutils.runs.session import (
     run_session,
     warn_of_changes,
 )
-from tiutils.tokenizer import whole_words
+from tiutils.tokenizer import initializer_ids, whole_words
 from tiutils.training import prepare, restore, train_rows
 
 logger = logging.getLogger("tiutils")
@@ -107,9 +108,8 @@ def _train(
     def save_pipeline() -> None:
         save(token_embedding.merged(models), config.output_dir)
 
-    monitor = None
-    if accelerator.is_main_process:  # only this one generates pictures
-        monitor = overfitting.monitor_for(config, [photo.image for photo in concept.photos], models)
+    # only the main process generates pictures
+    monitor = monitor_for(config, concept, models) if accelerator.is_main_process else None
     take_step = functools.partial(
         memory.with_memory_retry,
         fallbacks=fallbacks,
@@ -171,6 +171,15 @@ def fitted(
     return plan.applied(config), fallbacks
 
 
+def find_evaluator(name: str | None, models: Models) -> ClipScorer | None:
+    """The CLIP model of --evaluator, otherwise the one that came with the model; None without either.
+
+    Raises:
+        InputError: there is no CLIP model of that name.
+    """
+    return clip_model.bundled_with(models) if name is None else clip_model.load(name)
+
+
 def with_picked_initializer(
     config: TrainingConfig, concept: Concept, models: Models
 ) -> TrainingConfig:
@@ -179,8 +188,7 @@ def with_picked_initializer(
     Raises:
         InputError: there is no CLIP model.
     """
-    named = config.evaluator
-    clip = clip_model.bundled_with(models) if named is None else clip_model.load(named)
+    clip = find_evaluator(config.evaluator, models)
     if clip is None:
         raise InputError(
             f"--pick_initializer asks a CLIP model, and none came with {models.name}: name one with "
@@ -197,14 +205,38 @@ def first_rows(config: TrainingConfig, concept: Concept, models: Models) -> Tens
     """The initial rows, float32 `(num_vectors, hidden)`; all processes get those of the first.
 
     Raises:
-        InputError: see `token_embedding.start_vectors` and `word_encoder.row_from_photos`.
+        InputError: see `tokenizer.initializer_ids` and `word_encoder.row_from_photos`.
     """
-    if not config.initializer_from_photos:
-        return token_embedding.start_vectors(models, config)
-    row = broadcast(
-        word_encoder.row_from_photos(models, concept)
-    )  # their devices may round otherwise
-    return row.expand(config.num_vectors, -1)
+    if config.initializer_from_photos:
+        # each process's device may round differently
+        row = broadcast(word_encoder.row_from_photos(models, concept))
+        return row.expand(config.num_vectors, -1)
+    ids = initializer_ids(
+        models.tokenizer, config.initializer_token, config.num_vectors, config.initializer_phrase
+    )
+    return token_embedding.start_vectors(models, ids, encoded=config.cross_initialization)
+
+
+def monitor_for(
+    config: TrainingConfig, concept: Concept, models: Models
+) -> OverfittingMonitor | None:
+    """What judges the pictures of --validation_prompt; None without a prompt or without a CLIP model.
+
+    Raises:
+        InputError: see `find_evaluator`.
+    """
+    if config.validation_prompt is None:
+        return None
+    clip = find_evaluator(config.evaluator, models)
+    if clip is None:
+        return None
+    return OverfittingMonitor(
+        clip,
+        [photo.image for photo in concept.photos],
+        config.validation_prompt.replace(config.placeholder_token, config.plain_word),
+        config.output_dir,
+        resumed=config.resume_from_checkpoint is not None,
+    )
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:

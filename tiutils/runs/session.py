@@ -129,7 +129,7 @@ def run_session(
         if stopping:  # before the checkpoint of the same step, which includes its history
             watching.append(stopping)
         if is_main_process:
-            watching += [bar, saving(config, stopping), *callbacks]
+            watching += [bar, saving(stopping), *callbacks]
         # an earlier session may have converged in the step of its last checkpoint
         had_converged = stopping is not None and stopping.converged
         result = LoopResult(step=start) if had_converged else loop(training, start, watching)
@@ -158,7 +158,7 @@ def run_session(
         write_record(training, concept, clock, status, result.step, losses)
         if stopping:
             update_record(config.output_dir, stopping.record())
-        publish.publish_if_asked(config, result.stopped)
+        publish_if_asked(config, result.stopped)
     return TrainingResult(
         Path(config.output_dir),
         path,
@@ -171,6 +171,21 @@ def run_session(
         result.diverged,
         is_main_process,
         stopping,
+    )
+
+
+def publish_if_asked(config: TrainingConfig, stopped: str | None) -> None:
+    """What --push_to_hub does at the end of a run; if it was `stopped` early, say how to publish it."""
+    if not config.push_to_hub:
+        return
+    if stopped is not None:
+        logger.warning("not published (%s): `tiutils push %s` does it", stopped, config.output_dir)
+        return
+    publish.publish(
+        config.output_dir,
+        config.hub_model_id,
+        token=config.hub_token,
+        full_pipeline=config.save_as_full_pipeline,
     )
 
 
