@@ -248,7 +248,7 @@ def test_words_of_a_class_keep_their_names_where_they_can(small_model, tmp_path)
 
 
 def test_a_class_folder_without_words_or_with_a_bad_one_is_named(parts, tmp_path):
-    with pytest.raises(InputError, match="holds no file"):
+    with pytest.raises(InputError, match="has no file"):
         inference.load_words(parts, tmp_path)
     (tmp_path / "anna.safetensors").write_bytes(b"no word")
     with pytest.raises(InputError, match=r"anna\.safetensors: "):
@@ -260,7 +260,7 @@ def test_two_words_in_one_file_of_a_class_are_refused_in_one_clear_line(parts, t
     embeddings.write(tmp_path / "anna.safetensors", LearnedEmbedding("<anna>", vectors))
     save_file({"<b>": vectors, "<c>": vectors}, tmp_path / "ben.safetensors")
     known = len(parts.tokenizer)
-    with pytest.raises(InputError, match=r"^ben\.safetensors: it holds 2 words .*--word") as caught:
+    with pytest.raises(InputError, match=r"^ben\.safetensors: it has 2 words .*--word") as caught:
         inference.load_words(parts, tmp_path)
     assert "\n" not in str(caught.value)
     assert len(parts.tokenizer) == known, "nothing was loaded by halves"

@@ -80,7 +80,7 @@ def test_a_word_that_would_be_a_vector_of_another_is_refused(plain, first, count
 def test_a_word_inside_other_words_is_warned_about(plain, word, longer, caplog):
     words.check_placeholder(plain, word)
     (message,) = caplog.messages
-    assert f"{word!r} is also in" in message and longer in message
+    assert f"{word!r} is also part of" in message and longer in message
     assert f"'<{word.lower()}>'" in message
     caplog.clear()
     words.check_placeholder(plain, f"<{word}>")

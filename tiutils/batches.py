@@ -1,11 +1,10 @@
 """Everything random in a training step, as a pure function of (seed, step, sample).
 
-`batch_at(plan, step)` needs no generator that earlier steps have advanced. A run can be resumed at
-any step, cut into micro-batches in any way, or spread over processes, and still trains on the same
-numbers; PyTorch and JAX get the same batch. The random bits are counter-based: raw
-Philox4x64-10 words (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), keyed by
-seed and step, counted by sample and purpose. The way from bits to uniforms and normals is our own,
-because NumPy promises its bit generators' streams and not its distributions'.
+`batch_at(plan, step)` needs no generator that earlier steps have advanced. A run can be resumed at any step, cut into
+micro-batches in any way, or spread over processes, and still trains on the same numbers; PyTorch and JAX get the same
+batch. The random bits are counter-based: raw Philox4x64-10 words (Salmon et al. 2011, "Parallel random numbers: as easy
+as 1, 2, 3"), keyed by seed and step, counted by sample and purpose. Uniforms and normals are made from them here,
+because NumPy promises to keep its bit generators' streams, but not its distributions'.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# What a stream of random bits is for. Numbers are never reused: a new purpose changes no existing stream.
+# What a stream of random bits is for. Numbers are never reused, so that a new purpose changes no existing stream.
 _PHOTO_ORDER, _VIEW, _PROMPT, _TIMESTEP, _LATENT_NOISE, _NOISE = range(6)
 SEED = 2302_04841  # a seed that no run is likely to have, for the fixed batch
 
@@ -67,8 +66,8 @@ class Batch:
 def batch_at(plan: BatchPlan, step: int, start: int = 0, stop: int | None = None) -> Batch:
     """Samples `start` to `stop` of the batch of one step; the whole batch by default.
 
-    Each photo is seen equally often: samples walk through a fresh shuffle of the photos in each pass. Views and
-    prompts are uniform, timesteps as the plan says.
+    Each photo is seen equally often: each pass goes through a new shuffle of the photos. Views and prompts are uniform,
+    timesteps as the plan says.
     """
     samples = range(start, plan.batch_size if stop is None else stop)
     first_view = np.concatenate([[0], np.cumsum(plan.views_per_photo)])
@@ -80,12 +79,7 @@ def batch_at(plan: BatchPlan, step: int, start: int = 0, stop: int | None = None
         columns.append((view, prompt, _timestep(plan, step, sample)))
     views, prompts, timesteps = np.array(columns, dtype=np.int64).reshape(-1, 3).T
     latent_noise, noise = (
-        np.stack(
-            [
-                _normals(_bits(plan.seed, step, sample, purpose, plan.latent_shape))
-                for sample in samples
-            ]
-        )
+        np.stack([_normals(_bits(plan.seed, step, s, purpose, plan.latent_shape)) for s in samples])
         for purpose in (_LATENT_NOISE, _NOISE)
     )
     return Batch(views, prompts, timesteps, latent_noise, noise)

@@ -1,7 +1,6 @@
-"""Photos in: open, check, turn and flatten them; the views a run trains on; the prompt templates.
+"""Photos in: open and check them, turn them upright; the views a run trains on; the prompt templates.
 
-A file that cannot be used is left out by name, with a warning on the `tiutils` logger; it never
-stops a run.
+A file that cannot be used is skipped with a warning that names it; it never stops a run.
 """
 
 from __future__ import annotations
@@ -26,21 +25,11 @@ logger = logging.getLogger("tiutils")
 # What cameras and browsers write. Pillow knows many more, and one of them (EPS) starts a program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 PHOTO_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".heic",
-    ".heif",
-)
+    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif",
+)  # fmt: skip
 EXPECTED_SUFFIXES = (".md", ".txt", ".json")  # cards, licenses and captions lie beside photos
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: 268 MB as RGB
-MANY_PHOTOS = 36  # above it, it is said that a few are enough
+MANY_PHOTOS = 36  # above this, a warning says that a few are enough
 MAX_SHORT_SIDE = 2048  # pixels; larger photos are shrunk, so that fifty of them fit in memory
 PIXEL_VALUES = (np.arange(256) / 127.5 - 1).astype(np.float32)  # a VAE's range: 0..255 -> [-1, 1]
 
@@ -55,7 +44,7 @@ _OBJECTS = (
     "a photo of the weird {}|a photo of the large {}|a photo of a cool {}|"
     "a photo of a small {}"
 )
-_STYLES = (  # two stand there twice, as in the script
+_STYLES = (  # two occur twice, as in the script
     "a painting|a rendering|a cropped painting|the painting|a clean painting|a dirty painting|"
     "a dark painting|a picture|a cool painting|a close-up painting|a bright painting|"
     "a cropped painting|a good painting|a close-up painting|a rendition|a nice painting|"
@@ -72,7 +61,7 @@ class Photo:
     Attributes:
         path: its file.
         image: its picture in mode RGB, upright, on white where it was transparent.
-        alpha: how opaque it was, mode L, of the same size; None if it was opaque all over.
+        alpha: how opaque it was, mode L, of the same size; None if it was opaque everywhere.
     """
 
     path: Path
@@ -82,7 +71,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Concept:
-    """The photos of one concept, in natural order of their names, and the files left out: (file, reason)."""
+    """The photos of one concept, in natural order of their names, and the files that were skipped, with reasons."""
 
     photos: tuple[Photo, ...]
     skipped: tuple[tuple[Path, str], ...]
@@ -91,7 +80,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class View:
-    """A look at one photo: its index, a square (left, upper, right, lower) in pixels, mirrored?"""
+    """A crop of one photo: its index, a square (left, upper, right, lower) in pixels, and whether it is mirrored."""
 
     photo: int
     box: tuple[int, int, int, int]
@@ -107,7 +96,7 @@ def templates(learnable_property: str) -> tuple[str, ...]:
 
 
 def fill(sentence: str, word: str) -> str:
-    """The sentence with `word` for each `{}`; any other brace stands for itself, as in `{red|blue}`."""
+    """The sentence with `word` in place of each `{}`; other braces, as in `{red|blue}`, are left alone."""
     return sentence.replace("{}", word)
 
 
@@ -131,16 +120,15 @@ def find_photos(train_data_dir: str | Path, *, token: str | None = None) -> Path
 
 
 def load(folder: str | Path) -> Concept:
-    """Open every photo in `folder`, not in its sub-folders, in natural order: 2.jpg before 10.jpg.
+    """Open every photo in `folder`, not in its subfolders, in natural order: 2.jpg before 10.jpg.
 
-    Photos are turned upright by their EXIF tag and become sRGB, whatever they are marked with (a
-    color profile, code points), also grayscale, palette, CMYK and 16-bit ones; of an animation the
-    first frame is taken. See-through pixels are put on white: the color stored beneath them is
-    arbitrary (often black, with a ragged edge), while a thing cut out on white looks like the shop
-    photos that the models have seen in millions.
+    Photos are turned upright by their EXIF tag and converted to sRGB, whatever they are marked with (a color profile,
+    code points), including grayscale, palette, CMYK, and 16-bit ones; of an animation, the first frame is taken.
+    Transparent pixels are put on white: the color stored in them is arbitrary (often black, with a ragged edge), while
+    a thing cut out on white looks like the shop photos that the models have seen by the million.
 
     Raises:
-        InputError: the folder is missing or holds no usable photo; the message says why, by file.
+        InputError: the folder is missing or has no usable photo; says why, file by file.
     """
     folder = files.given(folder, "the folder of photos")
     try:
@@ -153,10 +141,10 @@ def load(folder: str | Path) -> Concept:
     skipped: list[tuple[Path, str]] = []
     for path in paths:
         if os.path.isdir(path) and path.suffix.lower() not in PHOTO_SUFFIXES:
-            continue  # a sub-folder is no mistake: held-out photos live in one
+            continue  # a subfolder is no mistake: held-out photos are in one
         try:
             photos.append(Photo(path, *_open_photo(path)))
-        except Exception as error:  # over damaged files, decoders raise anything
+        except Exception as error:  # for damaged files, decoders raise anything
             skipped.append((path, _reason(path, error)))
             expected = path.suffix.lower() in EXPECTED_SUFFIXES or path.name == "LICENSE"
             level = logging.INFO if expected else logging.WARNING
@@ -172,10 +160,8 @@ def load(folder: str | Path) -> Concept:
         logger.warning("only one photo, %r: 3 to 5 from different sides teach a word better", only)
     if len(photos) > MANY_PHOTOS:
         logger.warning(
-            "%d photos in %r: 3 to 5 from different sides are enough for a word, and each takes "
-            "time and memory",
-            len(photos),
-            str(folder),
+            f"{len(photos)} photos in {str(folder)!r}: 3 to 5 from different sides are enough for a word, and each "
+            f"takes time and memory"
         )
     for group in _groups(near_duplicates(photos)):
         names = " and ".join(repr(photo.path.name) for photo in group[:2])
@@ -183,37 +169,32 @@ def load(folder: str | Path) -> Concept:
             logger.warning("%s are nearly the same picture: keep one, or it counts twice", names)
         else:
             logger.warning(
-                "%s and %d more are nearly the same picture: keep one, or it counts %d times",
-                names,
-                len(group) - 2,
-                len(group),
+                f"{names} and {len(group) - 2} more are nearly the same picture: keep one, or it counts "
+                f"{len(group)} times"
             )
     return Concept(tuple(photos), tuple(skipped), _concept_name(folder.resolve()))
 
 
 def warn_of_small_photos(concept: Concept, resolution: int) -> None:
-    """Warn of photos that a run enlarges: the model learns their blur as part of the concept."""
+    """Warn of photos that are enlarged for training: the model learns their blur as part of the concept."""
     small = [photo for photo in concept.photos if min(photo.image.size) < resolution]
     if small:
         named = ", ".join(
             f"{photo.path.name!r} ({photo.image.width} × {photo.image.height})"
             for photo in small[:3]
         )
+        more = f" and {len(small) - 3} more" if len(small) > 3 else ""
         logger.warning(
-            "%s%s: smaller than the %d pixels of training, so enlarged, and the blur is learned, too; take a larger "
-            "original, or give a --resolution that the photos have",
-            named,
-            f" and {len(small) - 3} more" if len(small) > 3 else "",
-            resolution,
+            f"{named}{more}: smaller than the {resolution} pixels of training, so enlarged, and the blur is learned as "
+            f"well; use a larger original, or a --resolution no larger than the photos"
         )
 
 
 def near_duplicates(photos: Sequence[Photo]) -> list[tuple[Photo, Photo]]:
-    """Pairs that show nearly the same picture: copied, re-saved, resized, brightened or mirrored.
+    """Pairs that show nearly the same picture: copied, re-saved, resized, brightened, or mirrored.
 
-    Compared are 8 × 8 pixels without their mean and contrast: alike is a correlation above 0.95.
-    The course's photos of one thing from different sides stay below 0.86; one that lost a twentieth
-    at one side, or much of its quality, stays above 0.95.
+    Two pictures count as the same if their correlation at 8 × 8 pixels is above 0.95. The course's photos of one thing
+    from different sides stay below 0.86; a copy that lost a twentieth on one side, or much of its quality, stays above.
     """
     small = [photo.image.resize((8, 8), Image.Resampling.BOX) for photo in photos]
     colors = np.array([np.asarray(image) for image in small], np.float32)  # (photos, 8, 8, 3)
@@ -225,7 +206,7 @@ def near_duplicates(photos: Sequence[Photo]) -> list[tuple[Photo, Photo]]:
 
 
 def _groups(pairs: Sequence[tuple[Photo, Photo]]) -> list[list[Photo]]:
-    """Photos that a chain of pairs joins, in the order of the pairs."""
+    """Photos connected by a chain of pairs, in the order of the pairs."""
     group_of: dict[Path, list[Photo]] = {}
     for first, second in pairs:
         one, other = (group_of.setdefault(photo.path, [photo]) for photo in (first, second))
@@ -236,13 +217,13 @@ def _groups(pairs: Sequence[tuple[Photo, Photo]]) -> list[list[Photo]]:
 
 
 def _open_photo(path: Path) -> tuple[Image.Image, Image.Image | None]:
-    """The picture in a file, RGB and upright, and its alpha; raises whatever is wrong with it."""
+    """The picture in a file, RGB and upright, and its alpha. Raises any exception if the file is damaged."""
     if not stat.S_ISREG(path.stat().st_mode):  # before opening: a named pipe would wait forever
         raise InputError("a folder, not a photo" if path.is_dir() else "not a file")
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     with warnings.catch_warnings(), open(path, "rb") as file:
-        warnings.simplefilter("ignore")  # Pillow's remarks on size and tags; what matters is below
+        warnings.simplefilter("ignore")  # Pillow's remarks on size and tags
         is_heic = pictures.check(file, path.suffix)
         with pictures.open_heic(file) if is_heic else Image.open(file, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:  # only the header has been read so far
@@ -259,9 +240,7 @@ def _open_photo(path: Path) -> tuple[Image.Image, Image.Image | None]:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except (
-        Exception
-    ):  # a damaged tag does not spoil the pixels; if they are damaged, `load` says so
+    except Exception:  # a damaged tag; if the pixels are damaged as well, `load` raises
         image.load()
         return image
 
@@ -288,7 +267,7 @@ def _to_rgb(image: Image.Image, space: colors.Space | bytes | None, name: str) -
 
 
 def _shrink(image: Image.Image) -> Image.Image:
-    """The same picture, its short side at most MAX_SHORT_SIDE (well over any resolution in use)."""
+    """The same picture with a short side of at most MAX_SHORT_SIDE, well above any resolution in use."""
     scale = MAX_SHORT_SIDE / min(image.size)
     if scale >= 1:
         return image
@@ -297,13 +276,13 @@ def _shrink(image: Image.Image) -> Image.Image:
 
 
 def _natural_order(path: Path) -> tuple[list[str | int], str]:
-    """Sort key that counts: photo-2 before photo-10, whatever the case; ties by the exact name."""
-    parts = re.split(r"([0-9]+)", path.name.lower())  # text and digits alternate: keys compare
+    """A sort key by number: photo-2 before photo-10, ignoring case; ties by the exact name."""
+    parts = re.split(r"([0-9]+)", path.name.lower())  # text and digits alternate, so keys compare
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Why a file was left out, in words a photographer understands."""
+    """Why a file was skipped, in words that a photographer understands."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, Image.DecompressionBombError):
@@ -315,7 +294,7 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not a photo (JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF)"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # the system's words: a link that loops, a file one may not read
+        return error.strerror  # such as a link that loops, or a file without permission to read
     return f"damaged: {first_line(error)}"
 
 
@@ -326,10 +305,10 @@ def _concept_name(folder: Path) -> str:
 
 
 def views(concept: Concept, *, center_crop: bool = False) -> tuple[View, ...]:
-    """Every view of every photo, grouped by photo; of each box the plain view, then the mirrored.
+    """Every view of every photo, grouped by photo; of each box, the plain view, then the mirrored one.
 
-    A square photo has one box, the whole. Any other is never squashed: it has three square boxes
-    along its long side (start, center, end), or with `center_crop` only the one in the center.
+    A square photo has one box, all of it. Other photos are never squashed: they have three square boxes along the
+    longer side (start, center, end), or with `center_crop` only the one in the center.
     """
     found = []
     for index, photo in enumerate(concept.photos):
@@ -344,9 +323,9 @@ def views(concept: Concept, *, center_crop: bool = False) -> tuple[View, ...]:
 
 
 def render_view(concept: Concept, view: View, resolution: int) -> np.ndarray:
-    """The view as the VAE wants it: float32 (3, resolution, resolution), x / 127.5 - 1, in [-1, 1].
+    """The view as the VAE reads it: float32 `(3, resolution, resolution)` in [-1, 1].
 
-    Small photos are enlarged; a view that has the size already keeps its pixels bit for bit.
+    Small photos are enlarged; a view that already has this size keeps its pixels bit for bit.
     """
     # cropped before it is resized: no color bleeds in from outside the box
     image = concept.photos[view.photo].image.crop(view.box)

@@ -2,7 +2,7 @@
 
 Stable Diffusion 1.x and 2.x take the text encoder's last hidden states. SDXL (Podell et al. 2023, arXiv 2307.01952,
 section 2) takes the penultimate ones of both its text encoders side by side, the second one's pooled output, and the
-sizes that a training picture had before and after cropping. All of it is as in diffusers' pipelines.
+sizes that a training picture had before and after cropping. All of this follows diffusers' pipelines.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def encode(models: Models, prompts: Sequence[str]) -> tuple[Tensor, Tensor | Non
 
 
 def encode_negative(models: Models, prompt: str) -> tuple[Tensor, Tensor | None]:
-    """What guidance steers away from, as `encode` has it; in SDXL zeros if it is empty, as in its pipeline."""
+    """Encode what guidance steers away from; in SDXL an empty prompt gives zeros, as in its pipeline."""
     states, pooled = encode(models, [prompt])
     if pooled is None or prompt:
         return states, pooled
@@ -38,7 +38,7 @@ def encode_negative(models: Models, prompt: str) -> tuple[Tensor, Tensor | None]
 
 
 def encode_ids(models: Models, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-    """As `encode`, from int64 ids `(batch, encoders × tokens)`, with a gradient to the rows of learned words."""
+    """Like `encode`, from int64 ids `(batch, encoders × tokens)`, with a gradient to the rows of learned words."""
     if len(models.text_encoders) == 1:
         return models.text_encoder(ids)[0], None
     parts = ids.chunk(len(models.text_encoders), dim=1)
@@ -64,7 +64,7 @@ def predict(
         noisy_latents: the same shape, scaled.
         timesteps: `(batch,)` int64.
         encoder_hidden_states: `(batch, tokens, hidden)`.
-        pooled: `(batch, projection)`, what `encode` returns beside them.
+        pooled: `(batch, projection)`, the other thing that `encode` returns.
     """
     dtype, more = models.unet.dtype, dict[str, Any]()
     if pooled is not None:

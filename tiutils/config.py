@@ -1,7 +1,7 @@
-"""Settings of a training run, whose fields are the flags of `tiutils train`, and of generating pictures.
+"""Settings of a training run, which are the flags of `tiutils train`, and of generating pictures.
 
 Names and meanings are those of diffusers' `textual_inversion.py`, so that a command from any tutorial works with the
-program's name changed. A default that differs from that script's says so in its help.
+program's name changed. Where a default differs from that script's, the help says so.
 """
 
 from __future__ import annotations
@@ -22,13 +22,8 @@ MAX_SEED = 2**63  # half of a batch's key, of 64 bits
 MAX_GUIDANCE = 1000
 LARGE_WIDTH = 768  # of the text encoder of Stable Diffusion 1.x; others' are wider, the bundled model's is 256
 LR_SCHEDULERS = (
-    "constant",
-    "constant_with_warmup",
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-)
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial",
+)  # fmt: skip
 
 
 def option(
@@ -41,7 +36,7 @@ def option(
     path: bool = False,
     metavar: tuple[str, ...] | None = None,
 ) -> Any:
-    """A field with its help; `script` is the diffusers script's default where ours is another."""
+    """A field with its help; `script` is the diffusers script's default where ours differs."""
     if script is not None:
         text += f" [differs from the diffusers script, where it is {script}]"
     metadata = {"help": text, "choices": choices, "path": path, "metavar": metavar}
@@ -60,7 +55,7 @@ class TrainingConfig:
     initializer_token: str = option("", "a known word to start from, such as 'toy'; one token")
     initializer_phrase: str | None = option(
         None,
-        "several words to start from, instead of --initializer_token; each token becomes one vector",
+        "several words to start from, instead of --initializer_token; each of their tokens becomes one vector",
     )
     pick_initializer: bool = option(
         False,
@@ -144,7 +139,7 @@ class TrainingConfig:
     lr_num_cycles: int = option(1, "number of cycles in cosine_with_restarts")
     optimizer: str = option(
         "adamw",
-        "what moves the rows; 'directional' turns them and leaves their length "
+        "what moves the rows; 'directional' turns them and keeps their length "
         "[Directional Textual Inversion, arXiv 2512.13672]",
         choices=("adamw", "directional"),
         script="adamw, the only one",
@@ -178,12 +173,13 @@ class TrainingConfig:
     timestep_range: tuple[int, int] | None = option(
         None,
         "train on timesteps from LOW up to, but not including, HIGH; by default on all, 0 1000 "
-        "[ZOODiP, arXiv 2503.14868, has 500 900]",
+        "[ZOODiP, arXiv 2503.14868, uses 500 900]",
         metavar=("LOW", "HIGH"),
     )
     average_rows: int = option(
         0,
-        "learn the mean of the rows over about the last N steps, while training goes on from the newest; 0: no mean",
+        "learn the mean of the rows over about the last N steps; training itself goes on from the newest rows; "
+        "0 learns the newest rows",
     )
     use_8bit_adam: bool = option(
         False, "use bitsandbytes' AdamW with 8-bit states; has an effect only from 4096 values up"
@@ -224,12 +220,12 @@ class TrainingConfig:
     )
     capture: bool = option(
         False,
-        "replay forward and backward pass as a CUDA graph: the same steps, faster where launching kernels takes most "
-        "of the time; one process; steps are measured, whole runs not yet",
+        "replay forward and backward pass as a CUDA graph: the same steps, but faster where launching kernels takes "
+        "most of the time; one process only; measured for single steps, not yet for whole runs",
     )
     allow_tf32: bool = option(False, "allow TF32 matrix products on Ampere and later GPUs")
     deterministic: bool = option(
-        False, "make runs on a GPU bit-exact repeatable, but slower; runs on a CPU always are"
+        False, "make runs on a GPU repeatable bit for bit, but slower; runs on a CPU always are"
     )
     dataloader_num_workers: int = option(
         0, "accepted, but has no effect: photos are encoded once, before training"
@@ -289,12 +285,12 @@ class TrainingConfig:
 
     @property
     def plain_word(self) -> str:
-        """The word that the new one is compared with, in the same prompts."""
+        """The known word that the new one is compared with, in the same prompts."""
         return self.initializer_phrase or self.initializer_token or self.learnable_property
 
     @property
     def optimizer_name(self) -> str:
-        """The optimizer's name in checkpoints, that of its class."""
+        """The name of the optimizer's class, which checkpoints record."""
         if self.use_8bit_adam:
             return "AdamW8bit"
         return {"adamw": "AdamW", "directional": "Directional"}[self.optimizer]
@@ -316,7 +312,7 @@ class TrainingConfig:
         return self.num_train_epochs * math.ceil(batches / self.gradient_accumulation_steps)
 
     def warmup_steps(self, total_steps: int) -> int:
-        """Steps of linear warm-up: as set, or a tenth of the run; 0 for the schedule without one."""
+        """Steps of linear warm-up: as set, or a tenth of the run; 0 for the schedule without a warm-up."""
         if self.lr_scheduler == "constant":
             return 0
         return total_steps // 10 if self.lr_warmup_steps is None else self.lr_warmup_steps
@@ -350,10 +346,7 @@ class TrainingConfig:
 def learning_rate_at(
     config: TrainingConfig, step: int, total_steps: int, num_processes: int = 1
 ) -> float:
-    """The learning rate of a step, counted from 0: the six schedules of diffusers as functions of the step.
-
-    A function has no state that a resumed run could get wrong.
-    """
+    """The learning rate of a step, counted from 0: diffusers' six schedules, as functions without state."""
     peak = config.peak_learning_rate(num_processes)
     warmup, name = config.warmup_steps(total_steps), config.lr_scheduler
     if name == "constant":
@@ -376,11 +369,11 @@ def learning_rate_at(
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How pictures are generated, in either framework. Settings that cannot work are refused as it is made.
+    """How pictures are generated, in either framework.
 
     Attributes:
         num_images_per_prompt: images of each prompt.
-        seed: of image 0 of each prompt; image k has the seed after k more.
+        seed: of image 0 of each prompt; image k has seed + k.
         num_inference_steps: steps of the sampler.
         guidance_scale: strength of classifier-free guidance; 1 or less turns it off; the model's own if None.
         negative_prompt: what to steer away from.
@@ -389,7 +382,7 @@ class SamplingConfig:
         batch_size: images generated at once; only memory and speed depend on it.
 
     Raises:
-        InputError: names the setting and what is allowed.
+        InputError: a setting cannot work; names it and what is allowed.
     """
 
     num_images_per_prompt: int = 1
@@ -426,17 +419,14 @@ class SamplingConfig:
         """Height and width in pixels of a model's pictures; `models` are the parts in either framework.
 
         Raises:
-            InputError: the U-Net cannot halve such a size as often as it must.
+            InputError: the U-Net cannot halve this size as often as it must.
         """
         factor = models.pixel_factor
-        size = {
-            "height": self.height or models.resolution,
-            "width": self.width or models.resolution,
-        }
-        for name, value in size.items():
+        height, width = self.height or models.resolution, self.width or models.resolution
+        for name, value in (("height", height), ("width", width)):
             if value < 1 or value % factor:
                 nearest = max(factor, round(value / factor) * factor)
                 raise InputError(
                     f"{name} is {value}; {models.name} draws multiples of {factor} pixels, for example {nearest}"
                 )
-        return size["height"], size["width"]
+        return height, width

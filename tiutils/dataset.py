@@ -1,4 +1,4 @@
-"""What a run learns from, in NumPy, for both frameworks: views, prompts, captions, masks, weights of timesteps."""
+"""What a run learns from, in NumPy, for both frameworks: views, prompts, captions, masks, and timestep weights."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Dataset:
 
     Attributes:
         views: all views of all photos.
-        resolution: side in pixels that they are rendered with.
+        resolution: their side in pixels.
         plan: how batches are sampled from these.
-        prompt_ids: int64 `(prompts, encoders × tokens)`, as `tokenizer.prompt_ids` has them: the templates with the
-            word in them, then the photos' own captions.
+        prompt_ids: int64 `(prompts, encoders × tokens)`, see `tokenizer.prompt_ids`: the templates with the word in
+            them, then the photos' own captions.
         captions: int64 `(views,)`, which prompt is the caption of the view's photo, -1 if it has none; None without
             --captions.
         masks: float32 `(views, 1, height, width)` of mean 1, how much each place counts; None: all count the same.
@@ -51,7 +51,7 @@ def make_dataset(
     config: TrainingConfig,
     num_processes: int = 1,
 ) -> Dataset:
-    """Prepare photos and prompts with `word` in them (any word, learned or plain).
+    """Prepare photos, and prompts with `word` in them, learned or plain.
 
     Raises:
         InputError: with --captions, a caption that cannot be used; see `captions`.
@@ -83,10 +83,10 @@ def make_dataset(
 
 
 def captions(concept: Concept, word: str) -> tuple[str | None, ...]:
-    """The captions in text files next to the photos, photo-1.txt for photo-1.jpg, with `word` for `{}`; else None.
+    """The photos' captions, from photo-1.txt for photo-1.jpg, with `word` for `{}`; None without a file.
 
     Raises:
-        InputError: a file is not one line of text, or lacks the word, which could not be learned from it.
+        InputError: a file is not one line of text, or lacks the word, which could then not be learned from it.
     """
     return tuple(_caption(photo.path.with_suffix(".txt"), word) for photo in concept.photos)
 
@@ -108,15 +108,15 @@ def _caption(path: Path, word: str) -> str | None:
 
 
 def check_templates(word: str, templates: Sequence[str]) -> None:
-    """Refuse a word that would tear a training sentence's own words apart, as `ropp` does in "cropped".
+    """Refuse a word that would tear apart words of a training sentence, as `ropp` does with "cropped".
 
     Raises:
-        InputError: names the sentence, and a word that can stand in it.
+        InputError: names the sentence, and suggests another word.
     """
     for template in templates:
         if " " not in word and any(word.lower() in part for part in template.split("{}")):
             raise InputError(
-                f"the placeholder token {word!r} also stands in the training sentence {template!r}, "
+                f"the placeholder token {word!r} is also part of the training sentence {template!r}, "
                 f"which would be torn apart; choose another, such as {bracketed(word)!r}"
             )
 
@@ -142,7 +142,7 @@ def check_num_vectors(
 def check_sentences(
     tokenizer: Any, word: str, templates: Sequence[str], caption_of: Mapping[str, str]
 ) -> None:
-    """Refuse a word that the sentences of a run could not teach.
+    """Refuse a word that the run's sentences could not teach.
 
     Args:
         tokenizer: one that knows the word.
@@ -158,15 +158,15 @@ def check_sentences(
     for name, caption in caption_of.items():
         if absent_words(tokenizer, [caption], [word]):
             raise InputError(
-                f"the caption {name!r} is cut after {room} tokens, before {word!r} ends, so that it "
-                f"could not be learned from it; shorten it, or put the word near its beginning"
+                f"the caption {name!r} is cut after {room} tokens, before {word!r} ends, so the word "
+                f"could not be learned from it; shorten the caption, or move the word toward its beginning"
             )
 
 
 def own_captions(
     concept: Concept, word: str, views: Sequence[View], first: int
 ) -> tuple[list[str], np.ndarray]:
-    """All captions, and for each view the number of its photo's caption, counted from `first`; -1 without one."""
+    """All captions, and for each view the index of its photo's caption, counted from `first`; -1 without one."""
     found = captions(concept, word)
     number = {photo: first + k for k, photo in enumerate(p for p, c in enumerate(found) if c)}
     of_view = np.array([number.get(view.photo, -1) for view in views], np.int64)
@@ -176,9 +176,9 @@ def own_captions(
 def snr_weights(alphas_cumprod: np.ndarray, gamma: float, prediction_type: str) -> np.ndarray:
     """Min-SNR: a weight for each timestep's loss, float32 `(timesteps,)`.
 
-    Nearly clean pictures have a signal-to-noise ratio of thousands, and their easy losses would
-    count as much as any; min(SNR, γ) / SNR counts them less (Hang et al. 2023, arXiv 2303.09556,
-    section 3.4; for the velocity the divisor is SNR + 1).
+    Nearly clean pictures have a signal-to-noise ratio in the thousands, yet their easy losses would count as much as
+    any other; min(SNR, γ) / SNR makes them count less (Hang et al. 2023, arXiv 2303.09556, section 3.4; for the
+    velocity, the divisor is SNR + 1).
     """
     snr = alphas_cumprod.astype(np.float64) / (1 - alphas_cumprod.astype(np.float64))
     divisor = snr + 1 if prediction_type == "v_prediction" else snr
@@ -186,9 +186,9 @@ def snr_weights(alphas_cumprod: np.ndarray, gamma: float, prediction_type: str) 
 
 
 def loss_mask(concept: Concept, view: View, size: Sequence[int]) -> np.ndarray:
-    """How much each position of the view counts, by the photo's alpha: float32 `(height, width)` of mean 1.
+    """How much each position of a view counts, by the photo's alpha: float32 `(height, width)` of mean 1.
 
-    Without alpha, and in a view that is transparent all over, all positions count the same.
+    Without alpha, and in a view that is entirely transparent, all positions count the same.
     """
     alpha, (height, width) = concept.photos[view.photo].alpha, size
     if alpha is None:

@@ -1,7 +1,7 @@
 """Photos encoded once, and the loss: how well the U-Net predicts the noise.
 
-Each view passes through the VAE once, and its mean and standard deviation are kept, so that each step samples its
-latents anew while the VAE leaves the device.
+Each view passes through the VAE once, which can then leave the device: with the mean and standard deviation that are
+kept, each step samples new latents.
 """
 
 from __future__ import annotations
@@ -29,16 +29,11 @@ from tiutils.models import Models, cast
 
 @dataclass(frozen=True)
 class LatentDataset:
-    """What a run trains on, prepared once, on the device.
+    """What a run trains on: the arrays of a `dataset.Dataset`, and its encoded photos, on the device.
 
     Attributes:
         mean: `(views, channels, height, width)` float32, the VAE's mean of each view's latents, scaled.
         std: the same shape, their standard deviation; a step samples `mean + std * noise`.
-        prompt_ids: `(prompts, encoders × tokens)` int64, the templates with the word in them, then captions.
-        plan: how batches are sampled from these.
-        captions: `(views,)` int64, which prompt is the photo's caption, -1 if it has none; None without --captions.
-        masks: `(views, 1, height, width)` float32 of mean 1, how much each position counts; None: all count the same.
-        timestep_weights: `(timesteps,)` float32, how much a timestep's loss counts; None: all count the same.
     """
 
     mean: Tensor
@@ -52,7 +47,7 @@ class LatentDataset:
 
 @contextlib.contextmanager
 def _casted_vae(models: Models) -> Iterator[AutoencoderKL]:
-    """The VAE in the number format that it computes in: see `Models.vae_dtype`."""
+    """The VAE, cast to the number format that it computes in; see `Models.vae_dtype`."""
     vae, usual = models.vae, models.vae.dtype
     if usual != models.vae_dtype:
         cast(vae, models.vae_dtype)
@@ -94,13 +89,9 @@ def decode(models: Models, latents: Tensor) -> list[Image.Image]:
 
 
 def encode_dataset(
-    models: Models,
-    concept: Concept,
-    word: str,
-    config: TrainingConfig,
-    num_processes: int = 1,
+    models: Models, concept: Concept, word: str, config: TrainingConfig, num_processes: int = 1
 ) -> LatentDataset:
-    """Encode the photos once; all else is as `dataset.make_dataset` prepares it."""
+    """Encode the photos once; `dataset.make_dataset` prepares the rest."""
     made = make_dataset(models, concept, word, config, num_processes)
     mean, std = encode_views(models, concept, made.views, made.resolution)
     prompt_ids, *rest = (
@@ -160,7 +151,7 @@ def losses_of(
     latent_noise: Tensor,
     noise: Tensor,
 ) -> Tensor:
-    """The loss of samples whose `batches.Batch` is on the device already: float32 `(batch,)`."""
+    """The loss of samples, the fields of a `batches.Batch` on the device: float32 `(batch,)`."""
     latents = dataset.mean[views] + dataset.std[views] * latent_noise
     if dataset.captions is not None:
         own = dataset.captions[views]
@@ -184,13 +175,13 @@ def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
 def predictions(
     models: Models, prompts: Sequence[str], noise: np.ndarray, timestep: int
 ) -> np.ndarray:
-    """What the U-Net predicts for each prompt, all from the same noisy latents, without a gradient.
+    """What the U-Net predicts for each prompt from the same noisy latents, without a gradient.
 
     Args:
         models: the frozen parts.
         prompts: learned words included.
         noise: the latents, float32 `(channels, height, width)`.
-        timestep: how noisy the U-Net is told that they are.
+        timestep: the noise level that the U-Net assumes.
 
     Returns:
         float32 `(prompts, channels, height, width)`, on the host.

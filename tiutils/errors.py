@@ -1,4 +1,4 @@
-"""The exceptions that mean "you can mend this": their message is shown as it is, without a traceback."""
+"""The exceptions for mistakes that a user can fix: their message is shown as it is, without a traceback."""
 
 
 class InputError(ValueError):
@@ -10,7 +10,7 @@ class InputError(ValueError):
 
 
 class OutOfMemory(InputError):
-    """A training step did not fit into memory, and nothing leaner is left to try; the run is as it was before it."""
+    """A training step did not fit into memory, and nothing leaner is left to try; its run state is unchanged."""
 
 
 def first_line(error: BaseException) -> str:
@@ -36,31 +36,22 @@ def check_text(what: str, text: str) -> None:
     """
     if encodable(text) != text:
         raise InputError(
-            f"{what} is {text!r}, which is not UTF-8; write it anew in a UTF-8 terminal or file"
+            f"{what} is {text!r}, which is not UTF-8; retype it in a UTF-8 terminal or file"
         )
 
 
 # What PyTorch, CUDA's libraries, oneDNN, XLA and the system report when memory runs out, in lower case.
 OUT_OF_MEMORY = (
-    "out of memory",
-    "out_of_memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "not enough memory",
-    "_status_alloc_failed",
-    "resource_exhausted",
-    "bad_alloc",
-    "bad allocation",
-    "could not create a primitive",  # oneDNN
-    "could not create a memory object",
-    "could not execute a primitive",
-)
+    "out of memory", "out_of_memory", "can't allocate memory", "cannot allocate memory", "not enough memory",
+    "_status_alloc_failed", "resource_exhausted", "bad_alloc", "bad allocation",
+    "could not create a primitive", "could not create a memory object", "could not execute a primitive",  # oneDNN
+)  # fmt: skip
 
 
 def out_of_memory(error: BaseException) -> BaseException | None:
-    """The error in this one's chain of causes that reports out of memory; None if there is none.
+    """The error in this one's chain of causes that says memory ran out; None if there is none.
 
-    Libraries hide it: running out of memory while reading a file becomes "unable to load weights".
+    Libraries hide it: when memory runs out while a file is read, they say "unable to load weights".
     """
     seen: list[BaseException] = []
     link: BaseException | None = error

@@ -27,26 +27,17 @@ from tiutils.tokenizer import Placeholder, read_word
 
 
 def encode_prompts(models: Models, prompts: Sequence[str]) -> torch.Tensor:
-    """Text encoder output for each prompt, learned words included.
-
-    Args:
-        models: the loaded parts.
-        prompts: plain prompts, such as `"a <wood-toy> in the snow"`; words of several vectors are
-            written out here.
-
-    Returns:
-        `(len(prompts), 77, hidden)` float32, on the models' device.
-    """
+    """Text encoder output for prompts such as `"a <wood-toy> in the snow"`: float32 `(len(prompts), 77, hidden)`."""
     return conditioning.encode(models, prompts)[0]
 
 
 def pipeline(models: Models) -> DiffusionPipeline:
-    """A pipeline made of the parts in memory; nothing is read from disk or copied.
+    """A pipeline of diffusers, made of the parts in memory; nothing is read from disk or copied.
 
-    The sampler is DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095), which needs 20 to 25 steps. It
-    takes the betas and the prediction type from the model's own scheduler. It does not clip
-    samples, as latents, unlike pixels, do not live in [-1, 1]; and it starts at the last timestep,
-    as pure noise does, where the scheduler's "leading" spacing would start some steps later.
+    The sampler is DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095), which needs 20 to 25 steps, with the betas and the
+    prediction type of the model's own scheduler. It does not clip samples, since latents, unlike pixels, are not
+    confined to [-1, 1]. It starts at the last timestep, that of pure noise; the scheduler's "leading" spacing would
+    start some steps later.
     """
     schedule = {
         **models.noise_scheduler.config,
@@ -70,24 +61,22 @@ def generate(
 ) -> list[Image.Image]:
     """Generate pictures: `generate(models, "a <toy> in the snow", num_images_per_prompt=4, seed=1)`.
 
-    Image k of each prompt starts from float32 noise of a CPU generator of its own, seeded
-    `seed + k`. So a picture is the same, up to rounding, whatever the batch size, the device and
-    its neighbors; and two prompts, or one prompt before and after training, start from the same
-    noise.
+    Image k of each prompt starts from float32 noise of its own CPU generator, seeded `seed + k`. So a picture is the
+    same, up to rounding, whatever the batch size and the device; and two prompts, or one prompt before and after
+    training, start from the same noise.
 
     Args:
         models: the loaded parts.
         prompts: one prompt or several.
         sampling: how; the defaults of `SamplingConfig` if None.
-        on_image: called with the number of each image, from 0, and the image as soon as it is there.
+        on_image: called with the number of each image, from 0, and the image, as soon as it is drawn.
         settings: fields of `SamplingConfig` that differ from `sampling`.
 
     Returns:
-        `len(prompts) * num_images_per_prompt` RGB images: all of the first prompt, then all of the
-        second, and so on.
+        `len(prompts) * num_images_per_prompt` RGB images, ordered by prompt.
 
     Raises:
-        InputError: a setting that cannot work, or a size the model cannot draw.
+        InputError: a setting cannot work, or the model cannot draw this size.
     """
     sampling = dataclasses.replace(sampling or SamplingConfig(), **settings)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -102,7 +91,7 @@ def generate(
         guidance_scale = models.guidance_scale
     jobs = [(p, k) for p in range(len(prompts)) for k in range(sampling.num_images_per_prompt)]
     pipe = pipeline(models)
-    # Without a text encoder (which is always float32) it computes in the U-Net's own dtype.
+    # with a text encoder, which is always float32, the pipeline would compute in float32
     encoders = pipe.components.keys() & {*TEXT_ENCODERS, *TOKENIZERS}
     pipe.register_modules(**dict.fromkeys(encoders))
     images: list[Image.Image] = []
@@ -128,7 +117,7 @@ def generate(
 def _told(
     models: Models, encoded: Sequence[Tensor | None], which: list[int], kind: str = ""
 ) -> dict[str, Tensor]:
-    """What `conditioning.encode` returned, as the pipeline's arguments: those of some of the prompts."""
+    """What `conditioning.encode` returned for some of the prompts, as arguments of the pipeline."""
     names = (f"{kind}prompt_embeds", f"{kind}pooled_prompt_embeds")
     return {
         name: part[which].to(models.dtype)
@@ -138,17 +127,7 @@ def _told(
 
 
 def load_embedding(models: Models, path: str | Path, token: str | None = None) -> Placeholder:
-    """Read a learned embedding and add its word to `models`.
-
-    Args:
-        models: the loaded parts; tokenizer and input embedding gain the word.
-        path: a file, folder or Hub repository that `embeddings.read` understands.
-        token: the word to use instead of the one in the file.
-
-    Raises:
-        InputError: the file cannot be read, was learned for a model with other text encoders, or the
-            word is taken or cannot be one: another is offered.
-    """
+    """Read a learned embedding and add its word to `models`; arguments and errors as for `tokenizer.read_word`."""
     learned = read_word(models, path, token)
     return token_embedding.insert_placeholder(
         models, learned.tokens, torch.from_numpy(learned.rows)
@@ -156,22 +135,21 @@ def load_embedding(models: Models, path: str | Path, token: str | None = None) -
 
 
 def load_words(models: Models, folder: str | Path) -> dict[str, Placeholder]:
-    """Add every learned word in a folder to `models`, such as those a class has handed in.
+    """Add every learned word in a folder to `models`, such as those that a class has handed in.
 
-    A word that is taken already gets its file's name instead: `<my-thing>` in
-    `Anna.safetensors` becomes `<anna>`.
+    A word that is already taken gets its file's name instead: `<my-thing>` in `Anna.safetensors` becomes `<anna>`.
 
     Returns:
-        file name without its end → the word, in the order of file names.
+        file name without its suffix → the word, in the order of file names.
 
     Raises:
-        InputError: the folder holds no learned words, or several in one file; or as `load_embedding`,
-            with the file's name.
+        InputError: the folder has no learned words, or several in one file; or as `load_embedding`, with the file's
+            name.
     """
     ends = (".safetensors", ".bin", ".pt")
     paths = sorted(path for path in Path(folder).glob("*") if path.suffix in ends)
     if not paths:
-        raise InputError(f"{str(folder)!r} holds no file that ends in {', '.join(ends)}")
+        raise InputError(f"{str(folder)!r} has no file that ends in {', '.join(ends)}")
     tokens = {path: _only_token(path) for path in paths}  # all, before the first is loaded
     found: dict[str, Placeholder] = {}
     for path, token in tokens.items():
@@ -192,8 +170,8 @@ def _only_token(path: Path) -> str:
         raise InputError(f"{path.name}: {error}") from error
     if others:
         raise InputError(
-            f"{path.name}: it holds {1 + len(others)} words ({first.token!r}, {others[0].token!r} …), but a word "
-            f"of a class has a file to itself; `tiutils convert --word` writes one of them into its own"
+            f"{path.name}: it has {1 + len(others)} words ({first.token!r}, {others[0].token!r} …), but here each file "
+            f"must have one word; `tiutils convert --word` writes one of them into a file of its own"
         )
     return first.token
 
@@ -201,8 +179,7 @@ def _only_token(path: Path) -> str:
 def _first_noise(models: Models, seeds: Sequence[int], height: int, width: int) -> torch.Tensor:
     """The initial noise, `(len(seeds), 4, height / factor, width / factor)`.
 
-    Sampled in float32 on the CPU, then cast to the U-Net's dtype and moved: other devices and
-    dtypes have other random numbers.
+    Sampled in float32 on the CPU, then cast and moved, because other dtypes and devices have other random numbers.
     """
     factor = models.vae_factor
     shape = (models.unet.config.in_channels, height // factor, width // factor)
@@ -212,7 +189,7 @@ def _first_noise(models: Models, seeds: Sequence[int], height: int, width: int) 
 
 @contextlib.contextmanager
 def _vae_on_device(models: Models) -> Iterator[None]:
-    """The VAE on the U-Net's device for decoding: training moves it away once all photos are encoded."""
+    """The VAE on the U-Net's device, to decode: training moves it away once all photos are encoded."""
     home = models.vae.device
     models.vae.to(models.device)
     try:

@@ -34,15 +34,15 @@ ENCODER_KINDS = (CLIPTextModel, CLIPTextModelWithProjection)  # the first, the s
 class Models:
     """The parts of one latent diffusion model, frozen.
 
-    Some models have several text encoders, each with a tokenizer; most have one. What belongs to several stands side
-    by side, in their order: the columns of a word's rows, the ids of a prompt, the hidden states.
+    Most models have one text encoder with a tokenizer, SDXL has two. What belongs to several is kept side by side, in
+    their order: the columns of a word's rows, the ids of a prompt, the hidden states.
 
     `tokenizers` and the text encoders' input embeddings change when `token_embedding.add_placeholder` adds a word; no
     weight does.
 
     Attributes:
         tokenizers: one for each text encoder; they share a vocabulary and differ at most in how they pad.
-        folder: where they were read, which may have optional parts (see `word_encoder`); None if not from a folder.
+        folder: where they were read from, which may have optional parts (see `word_encoder`); None if from no folder.
         guidance_scale: the one to use unless another is asked for.
     """
 
@@ -109,9 +109,9 @@ class Models:
 
     @property
     def at_once(self) -> int:
-        """Pictures to draw at once: few on a CPU, where whoever waits sees them sooner.
+        """Pictures to draw at once. On a CPU few, so that the first ones are seen sooner.
 
-        There four of 128 pixels take 0.73 of the time of four one by one; larger ones gain less and need memory.
+        There, four pictures of 128 pixels take 0.73 times as long as four one by one; larger ones gain less.
         """
         if self.device.type == "cpu":
             return 4 if self.resolution <= 128 else 1
@@ -133,7 +133,7 @@ class Models:
 
 
 def default_model() -> str:
-    """See `pretrained.default_model`; an accelerator is whatever PyTorch has beside the CPU."""
+    """See `pretrained.default_model`; an accelerator is any device that PyTorch has besides the CPU."""
     return pretrained.default_model(accelerated=best_device().type != "cpu")
 
 
@@ -161,7 +161,7 @@ def load(
         variant: suffix of the weight files, such as `"fp16"`.
         tokenizer_name: a tokenizer other than the model's own.
         device: where U-Net, VAE and text encoder go.
-        dtype: of the U-Net and the VAE; the text encoder, which gradients must pass precisely, stays float32.
+        dtype: of the U-Net and the VAE; text encoders stay float32, as gradients must pass them precisely.
         quantize: "8bit" or "4bit" for the U-Net's linear layers, through bitsandbytes.
 
     Raises:
@@ -187,7 +187,9 @@ def load(
             f"cannot read the weights of the model {name!r}: {first_line(error)}"
         ) from error
     if quantize is not None:
-        quantized.quantize(unet, quantize)  # on the CPU: the device never holds the whole of them
+        quantized.quantize(
+            unet, quantize
+        )  # on the CPU, so that the device never holds all of them unpacked
     for part in (*text_encoders, vae, unet):
         part.to(device).requires_grad_(False).eval()
     text_encoders = tuple(encoder.float() for encoder in text_encoders)
@@ -199,7 +201,7 @@ def load(
 def _read_folder(
     name: str, folder: Path, variant: str | None, dtype: torch.dtype
 ) -> tuple[tuple[CLIPTextModel, ...], AutoencoderKL, UNet2DConditionModel]:
-    """The parts with weights, of a folder in diffusers' layout; the text encoders as they were saved.
+    """The parts with weights, from a folder in diffusers' layout; text encoders in the dtype of their files.
 
     Raises:
         InputError: a text encoder's file lacks weights: transformers would go on with random ones.
@@ -225,7 +227,7 @@ def _read_folder(
 def _read_file(
     name: str, folder: Path, variant: str | None, dtype: torch.dtype
 ) -> tuple[tuple[CLIPTextModel, ...], AutoencoderKL, UNet2DConditionModel]:
-    """The parts with weights, of a whole model in one file; `folder` says how large they are."""
+    """The parts with weights, from a whole model in one file; `folder` has their configurations."""
     parts = pretrained.text_encoders(folder)
     pipeline = PIPELINES[len(parts)].from_single_file(
         str(Path(name).expanduser()), config=str(folder), local_files_only=True
@@ -237,7 +239,7 @@ def _read_file(
 
 
 def cast(part: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Change the number format of a part's weights; diffusers' own `to` warns of it, whatever the part."""
+    """Change the number format of a part's weights, without the warning that diffusers' own `to` gives for any part."""
     torch.nn.Module.to(part, dtype)
 
 
@@ -251,22 +253,19 @@ def as_pipeline(models: Models, scheduler: Any = None) -> diffusers.DiffusionPip
         "unet": models.unet,
         "scheduler": scheduler or models.noise_scheduler,
     }
-    without = (
-        {"safety_checker": None, "requires_safety_checker": False}
-        if count == 1
-        else {"add_watermarker": False}
-    )
+    without: dict[str, Any] = {"add_watermarker": False}
+    if count == 1:
+        without = {"safety_checker": None, "requires_safety_checker": False}
     return PIPELINES[count](**parts, feature_extractor=None, **without)
 
 
 def save(models: Models, folder: str | Path) -> Path:
     """Write the whole model in diffusers' layout, so that old and new versions of transformers read it.
 
-    transformers 5 leaves out the `text_model.` prefix of a text encoder's weights and the tokenizer's vocab.json and
-    merges.txt; transformers 4 then loads random weights with a mere warning. Both are put back, as is the guidance
-    scale, which diffusers leaves out. The text encoders must have plain embedding tables: see
-    `token_embedding.merged`. Only the pipeline's own parts are written: a word encoder or an evaluator beside them
-    stays with the model that it came with.
+    transformers 5 omits the `text_model.` prefix of a text encoder's weights and the tokenizer's vocab.json and
+    merges.txt; transformers 4 then loads random weights with a mere warning. Both are restored, as is the guidance
+    scale, which diffusers omits. The text encoders must have plain embedding tables: see `token_embedding.merged`.
+    A word encoder or an evaluator beside the model is not written.
     """
     folder = Path(folder)
     with no_progress_bars():
@@ -297,16 +296,18 @@ def save(models: Models, folder: str | Path) -> Path:
     for part in pretrained.weights_of(folder):
         path = folder / part / "config.json"
         known = json.loads(path.read_text(encoding="utf-8"))
-        known.pop("_name_or_path", None)  # a model is for sharing, the name of a folder here is not
+        known.pop(
+            "_name_or_path", None
+        )  # names a folder of this machine, which is not to be shared
         path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-        for weights in path.parent.glob("*.safetensors"):  # safetensors shuts out other users
+        for weights in path.parent.glob("*.safetensors"):  # safetensors makes its files private
             shutil.copymode(path, weights)
     return folder
 
 
 @contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Silence the libraries' loading bars: a model of this project loads in a second."""
+    """Silence the libraries' loading bars."""
     logs = [transformers.utils.logging, diffusers.utils.logging]
     shown = [log for log in logs if log.is_progress_bar_enabled()]
     try:

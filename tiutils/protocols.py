@@ -1,4 +1,4 @@
-"""What PyTorch's and JAX's models and runs have in common; imports neither framework."""
+"""What models and runs in PyTorch and JAX have in common; needs neither framework."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tiutils.tokenizer import Placeholder
 
 
 class ModelsProtocol(Protocol):
-    """What `models.Models` and `flax.models.FlaxModels` both have: a frozen model as preparation sees it."""
+    """A frozen model, as far as preparing a run needs it: `models.Models` or `flax.models.FlaxModels`."""
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ class ModelsProtocol(Protocol):
 
 
 class TrainingProtocol(Protocol):
-    """What `training.Training` and `flax.training.Training` both have.
+    """A run, as callbacks and sessions see it: `training.Training` or `flax.training.Training`.
 
     Attributes:
         models: the frozen parts.
@@ -64,7 +64,7 @@ class TrainingProtocol(Protocol):
         packages: the libraries whose versions run.json records.
     """
 
-    models: Any  # ModelsProtocol, with more that is the framework's own
+    models: Any  # a ModelsProtocol, and more that depends on the framework
     placeholder: Placeholder
     dataset: Any
     config: TrainingConfig
@@ -75,7 +75,7 @@ class TrainingProtocol(Protocol):
         """A copy of what is learned on the host, float32 `(num_vectors, hidden)`; with --average_rows the mean."""
 
     def set_vectors(self, vectors: np.ndarray) -> None:
-        """Replace what is learned, float32 `(num_vectors, hidden)`, and go on from there."""
+        """Replace what is learned, float32 `(num_vectors, hidden)`, and continue from there."""
 
     def fixed_loss(self, num_samples: int) -> float:
         """Mean loss of a batch of `num_samples` samples that is the same at every step, without a gradient."""
@@ -88,7 +88,7 @@ class TrainingProtocol(Protocol):
         """
 
     def capture(self, step: int) -> RunState:
-        """The run state after `step` steps: all that the next step depends on, apart from seed and step."""
+        """The run state after `step` steps: all that the next step depends on besides seed and step."""
 
     def machine(self) -> dict[str, Any]:
         """Where it runs: framework, device, number of processes."""
@@ -112,7 +112,7 @@ class Progress:
         step: steps done, from 1.
         loss: mean loss of the step, a scalar array on the device; reading it waits for the device.
         learning_rate: the one used in this step.
-        training: all parts, the rows among them.
+        training: the run; see `TrainingProtocol`.
     """
 
     step: int
@@ -130,10 +130,10 @@ class LoopResult:
 
     Attributes:
         losses: one for each step done.
-        step: steps done in all, those before a resume among them.
+        step: steps done in total, including those before a resume.
         stopped: why it ended early; None if it did not.
-        out_of_memory: whether a step did not fit into memory; the state is that before the step.
-        diverged: whether the loss was not finite; the rows are the last good ones, unlike the optimizer's state.
+        out_of_memory: whether a step did not fit into memory; the run state is that before the step.
+        diverged: whether the loss was not finite; the rows are the last good ones, but the optimizer's state is not.
     """
 
     losses: list[float] = field(default_factory=list)

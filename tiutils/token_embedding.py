@@ -1,8 +1,8 @@
 """Tokenizer surgery: a new word, its ids, and the rows of the embedding table that will be learned.
 
 The table itself is never resized or copied. The text encoder's input embedding is wrapped in a `TokenEmbedding`, which
-looks up new ids in a small trainable parameter and all other ids in the frozen table. So a frozen row cannot move: no
-gradient and no optimizer ever reaches it.
+looks up new ids in a small trainable parameter and all other ids in the frozen table. No gradient and no optimizer
+ever reaches a frozen row, so it cannot move.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class TokenEmbedding(nn.Module):
 
     Attributes:
         table: the frozen embedding (or another `TokenEmbedding`, when a second word is added).
-        rows: float32 parameter of shape `(num_vectors, hidden)`, the only one that trains. Several text encoders
-            share it: each has `columns` of its own.
+        rows: float32 parameter of shape `(num_vectors, hidden)`, the only one that is trained. Several text encoders
+            share it: each has its own `columns`.
         tokenizer_before: the tokenizer as it was without this word, for `remove_placeholder`.
     """
 
@@ -50,9 +50,7 @@ class TokenEmbedding(nn.Module):
         columns: slice = slice(None),
     ):
         super().__init__()
-        self.table = (
-            table  # registered first: libraries take a module's dtype from its first parameter
-        )
+        self.table = table  # first: libraries take a module's dtype from its first parameter
         self.rows: nn.Parameter = (
             rows if isinstance(rows, nn.Parameter) else nn.Parameter(rows.detach().float().clone())
         )
@@ -92,12 +90,9 @@ def add_placeholder(
 
 
 def insert_placeholder(
-    models: Models,
-    tokens: Sequence[str],
-    vectors: Tensor,
-    initializer_token: str | None = None,
+    models: Models, tokens: Sequence[str], vectors: Tensor, initializer_token: str | None = None
 ) -> Placeholder:
-    """Add a word whose tokens `check_placeholder` has accepted; its rows start as `vectors`, `(len(tokens), hidden)`.
+    """Add a word with tokens from `check_placeholder`; its rows start as `vectors`, `(len(tokens), hidden)`.
 
     Raises:
         InputError: the vectors have another width than the model.
@@ -107,7 +102,7 @@ def insert_placeholder(
     last, tokenizers = 0, []
     for encoder, before in zip(models.text_encoders, models.tokenizers, strict=True):
         first, last = last, last + encoder.config.hidden_size
-        longer, ids = with_tokens(before, tokens)  # the same ids in each, as vocabularies are
+        longer, ids = with_tokens(before, tokens)  # the same ids in each: they share a vocabulary
         table = encoder.get_input_embeddings()
         columns = slice(first, last)
         encoder.set_input_embeddings(TokenEmbedding(table, rows, ids[0], before, columns))
@@ -117,7 +112,7 @@ def insert_placeholder(
 
 
 def _look_up(models: Models, ids: Sequence[int]) -> Tensor:
-    """The vectors of these ids, learned ones too: `(len(ids), hidden)`."""
+    """The vectors of these ids, learned or not: `(len(ids), hidden)`."""
     numbers = torch.tensor(ids, device=models.device)
     tables = (encoder.get_input_embeddings() for encoder in models.text_encoders)
     return torch.cat([table(numbers) for table in tables], dim=1)
@@ -140,7 +135,7 @@ def start_vectors(models: Models, ids: Sequence[int], *, encoded: bool = False) 
 
 
 def remove_placeholder(models: Models, placeholder: Placeholder) -> None:
-    """Remove the word that was added last: tokenizer and embedding are as before.
+    """Remove the word that was added last, and restore tokenizer and embedding.
 
     Raises:
         InputError: another word was added after it.
@@ -167,7 +162,7 @@ def rows_of(models: Models, placeholder: Placeholder) -> nn.Parameter:
 
 
 def table_of(models: Models, encoder: int = 0) -> Tensor:
-    """The own rows of the model's first text encoder, or of another one, frozen: `(tokens, hidden)`."""
+    """The frozen rows that the model came with, of its first or another text encoder: `(tokens, hidden)`."""
     embedding = models.text_encoders[encoder].get_input_embeddings()
     while isinstance(embedding, TokenEmbedding):
         embedding = embedding.table
@@ -184,8 +179,8 @@ def median_norms(models: Models) -> tuple[float, ...]:
 def usual_norms(models: Models, placeholder: Placeholder) -> tuple[float, ...]:
     """The norm that norm control pulls a word's rows toward, for each text encoder: the mean of its initializer's rows.
 
-    Without an initializer it is the table's median, which can be that of words a model has hardly seen: in the bundled
-    model it is 0.32, and nouns have 0.60.
+    Without an initializer it is the table's median, in which words that the model hardly ever saw count as well: in the
+    bundled model it is 0.32, while nouns have 0.60.
     """
     if not placeholder.initializer_token:
         return median_norms(models)
@@ -196,7 +191,7 @@ def usual_norms(models: Models, placeholder: Placeholder) -> tuple[float, ...]:
 
 @torch.no_grad()
 def vector_of(models: Models, word: str) -> Tensor:
-    """A copy of the row of a word that is a single token, learned ones too: float32 `(hidden,)`.
+    """A copy of the row of a word that is a single token, learned or not: float32 `(hidden,)`.
 
     Raises:
         InputError: the word is several tokens; see `check_initializer`.
@@ -220,10 +215,7 @@ def neighbors(models: Models, vector: Tensor, count: int = 8) -> list[tuple[str,
 
 
 def merged(models: Models) -> Models:
-    """A copy of the text encoders with all learned rows in plain, longer tables; the other parts are shared.
-
-    Programs that know nothing of `TokenEmbedding` can read it.
-    """
+    """The model with copies of its text encoders that have learned rows in plain, longer tables, for any program."""
     encoders = tuple(_merged(encoder, len(models.tokenizer)) for encoder in models.text_encoders)
     return dataclasses.replace(models, text_encoders=encoders)
 
@@ -250,5 +242,5 @@ def _merged(text_encoder: CLIPTextModel, num_tokens: int) -> CLIPTextModel:
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: Iterable[str]) -> Tensor:
-    """Ids of the prompts as `tokenizer.token_ids` has them: int64 of shape `(prompts, model_max_length)`."""
+    """Ids of the prompts, see `tokenizer.token_ids`: int64 of shape `(prompts, model_max_length)`."""
     return torch.from_numpy(token_ids(tokenizer, prompts))

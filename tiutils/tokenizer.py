@@ -1,6 +1,6 @@
 """New words in a tokenizer: which words are allowed, their tokens and ids, and prompts as ids.
 
-Imports neither PyTorch nor JAX; `token_embedding` and `flax.token_embedding` hold the rows that belong to the ids.
+Needs neither PyTorch nor JAX; the rows that belong to the ids are in `token_embedding` and `flax.token_embedding`.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ class Placeholder:
 def check_placeholder(
     tokenizer: CLIPTokenizer, token: str, num_vectors: int = 1, *, warn: bool = True
 ) -> tuple[str, ...]:
-    """The tokens that a new word of `num_vectors` vectors will have; refuses a word that cannot be one.
+    """The tokens that a new word of `num_vectors` vectors will have.
 
-    A word whose letters are also in the middle of the vocabulary's words works, but tears these
-    apart, here and in every other program: `warn_of_torn_words` says so.
+    A word that is part of the vocabulary's words works, but tears them apart, here and in every other program, which
+    `warn_of_torn_words` says.
 
     Raises:
-        InputError: the word is empty, contains white space, is known already, or `num_vectors` does not fit a prompt.
+        InputError: the word is empty, contains white space, or is already known; or a prompt has no room for its
+            vectors.
     """
     if not token or " " in token or not token.isprintable():  # other white space is not printable
         raise InputError(
@@ -77,16 +78,13 @@ def check_placeholder(
 
 
 def warn_of_torn_words(tokenizer: CLIPTokenizer, token: str) -> None:
-    """Warn of words of the vocabulary that contain `token` and would be split at it."""
+    """Warn of words in the vocabulary that contain `token`, and would be split there."""
     torn = [word for word in whole_words(tokenizer) if token.lower() in word]
     if torn:
         some = ", ".join(map(repr, torn[:3])) + (", …" if len(torn) > 3 else "")
         logger.warning(
-            "%r is also in %s, which a prompt then cannot say: its letters are taken for the new "
-            "word; choose %r",
-            token,
-            some,
-            bracketed(token),
+            f"{token!r} is also part of {some}, which prompts can then no longer use: these letters are read as the "
+            f"new word; choose {bracketed(token)!r}"
         )
 
 
@@ -96,7 +94,7 @@ def find_clash(tokenizer: CLIPTokenizer, token: str, num_vectors: int = 1) -> st
     for name in _tokens(token, num_vectors):
         if name in known or f"{name.lower()}</w>" in known:  # the mark says that a word ends there
             return name
-    # by their names alone, `<toy>` and `<toy>_1` are one word of two vectors
+    # judged by name, `<toy>` and `<toy>_1` are one word of two vectors
     before, after = re.sub(r"_[1-9][0-9]*$", "", token), f"{token}_{num_vectors}"
     return next((name for name in (before, after) if name in added), None)
 
@@ -111,10 +109,10 @@ def _tokens(token: str, num_vectors: int) -> tuple[str, ...]:
 
 
 def check_initializer(tokenizer: CLIPTokenizer, initializer_token: str) -> int:
-    """The id of a word to start from; it must be a single token.
+    """The id of a word to start from, which must be a single token.
 
     Raises:
-        InputError: the word is empty, or several tokens: then they are named, with single tokens near them.
+        InputError: the word is empty, or several tokens; names them, and similar words that are one.
     """
     ids = tokenizer.encode(initializer_token, add_special_tokens=False)
     if len(ids) == 1:
@@ -134,7 +132,7 @@ def check_initializer(tokenizer: CLIPTokenizer, initializer_token: str) -> int:
 def check_new_word(
     models: Any, token: str, initializer_token: str | None, num_vectors: int, vectors: Any
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The tokens that a new word will have, and the ids whose vectors its rows start from; none if `vectors` are given.
+    """The tokens that a new word will have, and the ids whose vectors its rows start from; no ids with `vectors`.
 
     Raises:
         InputError: see `check_placeholder` and `check_initializer`; or there is nothing to start from.
@@ -178,7 +176,7 @@ def whole_words(tokenizer: CLIPTokenizer) -> dict[str, int]:
 
 
 def nearest_words(tokenizer: CLIPTokenizer, text: str, count: int = 5) -> list[str]:
-    """Whole words of the vocabulary that are spelled most like `text`: those inside it first, then by similarity."""
+    """Words of the vocabulary spelled most like `text`: those that occur in it first, then by similarity."""
     import difflib
 
     words = whole_words(tokenizer)
@@ -211,10 +209,10 @@ def check_width(token: str, width: int, model: str, hidden_size: int) -> None:
 
 
 def check_encoders(learned: LearnedEmbedding, model: str, hidden_sizes: Sequence[int]) -> None:
-    """Refuse a word that was learned for other text encoders than a model has, of these widths.
+    """Refuse a word that was learned for text encoders other than the model's.
 
     Raises:
-        InputError: names the widths that were found and expected.
+        InputError: names both numbers of encoders and their widths.
     """
     if len(hidden_sizes) == len(learned.widths) == 1:
         check_width(learned.token, learned.widths[0], model, hidden_sizes[0])
@@ -238,10 +236,9 @@ def tokens_of(tokenizer: CLIPTokenizer, token: str) -> tuple[str, ...]:
 
 
 def split_prompt(tokenizer: CLIPTokenizer, prompt: str) -> list[str]:
-    """The prompt split at its learned words, as the tokenizer finds them; the words are the items with odd numbers.
+    """The prompt split at its learned words, as the tokenizer finds them; items 1, 3, … are the words.
 
-    Where several begin, the longest wins, so `<toy>_1` and `charturnerv2` are never read as
-    `<toy>` or `charturner`.
+    Of several words that begin at the same place, the longest wins: `charturnerv2` is never read as `charturner`.
     """
     added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
     return re.split(f"({'|'.join(map(re.escape, added))})", prompt) if added else [prompt]
@@ -253,7 +250,7 @@ def expand_prompt(tokenizer: CLIPTokenizer, prompt: str) -> str:
     for place in range(1, len(pieces), 2):
         tokens = tokens_of(tokenizer, pieces[place])
         rest = [piece for token in tokens[1:] for piece in (" ", token)]
-        if pieces[place + 1 : place + 1 + len(rest)] != rest:  # not written out already
+        if pieces[place + 1 : place + 1 + len(rest)] != rest:  # unless it is written out already
             pieces[place] = " ".join(tokens)
     return "".join(pieces)
 
@@ -261,7 +258,7 @@ def expand_prompt(tokenizer: CLIPTokenizer, prompt: str) -> str:
 def token_ids(tokenizer: CLIPTokenizer, prompts: Iterable[str], *, warn: bool = True) -> np.ndarray:
     """Ids of the prompts, learned words written out, padded or cut: int64 of shape `(prompts, model_max_length)`.
 
-    Warns of what the tokenizer reads differently from how it looks, unless `warn` is false: see `misreadings`.
+    Warns of `misreadings` unless `warn` is false.
     """
     prompts = list(prompts)
     if warn:
@@ -284,14 +281,14 @@ def prompt_ids(tokenizers: Sequence[CLIPTokenizer], prompts: Sequence[str]) -> n
 
 
 def prompt_of(tokenizer: CLIPTokenizer, ids: Sequence[int]) -> np.ndarray:
-    """A prompt of these tokens and no others, padded: int64 of shape `(1, model_max_length)`."""
+    """A prompt of just these tokens, padded: int64 of shape `(1, model_max_length)`."""
     prompt = token_ids(tokenizer, [""])
     prompt[0, 1 : len(ids) + 2] = [*ids, prompt[0, 1]]  # the end token moves behind them
     return prompt
 
 
 def warn_of_misreadings(tokenizer: CLIPTokenizer, prompts: Iterable[str]) -> None:
-    """Log a warning for everything in the prompts that is read differently from how it looks."""
+    """Warn of everything in the prompts that the tokenizer reads differently from how it looks."""
     for prompt in dict.fromkeys(prompts):
         for line in misreadings(tokenizer, prompt):
             logger.warning("%s", line)
@@ -334,7 +331,7 @@ def misreadings(tokenizer: CLIPTokenizer, prompt: str) -> Iterator[str]:
 def absent_words(
     tokenizer: CLIPTokenizer, prompts: Sequence[str], words: Iterable[str]
 ) -> list[str]:
-    """The learned words that no prompt, once truncated, contains with all their vectors."""
+    """The learned words that no truncated prompt contains with all of their vectors."""
     rows = token_ids(tokenizer, prompts, warn=False).tolist() if prompts else []
     absent = []
     for word in words:
@@ -348,7 +345,7 @@ def absent_words(
 def without_weights(
     name: str, *, revision: str | None = None, tokenizer_name: str | None = None, **_: Any
 ) -> Any:
-    """What `read_word` needs of a model, from its small files, to check words and prompts before weights are loaded."""
+    """The little that `read_word` needs of a model, to check words and prompts before weights are loaded."""
     folder = pretrained.locate(name, revision=revision, weights=False)
     return types.SimpleNamespace(
         name=str(name),
@@ -358,16 +355,16 @@ def without_weights(
 
 
 def read_word(models: Any, path: str | Path, token: str | None = None) -> LearnedEmbedding:
-    """Read a learned embedding that `models`, of either framework, can be given as a new word.
+    """Read a learned embedding that can be added to `models`, of either framework.
 
     Args:
-        models: the loaded parts; asked for their `name`, `tokenizer` and `hidden_sizes`.
+        models: the loaded parts; only `name`, `tokenizer`, and `hidden_sizes` are used.
         path: a file, folder or Hub repository that `embeddings.read` understands.
-        token: of a file with several words, which one; of any other, the word to use instead.
+        token: which word, if the file has several; otherwise, a new name for the word.
 
     Raises:
-        InputError: the file cannot be read, was learned for a model with other text encoders, or the
-            word is taken or cannot be one: another is offered.
+        InputError: the file cannot be read or was learned for a model with other text encoders; or the word is taken
+            or not allowed: suggests another.
     """
     found = embeddings.read_all(path)
     if len(found) == 1:
@@ -386,8 +383,5 @@ def read_word(models: Any, path: str | Path, token: str | None = None) -> Learne
 
 
 def median_norm(table: np.ndarray) -> float:
-    """The median norm of a table's rows, `(tokens, hidden)`.
-
-    Learned rows grow far beyond it if nothing holds them back (the aim is OneTrainer's).
-    """
+    """The median norm of a table's rows, `(tokens, hidden)`; learned rows grow far beyond it unless held back."""
     return float(np.median(np.linalg.norm(table.astype(np.float32), axis=1)))

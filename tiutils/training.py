@@ -1,7 +1,7 @@
 """The training step and the loop: noise in, one gradient to a few rows, repeat.
 
-A step is a pure function of the seed, the step's number and the run state (rows, optimizer, loss scaler). Whatever
-shows or saves progress is a callback; nothing here generates images, prints or uploads.
+A step is a pure function of the seed, its number, and the run state (rows, optimizer, loss scaler). Callbacks show and
+save progress; nothing here generates images, prints, or uploads.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Training:
     """Everything a step needs; see `prepare`.
 
     Attributes:
-        rows: what is learned, as the model has it between steps: with --average_rows the mean.
-        newest_rows: with --average_rows, the rows that the next step goes on from; else None.
+        rows: what is learned, as the model has it between steps; with --average_rows, the mean.
+        newest_rows: with --average_rows, the rows that the next step continues from; otherwise None.
     """
 
     models: Models
@@ -61,19 +61,19 @@ class Training:
         return _to_host(self.rows)
 
     def set_vectors(self, vectors: np.ndarray) -> None:
-        """Replace what is learned, and go on from there."""
+        """Replace what is learned, and continue from there."""
         self.rows.data.copy_(torch.from_numpy(vectors))
         if self.newest_rows is not None:
             self.newest_rows.copy_(self.rows.data)
 
     def fixed_loss(self, num_samples: int) -> float:
-        """Mean loss of a batch of `num_samples` samples that is the same at every step, without a gradient."""
+        """Mean loss of a batch that is the same at every step."""
         batch = fixed_batch(self.dataset, num_samples)
         with self.accelerator.autocast():
             return fixed_loss(self.models, batch, self.config.train_batch_size)
 
     def predictions(self, prompts: Sequence[str], noise: np.ndarray, timestep: int) -> np.ndarray:
-        """What the U-Net predicts for each prompt from the same noise: see `diffusion.predictions`."""
+        """What the U-Net predicts for each prompt; see `diffusion.predictions`."""
         at_once = self.config.train_batch_size
         parts = [prompts[k : k + at_once] for k in range(0, len(prompts), at_once)]
         return np.concatenate([predictions(self.models, part, noise, timestep) for part in parts])
@@ -84,7 +84,7 @@ class Training:
         return {"device": str(accelerator.device), "processes": accelerator.num_processes}
 
     def capture(self, step: int) -> RunState:
-        """The run state after `step` steps: all that the next step depends on, apart from seed and step."""
+        """The run state after `step` steps."""
         tensors = {"rows": self.vectors()}
         if self.newest_rows is not None:
             tensors = {"rows": _to_host(self.newest_rows), "mean_rows": self.vectors()}
@@ -100,7 +100,7 @@ class Training:
 
 
 def _to_host(tensor: Tensor) -> np.ndarray:
-    """A copy, as the next step writes into the tensor."""
+    """A copy, because the next step writes into the tensor."""
     return tensor.detach().cpu().numpy().copy()
 
 
@@ -112,7 +112,7 @@ def prepare(
     accelerator: Accelerator,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Training:
-    """Prepare all that the steps need: dataset, rows, optimizer, loss scaler, and the switches that save memory."""
+    """Prepare all that a step needs: dataset, rows, optimizer, loss scaler, and the switches that save memory."""
     config = config.with_learning_rate(models.hidden_sizes[0])
     dataset = encode_dataset(models, concept, placeholder.token, config, accelerator.num_processes)
     if config.enable_xformers_memory_efficient_attention:
@@ -151,7 +151,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer of the rows and nothing else; each step sets its learning rate.
 
-    `widths` are those of the text encoders' vectors side by side; None for a single one.
+    `widths` are those of the text encoders' vectors; None if there is one.
     """
     rate = config.with_learning_rate(rows.shape[1]).peak_learning_rate()
     if config.optimizer == "directional":
@@ -165,7 +165,7 @@ def make_optimizer(
         import bitsandbytes
 
         return bitsandbytes.optim.AdamW8bit([rows], lr=rate, **settings)
-    # the fused one checks the loss scaler's verdict on the GPU; the plain one would synchronize in each step
+    # fused AdamW reads the loss scaler's verdict on the GPU; the plain one would synchronize at each step
     return torch.optim.AdamW([rows], lr=rate, fused=rows.is_cuda or None, **settings)
 
 
@@ -196,7 +196,7 @@ def add_gradient(training: Training, losses: Tensor) -> Tensor:
 
 
 def move_rows(training: Training, step: int, loss: Tensor) -> Tensor:
-    """Finish a step once the rows have their gradient; returns the loss, the mean over all processes."""
+    """Finish a step once the rows have their gradient; returns the mean loss over all processes."""
     config, accelerator, rows = training.config, training.accelerator, training.rows
     if accelerator.num_processes > 1 and rows.grad is not None:
         shared = accelerator.reduce(torch.cat([rows.grad.flatten(), loss[None]]), reduction="mean")
@@ -221,16 +221,16 @@ def move_rows(training: Training, step: int, loss: Tensor) -> Tensor:
 
 
 def average_rows(training: Training, step: int, mean: Tensor) -> None:
-    """With --average_rows: keep the rows of this step for the next one, and put the mean in their place.
+    """With --average_rows: keep this step's rows for the next step, and put the mean in their place.
 
-    mean ← mean + (rows − mean) / min(k, N) after the k-th step: the plain mean of the first N steps' rows, from then on
-    one that forgets at the rate 1 − 1/N. Averaging the steps of stochastic descent is Polyak & Juditsky's (1992);
-    the count in place of a constant rate spares the correction that Adam's means need (Kingma & Ba 2015, section 3).
+    After step k: mean ← mean + (rows − mean) / min(k, N), which is the plain mean of the first N steps' rows, and from
+    then on one that decays by 1 − 1/N. Averaging the iterates of stochastic descent is due to Polyak & Juditsky (1992);
+    counting the first N steps avoids the correction that Adam's means need (Kingma & Ba 2015, section 3).
 
     Args:
         training: its rows have just taken the step.
         step: its number, from 0.
-        mean: float32 `(num_vectors, hidden)`, the mean after the step before.
+        mean: float32 `(num_vectors, hidden)`, the mean after the previous step.
     """
     if training.newest_rows is not None:
         training.newest_rows.copy_(training.rows.data)
@@ -245,7 +245,7 @@ def train_rows(
     *,
     take_step: Callable[[Training, int], Tensor] | None = None,
 ) -> LoopResult:
-    """The loop: steps `start` to the end, callbacks after each; a non-finite loss ends it with the last good rows.
+    """The loop: steps from `start` to the end, callbacks after each; a loss that is not finite ends it.
 
     `take_step` replaces `training_step`: `memory.with_memory_retry` retries where memory runs out,
     `cuda_graph.CapturedStep` replays a recorded step.
@@ -261,7 +261,7 @@ def train_rows(
             rows.data.copy_(training.newest_rows)
         try:
             losses.append(take_step(training, step))
-        except OutOfMemory as error:  # the state is that before the step
+        except OutOfMemory as error:  # the run state is unchanged
             rows.data.copy_(rows_before)
             result.stopped, result.out_of_memory = str(error), True
             break
@@ -272,7 +272,7 @@ def train_rows(
                 rows.data.copy_(good_rows)
                 result.diverge(step + 1, good_step)
                 break
-            good_rows, good_step = rows_before, step  # those the last finite loss was seen with
+            good_rows, good_step = rows_before, step  # the rows of the last finite loss
         result.step = step + 1
         lr = training.optimizer.param_groups[0]["lr"]
         progress = Progress(result.step, losses[-1], lr, training)
@@ -285,17 +285,15 @@ def train_rows(
 
 
 def _agreed(accelerator: Accelerator, wish: bool) -> bool:
-    """Whether any process wants to stop: all must stop after the same step."""
+    """Whether any process wants to stop: all of them must stop after the same step."""
     if accelerator.num_processes == 1:
         return wish
-    return bool(
-        accelerator.reduce(torch.tensor(float(wish), device=accelerator.device), reduction="sum")
-        > 0
-    )
+    wishes = torch.tensor(float(wish), device=accelerator.device)
+    return bool(accelerator.reduce(wishes, reduction="sum") > 0)
 
 
 def restore(training: Training, state: RunState) -> None:
-    """Go back to a run state.
+    """Return to a run state.
 
     Raises:
         InputError: see `check_state`.
@@ -308,12 +306,11 @@ def restore(training: Training, state: RunState) -> None:
     optimizer_state: dict[str, Any] = dict(state.scalars["optimizer_numbers"])
     for name, array in state.tensors.items():
         if name.startswith("optimizer."):
-            # the plain AdamW keeps its step count on the CPU; all else is on the device of the rows
+            # plain AdamW keeps its step count on the CPU; all else is on the device of the rows
             fused = training.optimizer.param_groups[0].get("fused")
             device = "cpu" if array.ndim == 0 and not fused else training.rows.device
-            optimizer_state[name.removeprefix("optimizer.")] = torch.from_numpy(array.copy()).to(
-                device
-            )
+            value = torch.from_numpy(array.copy()).to(device)
+            optimizer_state[name.removeprefix("optimizer.")] = value
     training.optimizer.state[training.rows] = optimizer_state
     if state.scalars["scaler"]:  # empty if the run was begun in another precision or in JAX
         training.scaler.load_state_dict(state.scalars["scaler"])

@@ -1,10 +1,9 @@
 """From photos to a row: a first guess of the new word in a single forward pass.
 
 A small convolutional network on the VAE's latents of a photo. It was trained together with the U-Net and the text
-encoder, so that they understand the rows it predicts: the idea of E4T (Gal et al. 2023,
-arXiv 2302.12228) and ELITE (Wei et al. 2023, arXiv 2302.13848), at this course's size.
-
-It is an optional part of a model, in its folder `word_encoder/`.
+encoder, so that they understand the rows it predicts: the idea of E4T (Gal et al. 2023, arXiv 2302.12228) and ELITE
+(Wei et al. 2023, arXiv 2302.13848), at this course's size. It is an optional part of a model, in the folder
+`word_encoder/`.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def load(folder: str | Path) -> WordEncoder | None:
     """The word encoder of a model's folder, float32, frozen, on the CPU; None if the model has none.
 
     Raises:
-        InputError: its files are damaged, or do not belong together.
+        InputError: its files are damaged, or do not match.
     """
     if not pretrained.has_word_encoder(folder):
         return None
@@ -91,7 +90,7 @@ def load(folder: str | Path) -> WordEncoder | None:
             encoder = WordEncoder(**sizes)
         tensors = safetensors.torch.load_file(Path(folder) / pretrained.WORD_ENCODER_WEIGHTS)
         encoder.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
-    except Exception as error:  # over a damaged folder, two libraries raise anything
+    except Exception as error:  # for a damaged folder, two libraries raise anything
         raise InputError(
             f"cannot read the word encoder in {folder}: {first_line(error)}; fetch the model again"
         ) from error
@@ -102,19 +101,16 @@ def load(folder: str | Path) -> WordEncoder | None:
 def row_from_photos(models: Models, concept: Concept) -> Tensor:
     """The row that the model's word encoder predicts from the photos: float32 `(hidden,)`, on the model's device.
 
-    The mean of the directions it predicts for the photos' central squares, scaled to the median norm of the model's
-    rows. The network runs in float32 on the CPU whatever the precision of the other parts, so that the row does not
-    depend on the device.
+    The mean of the directions predicted for the photos' central squares, scaled to the median norm of the model's rows.
+    The network always runs in float32 on the CPU, so that the row does not depend on the device.
 
     Raises:
-        InputError: the model has no word encoder, or one of another model.
+        InputError: the model has no word encoder, or that of another model.
     """
-    folder = models.folder
-    encoder = None if folder is None else load(folder)
+    encoder = None if models.folder is None else load(models.folder)
     if encoder is None:
         raise InputError(pretrained.no_word_encoder(models.name))
     views = [view for view in concepts.views(concept, center_crop=True) if not view.flip]
     latents, _ = encode_views(models, concept, views, encoder.sizes["side"] * models.vae_factor)
     direction = F.normalize(encoder(latents.cpu()).mean(dim=0), dim=0)
-    row = direction * median_norms(models)[0]
-    return row.to(models.device)
+    return (direction * median_norms(models)[0]).to(models.device)

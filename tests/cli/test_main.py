@@ -282,7 +282,7 @@ def test_settings_from_an_earlier_run(tmp_path):
         ("a.json", "{", "cannot be read"),
         ("a.json", "[1]", "contains a list"),
         ("a.json", "[" * 100_000, "cannot be read"),
-        ("a.json", '{"flags": 3}', "contains a int"),
+        ("a.json", '{"flags": 3}', "has a value of type int"),
         ("a.json", '{"seed": "1"}', "--seed is '1'; it must be a whole number"),
         ("a.json", '{"seed": null}', "--seed is None; it must be a whole number"),
         ("a.json", '{"learning_rate": NaN}', "--learning_rate is nan; it must be above 0"),

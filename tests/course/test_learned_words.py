@@ -96,10 +96,10 @@ def damaged(path):
 @pytest.mark.parametrize(
     "make, said",
     [
-        (damaged, "no zip that can be read"),
-        (lambda path: path.write_bytes(b"PK nothing"), "no zip that can be read"),
-        (lambda path: None, "no zip that can be read"),
-        (lambda path: path.mkdir(), "holds no file that ends in"),
+        (damaged, "nor a zip that can be read"),
+        (lambda path: path.write_bytes(b"PK nothing"), "nor a zip that can be read"),
+        (lambda path: None, "nor a zip that can be read"),
+        (lambda path: path.mkdir(), "has no file that ends in"),
     ],
 )
 def test_what_holds_no_words_is_said(tmp_path, make, said):

@@ -187,20 +187,20 @@ def test_eight_devices_train_the_rows_of_one(flags, tmp_path):
     assert devices == ["8 × cpu", "1 × cpu"]
 
 
-# What cannot act
+# What cannot be used
 
 
 @pytest.mark.parametrize(
     "flag, value, said",
     [
-        ("use_8bit_adam", True, "--use_8bit_adam cannot act with --framework flax"),
+        ("use_8bit_adam", True, "--use_8bit_adam cannot be used with --framework flax"),
         ("enable_xformers_memory_efficient_attention", True, "XLA chooses"),
-        ("quantize", "8bit", "--quantize 8bit cannot act .* give --mixed_precision bf16"),
-        ("fit", True, "--fit cannot act"),
-        ("capture", True, "--capture cannot act .* XLA compiles"),
-        ("mixed_precision", "fp16", "--mixed_precision fp16 cannot act .* use bf16"),
+        ("quantize", "8bit", "--quantize 8bit cannot be used .* give --mixed_precision bf16"),
+        ("fit", True, "--fit cannot be used"),
+        ("capture", True, "--capture cannot be used .* XLA compiles"),
+        ("mixed_precision", "fp16", "--mixed_precision fp16 cannot be used .* use bf16"),
         ("report_to", "tensorboard", "run.json has the loss of each step"),
-        ("save_as_full_pipeline", True, "--save_as_full_pipeline cannot act"),
+        ("save_as_full_pipeline", True, "--save_as_full_pipeline cannot be used"),
     ],
 )
 def test_flags_that_cannot_act_are_refused(flags, tmp_path, flag, value, said):
@@ -226,7 +226,7 @@ def test_a_pickle_needs_pytorch(flags, monkeypatch):
 
 def test_a_flag_with_nothing_to_do_is_said(flags, caplog):
     run.check_flax_config(tiutils.TrainingConfig(**flags, deterministic=True, report_to="none"))
-    assert "--deterministic has nothing to do" in caplog.text
+    assert "--deterministic has no effect" in caplog.text
 
 
 def test_without_jax_the_command_says_what_to_install(flags, monkeypatch, capsys):

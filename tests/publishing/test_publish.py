@@ -217,13 +217,13 @@ def test_pictures_of_ones_choice(server, run, tmp_path):
 def test_only_pictures_are_pictures(server, run, tmp_path, content):
     (tmp_path / "x.png").write_bytes(content)
     message = refused(publish.publish, run, "toy", token=TOKEN, pictures=[tmp_path / "x.png"])
-    assert "x.png is no PNG" in message and server.repositories == {}
+    assert "x.png is not a PNG" in message and server.repositories == {}
 
 
 def test_a_picture_too_large_or_not_there(server, run, tmp_path, monkeypatch):
     monkeypatch.setattr("tiutils.publishing.model_card.MAX_PICTURE_BYTES", 10)
     assert "MiB" in refused(publish.publish, run, "toy", token=TOKEN)
-    assert "no PNG" in refused(
+    assert "not a PNG" in refused(
         publish.publish, run, "toy", token=TOKEN, pictures=[tmp_path / "no.png"]
     )
 

@@ -147,7 +147,7 @@ def test_what_cannot_be_recorded_leaves_the_run_as_it_was(small_model, photos):
     result = training.train_rows(
         session, take_step=lambda t, s: memory.with_memory_retry(t, s, fallbacks=[], take_step=take)
     )
-    assert result.out_of_memory and "add --fit in place of --capture" in result.stopped
+    assert result.out_of_memory and "replace --capture with --fit" in result.stopped
     after = session.capture(0)
     assert before.scalars == after.scalars and list(before.tensors) == list(after.tensors)
     np.testing.assert_array_equal(before.tensors["rows"], after.tensors["rows"])
@@ -230,9 +230,12 @@ def test_a_whole_run_stopped_and_resumed(config, as_if_on_a_gpu, tmp_path):
     "flags, said",
     [
         ({}, "--capture needs a GPU with CUDA, which PyTorch does not see here"),
-        ({"gradient_checkpointing": True}, "--capture cannot act with --gradient_checkpointing"),
-        ({"fit": True}, "--capture cannot act with --fit"),
-        ({"quantize": "4bit", "save_as_full_pipeline": False}, "cannot act with --quantize"),
+        (
+            {"gradient_checkpointing": True},
+            "--capture cannot be used with --gradient_checkpointing",
+        ),
+        ({"fit": True}, "--capture cannot be used with --fit"),
+        ({"quantize": "4bit", "save_as_full_pipeline": False}, "cannot be used with --quantize"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )

@@ -209,7 +209,7 @@ def test_the_step_that_did_not_fit_is_begun_anew_with_the_next_plan(
     assert relative_difference(short.rows, plain.rows, start) <= 1e-3
     assert (short.config.train_batch_size, short.config.gradient_accumulation_steps) == (1, 4)
     said = [line for line in caplog.messages if "out of memory in step 1 (CUDA out of" in line]
-    assert len(said) == 2 and "going on with float32, batch 1 × 4: about" in said[1]
+    assert len(said) == 2 and "continuing with float32, batch 1 × 4: about" in said[1]
 
 
 def test_checkpointing_is_switched_on_in_the_midst_of_a_run(small_model, photos, monkeypatch):
@@ -260,7 +260,7 @@ def test_onednn_out_of_memory_takes_the_next_leaner_plan(small_model, photos, mo
 
     monkeypatch.setattr(short.models.unet, "forward", forward)
     assert train_sparingly(short, fallbacks).step == 2
-    assert "out of memory in step 1 (could not create a primitive): going on" in caplog.text
+    assert "out of memory in step 1 (could not create a primitive): continuing" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -357,7 +357,7 @@ def test_a_word_in_mixed_case_is_warned_about_once(learn, tmp_path):
 def test_a_flag_that_cannot_act_says_so(learn):
     done = learn("--dataloader_num_workers", 2, "--validation_epochs", 3, "--max_train_steps", 1)
     assert done.status == 0 and len(done.said) == 2
-    assert any("--dataloader_num_workers has nothing to do" in line for line in done.said)
+    assert any("--dataloader_num_workers has no effect" in line for line in done.said)
     assert any("--validation_epochs has no effect" in line for line in done.said)
 
 
@@ -636,7 +636,7 @@ def test_a_named_checkpoint_that_is_damaged_is_an_error(refused, stopped):
         "--resume_from_checkpoint nowhere": "out/nowhere'",
         "--report_to tensorbord": "--report_to is 'tensorbord'; it must be one of all, aim, tensorboard",
         "--push_to_hub": "cannot log in to the Hub",
-        "--push_to_hub --hub_model_id a//b": "'a//b' can be no repository's name",
+        "--push_to_hub --hub_model_id a//b": "'a//b' cannot be a repository's name",
         "--config nowhere.toml": "nowhere.toml cannot be read",
     }.items(),
 )  # fmt: skip

@@ -7,7 +7,7 @@ import os
 
 
 def quiet_libraries() -> None:
-    """Leave the terminal to our own lines: other libraries' hints are not for the reader."""
+    """Silence hints of other libraries, which are not meant for the reader."""
     for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(variable, "error")
     for name in ("accelerate", "bitsandbytes", "huggingface_hub"):

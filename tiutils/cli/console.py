@@ -1,4 +1,4 @@
-"""Standard output and stderr that cannot end the work: any console, a pipe that is closed early, a full disk."""
+"""stdout and stderr that never interrupt the work, whatever the console, with a closed pipe, or on a full disk."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-GONE = (
-    errno.EPIPE,
-    errno.EINVAL,
-    errno.EIO,
-)  # a reader that left, on Windows too; a terminal that was closed
+# a reader that left (on Windows EINVAL), a terminal that was closed
+GONE = (errno.EPIPE, errno.EINVAL, errno.EIO)
 
 
 class Guarded:
@@ -23,9 +20,7 @@ class Guarded:
         self.stream = stream
         self.error: OSError | None = None if stream is not None else OSError(errno.EPIPE, "closed")
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # what the console cannot show is spelled out
+            stream.reconfigure(errors="backslashreplace")  # spells out what the console cannot show
 
     def write(self, text: str) -> int:
         """Write, if that is still possible."""
@@ -46,7 +41,7 @@ class Guarded:
             self._let_go()
 
     def _let_go(self) -> None:
-        """Turn what is still buffered away from the broken end, or Python complains of it at its exit."""
+        """Redirect what is still buffered to nowhere, since Python would complain about it at exit."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())
@@ -58,7 +53,7 @@ class Guarded:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[tuple[Guarded, Guarded]]:
-    """Guard stdout and stderr; what was not written is seen at the end, not at the exit of Python."""
+    """Guard stdout and stderr, and flush them at the end, so that an error is noticed before Python exits."""
     before = sys.stdout, sys.stderr
     streams = Guarded(sys.stdout), Guarded(sys.stderr)
     sys.stdout, sys.stderr = streams

@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def python_version() -> Finding:
-    """The interpreter's version and the lowest that is supported."""
+    """The interpreter's version, compared with the lowest one that is supported."""
     found = f"{platform.python_version()} ({sys.executable})"
     if sys.version_info[:2] >= LEAST_PYTHON:
         return Finding("python", found)
@@ -90,16 +90,8 @@ def package_versions() -> Iterator[Finding]:
     except metadata.PackageNotFoundError:
         change = "not installed as a package; in the repository's folder run: pip install -e ."
         yield Finding("tiutils", "runs from its files", change)
-        requirements = [
-            "accelerate",
-            "diffusers",
-            "numpy",
-            "packaging",
-            "pillow",
-            "safetensors",
-            "torch",
-            "transformers",
-        ]
+        names = "accelerate diffusers numpy packaging pillow safetensors torch transformers"
+        requirements = names.split()
     for requirement in sorted(requirements):
         yield package_version(requirement)
     for name, purpose in OPTIONAL.items():
@@ -203,7 +195,7 @@ def model_and_hub() -> Iterator[Finding]:
     from tiutils.io import hub, pretrained
 
     def default_model() -> str:
-        # as `models.default_model`, whose room loads diffusers' model classes: seconds
+        # as `models.default_model`, but importing that module takes seconds
         return pretrained.default_model(accelerated=torch.accelerator.is_available())
 
     bundled = (pretrained.BUNDLED_MODEL / "model_index.json").is_file()
@@ -214,7 +206,7 @@ def model_and_hub() -> Iterator[Finding]:
     else:
         found = "switched off by HF_HUB_OFFLINE" if offline else "not reached"
         yield Finding("hub", f"{found}: only the bundled model and local folders can be used")
-    # this asks the Hub again, so that a slow answer does not count as one
+    # asks the Hub once more: an answer that came too late counts as none
     chosen = within(SECONDS_FOR_THE_HUB, default_model) or str(pretrained.BUNDLED_MODEL)
     yield Finding(
         "bundled model",
@@ -226,13 +218,13 @@ def model_and_hub() -> Iterator[Finding]:
 
 
 def within(seconds: float, ask: Callable[[], Any]) -> Any | None:
-    """What `ask()` returns, or None if it fails or takes longer: looking up a host name has no timeout of its own."""
+    """What `ask()` returns; None if it fails or takes longer, as looking up a host name may."""
     answers: list[Any] = []
 
     def worker() -> None:
         try:
             answers.append(ask())
-        except Exception:  # whatever it was, there is no answer
+        except Exception:  # of any kind: there is no answer
             return
 
     thread = threading.Thread(target=worker, daemon=True)

@@ -21,8 +21,7 @@ from tiutils.io import files
 logger = logging.getLogger("tiutils")
 EXIT_INPUT = 2
 
-
-# flags, of any command, that may be paths; a path need not be UTF-8
+# flags of all commands that may be paths, which need not be UTF-8
 PATHS = {
     "config", "embedding", "output_dir", "run_dirs", "run_dir", "held_out", "evaluator", "picture", "source",
     "target", "pretrained_model_name_or_path", "tokenizer_name", "train_data_dir", "resume_from_checkpoint",
@@ -30,8 +29,13 @@ PATHS = {
 }  # fmt: skip
 
 
+POSITIONAL = {
+    "source": "FILE", "target": "OUT", "run_dirs": "the run's folder", "run_dir": "the run's folder",
+}  # fmt: skip
+
+
 def check(options: argparse.Namespace) -> None:
-    """Refuse empty paths and words that are not UTF-8, in the flags of any command, before work begins.
+    """Refuse empty paths, and texts that are not UTF-8, in the flags of any command.
 
     Raises:
         InputError: names the flag.
@@ -40,10 +44,7 @@ def check(options: argparse.Namespace) -> None:
         for value in found if isinstance(found, list) else [found]:
             if not isinstance(value, str):
                 continue
-            flag = {"source": "FILE", "target": "OUT", "run_dirs": "the run's folder"}.get(
-                name, f"--{name}"
-            )
-            flag = "the run's folder" if name == "run_dir" else flag
+            flag = POSITIONAL.get(name, f"--{name}")
             if name in PATHS:
                 files.given(value, flag)
             else:
@@ -54,12 +55,12 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, not a screen of all flags."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the command line and leave with status 2."""
+        """Say what is wrong with the command line and exit with status 2."""
         self.exit(EXIT_INPUT, f"tiutils: {message}; see `{self.prog} --help`\n")
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag for each field of TrainingConfig; what is not given stays out of the namespace."""
+    """One flag for each field of TrainingConfig; flags that are not given stay out of the namespace."""
     kinds = typing.get_type_hints(TrainingConfig)
     for field in dataclasses.fields(TrainingConfig):
         kind = kinds[field.name]
@@ -86,7 +87,7 @@ def help_of(field: dataclasses.Field[Any]) -> str:
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Which model, as in `tiutils train`; a run's folder says which one it was trained on."""
+    """Which model, as in `tiutils train`; by default the one that a run's folder names."""
     parser.add_argument(
         "--pretrained_model_name_or_path", help="model folder, .safetensors file, or Hub id"
     )
@@ -97,7 +98,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 def model(
     options: argparse.Namespace, sources: Sequence[str], *, or_none: bool = False
 ) -> dict[str, Any]:
-    """The flags of `add_model_flags` as arguments of `models.load`; without them the model of the words' runs.
+    """The flags of `add_model_flags` as arguments of `models.load`; without them, the model of the words' runs.
 
     Raises:
         InputError: the words were learned by runs on different models.
@@ -163,7 +164,7 @@ def add_sampling_flags(
 
 
 def add_framework_flag(parser: argparse.ArgumentParser) -> None:
-    """Which library computes; files and results are the same."""
+    """Which library computes; files and results do not depend on it."""
     parser.add_argument(
         "--framework",
         choices=("pytorch", "flax"),
@@ -173,9 +174,7 @@ def add_framework_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config_file(path: str) -> dict[str, Any]:
-    """Flags from a TOML or JSON file, by name, with or without dashes in front.
-
-    The `run.json` of an earlier run works, too: its flags are used.
+    """Flags from a TOML or JSON file, by name, with or without leading dashes; or those in a `run.json`.
 
     Raises:
         InputError: it cannot be read, or has an entry that is not a flag.
@@ -194,7 +193,7 @@ def read_config_file(path: str) -> dict[str, Any]:
     values = values.get("flags", values) if isinstance(values, dict) else values
     if not isinstance(values, dict):
         raise InputError(
-            f"--config {path} contains a {type(values).__name__}; it must contain flags with their values"
+            f"--config {path} has a value of type {type(values).__name__} where flags with their values are expected"
         )
     known = {field.name for field in dataclasses.fields(TrainingConfig)}
     unknown = [name for name in values if name.lstrip("-") not in known]
@@ -206,7 +205,7 @@ def read_config_file(path: str) -> dict[str, Any]:
 
 
 def training_config(options: argparse.Namespace) -> TrainingConfig:
-    """The settings from the config file and the command line, which takes precedence."""
+    """The settings from the config file and the command line, which has precedence."""
     values = read_config_file(options.config) if options.config else {}
     known = {field.name for field in dataclasses.fields(TrainingConfig)}
     values |= {name: value for name, value in vars(options).items() if name in known}
@@ -224,7 +223,7 @@ def source_and_name(text: str) -> tuple[str, str | None]:
 
 
 def words(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """The file and the name of each word of --embedding: the name given, or else every word in the file.
+    """The file and the name of each word of --embedding: the name that was given, or every word in the file.
 
     Raises:
         InputError: a file cannot be read.
@@ -239,9 +238,7 @@ def words(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def check_words(
-    chosen: dict[str, Any],
-    words: Sequence[tuple[str, str]],
-    prompts: Sequence[str] | None = None,
+    chosen: dict[str, Any], words: Sequence[tuple[str, str]], prompts: Sequence[str] | None = None
 ) -> None:
     """Refuse words that do not fit the model, before its weights are loaded; warn of words that no prompt contains.
 

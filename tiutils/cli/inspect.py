@@ -1,4 +1,4 @@
-"""Describe a learned word: its file, the models it fits, its neighbors in the vocabulary. Convert and blend words."""
+"""Describe a learned word: its file, the models it fits, its nearest words. Convert and blend words."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def describe(
     variant: str | None = None,
     tokenizer_name: str | None = None,
 ) -> str:
-    """What `tiutils inspect` prints, with a comparison to the model's vocabulary if the word fits the model.
+    """What `tiutils inspect` prints; includes a comparison with the model's vocabulary if the word fits the model.
 
     Args:
         source: see `embeddings.read`.
@@ -82,7 +82,7 @@ def _facts(learned: LearnedEmbedding) -> list[str]:
 
 
 def _shown(text: str) -> str:
-    """Text of unknown origin, cut to fit on a line of a terminal."""
+    """Text of unknown origin, shortened to a line of a terminal."""
     return printable(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…")
 
 
@@ -93,7 +93,7 @@ def _comparison(
     variant: str | None,
     tokenizer_name: str | None,
 ) -> list[str]:
-    """Norms and nearest words, for each vector, in each text encoder of the model.
+    """Norm and nearest words of each vector, in each text encoder of the model.
 
     Raises:
         InputError: the model is unavailable, or has other text encoders.

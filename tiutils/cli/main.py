@@ -31,12 +31,12 @@ from tiutils.io import files, progress, signals
 
 logger = logging.getLogger("tiutils")
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
-# Prompts that put the thing where it was never photographed.
+# prompts that put the thing where it was never photographed
 PLACES = ("a {} on the beach", "a {} in the snow", "a {} in the forest", "two {} on grass")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    """Run one command; return the exit status: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
     with console.guarded() as (stdout, _):
         options = build_parser().parse_args(arguments)
         quiet_libraries()
@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_training_flags(train)
     add_framework_flag(train)
-    # flags of older scripts and launchers, accepted without effect
+    # of older scripts and launchers, accepted without effect
     train.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     train.add_argument("--validation_epochs", type=int, help=argparse.SUPPRESS)
     train.set_defaults(run=run_train)
@@ -90,8 +90,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE[=WORD]",
-        help="learned word: a file, a run's folder, or a Hub id; =WORD renames it, or picks one word "
-        "of a file that has several; may be repeated",
+        help="learned word: a file, a run's folder, or a Hub id; =WORD renames it, or chooses one of a file that has "
+        "several; may be repeated",
     )
     generate.add_argument(
         "--prompt", action="append", required=True, help="what to draw; may be repeated"
@@ -237,7 +237,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def backend(name: str, framework: str) -> Any:
-    """The framework's own module: `tiutils.<name>`, where a run's is `tiutils.runs.run`, or `tiutils.flax.<name>`.
+    """A module of the framework: `tiutils.<name>` (but `tiutils.runs.run`), or `tiutils.flax.<name>`.
 
     Raises:
         InputError: JAX is not installed.
@@ -439,7 +439,7 @@ def run_doctor(options: argparse.Namespace) -> int:
 
 
 class LineHandler(logging.Handler):
-    """Writes each record as a line of its own, also while a progress bar is shown; none twice."""
+    """Writes each record on a line of its own, even while a progress bar is shown; none twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -448,14 +448,14 @@ class LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record to stderr."""
         line = record.getMessage()
-        if line not in self.said:  # the same prompt may be read at every validation
+        if line not in self.said:  # a prompt may be read at every validation
             self.said.add(line)
             tqdm.write(f"tiutils: {line}", file=sys.stderr)
 
 
 @contextlib.contextmanager
 def warnings_on_stderr() -> Iterator[None]:
-    """Show this package's warnings, each as one line; of several processes only the first speaks."""
+    """Show this package's warnings, one per line; of several processes, only the first one's."""
     handler = LineHandler()
     handler.setLevel(logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     logger.addHandler(handler)

@@ -1,10 +1,9 @@
 """Where in an image a word acts: the U-Net's cross-attention, averaged over steps, heads and layers.
 
-At each place, a cross-attention layer divides its attention among the tokens of the prompt, softmax(QKᵀ/√d)
-(Rombach et al. 2022, arXiv 2112.10752, section 3.3). The shares of a word, laid out as an image, are its map
-(DAAM: Tang et al. 2022, arXiv 2210.04885). As fused kernels never store these shares, a hook computes them
-separately. The attention that the U-Net uses (PyTorch's, xFormers', sliced) is unaffected, and so are the images,
-bit for bit.
+At each place, a cross-attention layer divides its attention among the tokens of the prompt, softmax(QKᵀ/√d) (Rombach
+et al. 2022, arXiv 2112.10752, section 3.3). The shares of a word, laid out as an image, are its map (DAAM: Tang et al.
+2022, arXiv 2210.04885). As fused kernels never store these shares, a hook computes them separately. The attention that
+the U-Net uses (PyTorch's, xFormers', sliced) is unaffected, and so are the images, bit for bit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The words that a notebook draws with: the course's own, and what a class hands in as a folder or a zip."""
+"""The words that a notebook draws with: the course's own, and those that a class hands in as a folder or a zip."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ DATA = pretrained.BUNDLED_MODEL.parent
 SUFFIXES = (".safetensors", ".bin", ".pt")
 MAX_FILES = 200  # a class and its spare words
 MAX_BYTES = 2**20  # of one file: 75 vectors for SDXL are 600 kB
-# What zipfile raises over archives that are damaged, locked, or packed in ways it does not know.
+# what zipfile raises for archives that are damaged, encrypted, or compressed in an unknown way
 CANNOT_BE_READ = (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 def of_course(models: Models, name: str) -> Path:
-    """The file of one of the course's words; with another model than the bundled one it is learned now.
+    """The file of one of the course's words; with a model other than the bundled one, it is learned now.
 
     Args:
         models: the loaded parts; a word fits the model it was learned with.
@@ -37,7 +37,7 @@ def of_course(models: Models, name: str) -> Path:
 
 
 def stages(models: Models, name: str) -> dict[int, Path]:
-    """The files of a course's word from the way of its training, by steps."""
+    """The files of a course's word at several steps of its training, by step."""
     if _bundled(models):
         paths = (DATA / "embeddings" / "steps").glob(f"{name}-*.safetensors")
     else:
@@ -48,8 +48,8 @@ def stages(models: Models, name: str) -> dict[int, Path]:
 def gather(source: str | Path, folder: str | Path) -> list[Path]:
     """Copy a class's words from a folder, or a zip, into one flat folder; returns the new files.
 
-    Each is named after its file, or, where the file has the name that every training gives it
-    (`learned_embeds`), after the folder it lies in: `anna/learned_embeds.safetensors` is Anna's.
+    Each is named after its file, or after its folder if the file is called `learned_embeds`, as after every training:
+    `anna/learned_embeds.safetensors` is Anna's.
 
     Raises:
         InputError: there are no words in `source`, too many, or a file too large to be one; or it is damaged.
@@ -70,16 +70,16 @@ def gather(source: str | Path, folder: str | Path) -> list[Path]:
     except CANNOT_BE_READ as error:
         said = first_line(error)
         raise InputError(
-            f"{str(source)!r} is no folder and no zip that can be read ({said})"
+            f"{str(source)!r} is not a folder, nor a zip that can be read ({said})"
         ) from error
     if not taken:
-        raise InputError(f"{str(source)!r} holds no file that ends in {', '.join(SUFFIXES)}")
+        raise InputError(f"{str(source)!r} has no file that ends in {', '.join(SUFFIXES)}")
     for name, data in taken.items():
         files.write(folder / name, data)
     return [folder / name for name in taken]
 
 
-# Where a word lies in what was handed in, and how to read its first so many bytes.
+# where a word is in what was handed in, and a function that reads its first bytes, as many as asked
 Entries = Iterator[tuple[PurePosixPath, Callable[[int], bytes]]]
 
 
@@ -91,7 +91,7 @@ def _in_folder(source: Path) -> Entries:
 
 
 def _in_zip(source: Path) -> Entries:
-    """Entries' names are only looked at, never used as paths; no more is unpacked than is asked for."""
+    """Names of entries are never used as paths; no more is unpacked than is read."""
     with zipfile.ZipFile(source) as archive:
         for entry in archive.infolist():
             place = PurePosixPath(entry.filename.replace("\\", "/"))
@@ -100,7 +100,7 @@ def _in_zip(source: Path) -> Entries:
 
 
 def _is_word(place: PurePosixPath) -> bool:
-    """By its name; macOS adds hidden twins to a zip."""
+    """Judged by its name; macOS adds hidden copies to a zip."""
     hidden = place.name.startswith(".") or "__MACOSX" in place.parts
     return place.suffix.lower() in SUFFIXES and not hidden
 
@@ -128,7 +128,7 @@ def _bundled(models: Models) -> bool:
 
 
 def _learn(models: Models, name: str) -> Path:
-    """Learn a course's word with this model, or go on where it was interrupted; returns its file."""
+    """Learn a course's word with this model, or continue an interrupted run; return its file."""
     from tiutils.runs import run
 
     photos = DATA / "concepts" / name

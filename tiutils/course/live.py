@@ -1,8 +1,8 @@
-"""Watch a run as it goes on: loss, images, time and memory left; pause it, or stop it and keep the result.
+"""Watch a run: loss, images, time and memory left; pause it, or stop it and keep the result.
 
-A notebook reacts to buttons while a cell waits, not while it computes; so the run computes in a thread of its
-own, for which the cell waits. With kernels older than ipykernel 7, such as Colab's, buttons only react after
-the cell; there, use the notebook's own stop button in place of *stop and keep*.
+A notebook reacts to buttons while a cell waits, not while it computes; so the run computes in a thread of its own, and
+the cell waits for it. With kernels older than ipykernel 7, such as Colab's, buttons react only after the cell; there,
+use the notebook's own stop button in place of *stop and keep*.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class LiveView:
             draw: called as `draw(models, step)` for images to show.
             every: the number of steps between these calls.
             photo: shown beside the images, for comparison.
-            fixed_losses: step → loss on a fixed batch, filled in by the caller; plotted as well.
-            sensitivities: the same of prompt sensitivity. Another callback of the run fills both:
-                `EarlyStopping(sensitivity=True)`, whose `losses` and `sensitivities` they are.
+            fixed_losses: step → loss on a fixed batch, plotted as well; filled in by another callback, as are
+                `EarlyStopping.losses`.
+            sensitivities: step → prompt sensitivity, likewise, as are `EarlyStopping.sensitivities`.
         """
         import ipywidgets
 

@@ -1,7 +1,7 @@
 """Controls for the notebooks; the work is done by plain functions, mostly in `explore`.
 
-Only what ipywidgets 7 and 8 have in common is used, because Colab has 7. It is imported in the functions,
-as is `explore`, which needs PyTorch, so that this module can be imported without either.
+Only what ipywidgets 7 and 8 have in common is used, because Colab has 7. It is imported in the functions, as is
+`explore`, which needs PyTorch, so that this module can be imported without either.
 """
 
 from __future__ import annotations

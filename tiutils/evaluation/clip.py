@@ -1,8 +1,8 @@
-"""A CLIP model as judge: which pictures are alike, and does a picture show what its prompt says.
+"""A CLIP model as judge: which pictures are alike, and whether a picture shows what its prompt says.
 
-CLIP (Radford et al. 2021, arXiv 2103.00020) puts pictures and sentences into one space, where the
-cosine says how well they go together. Any CLIP will do: the one beside the bundled model, one in
-a folder, or one from the Hub, such as `openai/clip-vit-base-patch32`.
+CLIP (Radford et al. 2021, arXiv 2103.00020) maps pictures and sentences into one space, where the cosine says how well
+they match. Any CLIP will do: the one that comes with the bundled model, one in a folder, or one from the Hub, such as
+`openai/clip-vit-base-patch32`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tiutils.models import Models, no_progress_bars
 
 Images = Sequence[Image.Image]
 
-# what CLIP's own training pictures had; a folder's preprocessor_config.json may say otherwise
+# those of CLIP's own training; a folder's preprocessor_config.json may have others
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
 class ClipScorer:
-    """A frozen CLIP model, its tokenizer, and how it wants its pixels: (p - mean) / std."""
+    """A frozen CLIP model, its tokenizer, and the mean and deviation by which pixels are normalized."""
 
     name: str
     model: CLIPModel
@@ -76,10 +76,10 @@ class ClipScorer:
     def clip_t(self, images: Images, prompts: Sequence[str]) -> torch.Tensor:
         """How well each picture shows its own prompt: cosine, float32 (images,).
 
-        CLIP does not know a learned word: give the prompts with the plain word in its place.
+        CLIP does not know a learned word: give prompts with the plain word instead.
 
         Raises:
-            InputError: not one prompt for each picture.
+            InputError: there is not one prompt for each picture.
         """
         if len(images) != len(prompts):
             raise InputError(f"{len(images)} pictures, {len(prompts)} prompts: give one for each")
@@ -88,7 +88,7 @@ class ClipScorer:
     def nearest_words(
         self, images: Images, words: Sequence[str], template: str = "a photo of a {}"
     ) -> list[tuple[str, float]]:
-        """The words in the order in which they fit the pictures, with their mean cosine, the best first."""
+        """The words with their mean cosine to the pictures, the best first."""
         sentences = [concept.fill(template, word) for word in words]
         parts = [self.encode_text(sentences[i : i + 256]) for i in range(0, len(sentences), 256)]
         fits = torch.cat(parts) @ self.encode_images(images).mean(dim=0)
@@ -99,7 +99,7 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> ClipScorer:
     """Load a CLIP model from a folder or by its Hub id, float32 and frozen.
 
     Raises:
-        InputError: there is none, it is no CLIP model, or the Hub cannot be reached.
+        InputError: there is none, it is not a CLIP model, or the Hub cannot be reached.
     """
     name = str(files.given(name, "the CLIP model's name"))
     if not os.path.isdir(name) and not hub.answers(f"models/{name}"):
@@ -110,11 +110,11 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> ClipScorer:
     try:
         with no_progress_bars():
             model, report = CLIPModel.from_pretrained(name, output_loading_info=True)
-    except Exception as error:  # over a damaged folder, transformers raises anything
+    except Exception as error:  # for a damaged folder, transformers raises anything
         raise InputError(f"cannot read {name!r} as a CLIP model: {first_line(error)}") from error
     if report["missing_keys"]:  # transformers would go on with random weights
         raise InputError(
-            f"{name!r} is no whole CLIP model: it lacks {sorted(report['missing_keys'])[0]}"
+            f"{name!r} is not a whole CLIP model: it lacks {sorted(report['missing_keys'])[0]}"
         )
     model = model.float().to(device).requires_grad_(False).eval()
     tokenizer = load_tokenizer(name, tokenizer_name=name)
@@ -122,16 +122,16 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> ClipScorer:
 
 
 def bundled_with(model: Models) -> ClipScorer | None:
-    """The judge that came with a model, on its device: `evaluator/` in its folder; None without one.
+    """The CLIP model in a model's folder, `evaluator/`, on the model's device; None if there is none.
 
-    The bundled model's knows the bundled model's small world, and nothing of photos of the large one.
+    The bundled model's knows only the small world that the bundled model can draw.
     """
     folder = Path(model.name) / "evaluator"
     return load(folder, device=model.device) if folder.is_dir() else None
 
 
 def _normalization(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each color channel from the folder's preprocessor, else CLIP's own."""
+    """Mean and deviation of each color channel, from the folder's preprocessor_config.json or CLIP's own."""
     try:
         settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         return tuple(settings["image_mean"]), tuple(settings["image_std"])
@@ -140,7 +140,7 @@ def _normalization(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _unit(answer: object) -> torch.Tensor:
-    """The answer of transformers 4, vectors, or of 5, an object that holds them, at length 1."""
+    """What transformers 4 (vectors) or 5 (an object that has them) returned, scaled to length 1."""
     vectors = getattr(answer, "pooler_output", answer)
     assert isinstance(vectors, torch.Tensor)
     return normalize(vectors.float(), dim=-1).cpu()

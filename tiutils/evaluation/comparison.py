@@ -1,4 +1,4 @@
-"""Scores: every measure of a word, and by how much one word is better than another, with an interval."""
+"""Scores: every measure of a word, and how much better one word is than another, with an interval."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METRICS = {
 class Gallery:
     """Pictures by prompt, each drawn only once: the scores reuse those of the figure.
 
-    Picture k of a prompt always starts from the noise of `seed + k`.
+    Picture k of a prompt always starts from the noise of seed + k.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked of each word beside the measures that need no CLIP model.
+    """What a CLIP model is asked about each word.
 
     Attributes:
-        evaluator: the CLIP model; without one the last two measures are left out.
+        evaluator: the CLIP model; without one, the last two measures are left out.
         prompts: with `{}` for the word, for prompt following; the first template if there are none.
         images_per_prompt: pictures drawn of each of `prompts`; as many as of the first template if None.
         learnable_property: which templates, "object" or "style".
@@ -100,7 +100,7 @@ def evaluate_word(
     questions: Questions | None = None,
     gallery: Gallery | None = None,
 ) -> dict[str, np.ndarray]:
-    """Every measure of one word; all words get the same draws and start from the same noise.
+    """Every measure of one word; the draws and the noise are the same for all words.
 
     Args:
         models: the frozen parts, the word among their tokens.
@@ -137,9 +137,9 @@ def evaluate_word(
 
 @dataclass(frozen=True)
 class Score:
-    """A word's value, by how much it is better than another word's, and the ends of an interval for that.
+    """A word's value, how much better it is than another word's, and the ends of an interval for that.
 
-    `better_by` is positive if the word is better, whether high or low values of the measure are good.
+    `better_by` is positive if the word is better, even where low values are good.
     """
 
     value: float
@@ -155,7 +155,7 @@ def compare(
     level: float = 0.95,
     resamples: int = 1000,
 ) -> dict[str, Score]:
-    """By how much one word is better than another, with a confidence interval.
+    """How much better one word is than another, with a confidence interval.
 
     Percentile bootstrap (Efron 1979) over the pictures, or the draws of the loss. Both words are resampled alike,
     because they are compared prompt by prompt and seed by seed. The interval covers other noise, not other training

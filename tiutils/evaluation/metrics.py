@@ -1,11 +1,10 @@
 """Does a learned word do better than the plain word it started from? Three measures.
 
 - `fixed_evaluation_loss`: the training loss itself, on photos and draws that are held fixed.
-- `image_similarity`: do drawn pictures look like photos of the thing, to the frozen U-Net.
-- `histogram_distance`: do they have its colors. It shares nothing with the model, so it is an
-  independent witness.
+- `image_similarity`: whether drawn pictures look like photos of the thing, judged by the frozen U-Net.
+- `histogram_distance`: whether they have its colors. It does not use the model, so it is an independent witness.
 
-`clip` has two more, of a CLIP model; `comparison` takes them all of one word.
+`clip` has two more, which need a CLIP model; `comparison` takes all of them for a word.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from tiutils.models import Models
 
 Images = Sequence[Image.Image]
 
-SEED = 2208_01618  # no training run of sane seed draws these batches
+SEED = 2208_01618  # a seed that no run is likely to have
 FEATURE_TIMESTEP = 260  # of 1000; as DIFT (Tang et al. 2023, arXiv 2306.03881)
 FEATURE_DRAWS = 4
 
@@ -40,28 +39,27 @@ def fixed_evaluation_loss(
     num_samples: int = 64,
     seed: int = SEED,
 ) -> float:
-    """The diffusion loss on fixed draws of photo, prompt, timestep, latent sample and noise.
+    """The diffusion loss on fixed draws of photo, prompt, timestep, latent sample, and noise.
 
-    The draws depend on the photos' number and `seed` alone, so two words, or one word before and
-    after training, are asked the very same questions. Photos are cropped to their center.
+    The draws depend only on the number of photos and `seed`, so two words, or one word before and after training, get
+    the same ones. Photos are cropped to their center.
 
     Args:
         models: the frozen parts.
-        images: photos, best such as training has not seen.
+        images: photos, preferably ones that training has not seen.
         word: put into the prompt templates; learned or plain.
         learnable_property: which templates, "object" or "style".
-        num_samples: how many; the loss of one draw says little.
+        num_samples: the number of draws; the loss of a single one says little.
         seed: of the draws.
 
     Returns:
         the mean squared error of the noise prediction, over all draws.
 
     Raises:
-        InputError: no photos, or no samples.
+        InputError: there are no photos or no samples.
     """
-    return (
-        evaluation_losses(models, images, word, learnable_property, num_samples, seed).mean().item()
-    )
+    losses = evaluation_losses(models, images, word, learnable_property, num_samples, seed)
+    return losses.mean().item()
 
 
 @torch.no_grad()
@@ -92,20 +90,14 @@ def evaluation_losses(
 
 
 def image_similarity(models: Models, images: Images, references: Images) -> float:
-    """Whether the parts of the thing in the references are found in the images, by the U-Net's eye.
+    """Whether parts of the thing in the references can be found in the images, judged by features of the U-Net.
 
-    For each place of a reference the most similar place of the image is looked up, wherever it is,
-    by the cosine of U-Net features (DIFT: Tang et al. 2023, arXiv 2306.03881); the center of the
-    reference, where the thing is, weighs most. So neither pose nor background decides. Features
-    are standardized by the references' mean and deviation in each channel, because what all places
-    share would make every cosine near 1; pooling them over the picture, instead of looking places
-    up, mixed up things and backgrounds. On the bundled model held-out photos of the course's
-    concepts find their own photos (0.68 to 0.75) before those of the others (0.61 to 0.69).
-
-    Args:
-        models: the frozen parts.
-        images: drawn pictures.
-        references: photos of the thing.
+    For each place in a reference, the most similar place in the image counts, wherever it is, by the cosine of U-Net
+    features (DIFT: Tang et al. 2023, arXiv 2306.03881); the center of the reference, where the thing is, counts most.
+    So neither pose nor background decides. Features are standardized by the references' mean and deviation in each
+    channel, because what all places share would bring every cosine near 1. With features pooled over the picture,
+    things and backgrounds were confused. In the bundled model, held-out photos of the course's concepts are closer to
+    photos of the same concept (0.68 to 0.75) than to those of others (0.61 to 0.69).
 
     Returns:
         the mean over all pairs (image, reference), in [-1, 1]; higher is more alike.
@@ -125,39 +117,33 @@ def image_similarities(models: Models, images: Images, references: Images) -> to
         normalize((f.flatten(2) - mean[:, None]) / std[:, None], dim=1) for f in (found, wanted)
     )
     weights = torch.from_numpy(np.outer(_bell(height), _bell(width)).ravel()).float()
-    scores = [
-        [
-            ((reference.T @ image).amax(dim=1) * weights).sum() / weights.sum()
-            for reference in wanted
-        ]
-        for image in found
-    ]
+    best = [[(reference.T @ image).amax(dim=1) for reference in wanted] for image in found]
+    scores = [[(each * weights).sum() / weights.sum() for each in row] for row in best]
     return torch.tensor(scores).mean(dim=1)
 
 
 def histogram_distance(images: Images, references: Images, *, bins: int = 8) -> float:
-    """How different the thing's colors are in pictures and references, whatever the model thinks.
+    """How much the thing's colors differ between pictures and references, independent of the model.
 
-    A picture's colors are a joint histogram of red, green and blue; the references' colors are those
-    that they have in common. Backgrounds differ between photos, and between photos and drawings; so
-    pixels weigh less away from the center (a Gaussian whose standard deviation is a sixth of the
-    side), and the references' histograms are combined bin by bin by the power mean (mean of h^¼)⁴,
-    near a geometric mean: a color that only one of them has counts little. With plain means, photos
-    of one of the course's concepts were no nearer to other photos of it than to other things. Each
-    picture is compared by itself: what many pictures have in common is the color of none of them.
+    A picture's colors are a joint histogram of red, green, and blue; the references' colors are those that they share.
+    Backgrounds differ from photo to photo, so pixels count less away from the center (by a Gaussian whose standard
+    deviation is a sixth of the side), and the references' histograms are combined, bin by bin, by the power mean
+    (mean of h^¼)⁴, which is near a geometric mean: a color that only one of them has counts little. With plain means,
+    photos of one of the course's concepts were no closer to other photos of it than to other things. Each picture is
+    compared by itself, because the mean of many pictures has colors that none of them has.
 
     Args:
         images: drawn pictures.
         references: photos of the thing.
-        bins: per color channel, 2 or more. A pixel is shared among the nearest bins, so that a
-            slight change of color is a slight change of histogram.
+        bins: per color channel, 2 or more. A pixel is shared between the nearest bins, so that a slight change of
+            color is a slight change of the histogram.
 
     Returns:
-        the mean over the pictures of the Hellinger distance sqrt(1 - Σ sqrt(p q)): 0 for equal
-        histograms, 1 for disjoint ones.
+        the mean over the pictures of the Hellinger distance sqrt(1 - Σ sqrt(p q)): 0 for equal histograms, 1 for
+        disjoint ones.
 
     Raises:
-        InputError: one of the sets is empty, or there are less than 2 bins.
+        InputError: one of the sets is empty, or there are fewer than 2 bins.
     """
     return float(histogram_distances(images, references, bins=bins).mean())
 
@@ -184,10 +170,10 @@ def _as_concept(images: Images) -> Concept:
 
 @torch.no_grad()
 def _features(models: Models, images: Images) -> torch.Tensor:
-    """What the U-Net's last up block says of each place, float32 (images, channels, h, w), on the CPU.
+    """The output of the U-Net's last up block at each place, float32 `(images, channels, h, w)`, on the CPU.
 
-    The picture's central square is noised a little and denoised with an empty prompt; the mean over
-    fixed draws of the noise is taken.
+    Its input is the picture's central square with a little noise, and an empty prompt; the output is the mean over
+    fixed draws of the noise.
     """
     pictures = _as_concept(images)
     views = [view for view in concept.views(pictures, center_crop=True) if not view.flip]
@@ -224,6 +210,6 @@ def _color_histogram(image: Image.Image, bins: int, side: int = 64) -> np.ndarra
 
 
 def _bell(side: int) -> np.ndarray:
-    """Weights that fall off from the middle of a line, (side,): a Gaussian, σ a sixth of the line."""
+    """Weights that decrease from the middle of a line, `(side,)`: a Gaussian with σ a sixth of the line."""
     offset = (np.arange(side) + 0.5) / side - 0.5
     return np.exp(-0.5 * (offset * 6.0) ** 2)

@@ -1,7 +1,7 @@
-"""Overfitting, seen while it happens: pictures grow more like the photos and stop following the prompt.
+"""Overfitting, seen while it happens: pictures become more like the photos and stop following the prompt.
 
-The pictures of --validation_prompt are judged by a CLIP model, each against the photos and against
-the prompt. They start from the same noise every time, so that what changes is the word alone.
+A CLIP model compares the pictures of --validation_prompt with the photos and with the prompt. They start from the same
+noise every time, so only the word changes.
 """
 
 from __future__ import annotations
@@ -55,19 +55,16 @@ class OverfittingMonitor:
         update_record(self.output_dir, {"validation": self.history})
         best = has_fallen(self.history)
         if best is not None:
+            before, now = (np.mean(each["following"]) for each in (self.history[best], scores))
             logger.warning(
-                "prompt following fell from %.3f at step %d to %.3f at step %d: the word begins to "
-                "stand for the photos as they are; fewer steps, or --early_stopping, keep it a word",
-                np.mean(self.history[best]["following"]),
-                best,
-                np.mean(scores["following"]),
-                step,
+                f"prompt following fell from {before:.3f} at step {best} to {now:.3f} at step {step}: the word is "
+                f"starting to stand for the photos as they are; give fewer steps, or --early_stopping"
             )
         return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
 def history_in(record: dict[str, Any]) -> dict[int, dict[str, list[float]]]:
-    """The scores by step that run.json holds; entries of another form are left out."""
+    """The scores by step in run.json; entries of another form are left out."""
 
     def is_scores(value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(each, int | float) for each in value)
@@ -84,9 +81,9 @@ def history_in(record: dict[str, Any]) -> dict[int, dict[str, list[float]]]:
 
 
 def has_fallen(history: History) -> int | None:
-    """The step that followed its prompt best, if the last one follows it clearly worse; else None.
+    """The step that followed its prompt best, if the last step does so clearly worse; otherwise None.
 
-    Clearly: by more than two standard errors, of the differences picture by picture.
+    Clearly means by more than two standard errors of the differences, picture by picture.
     """
     *_, last = history
     best = max(history, key=lambda step: np.mean(history[step]["following"]))
@@ -98,7 +95,7 @@ def has_fallen(history: History) -> int | None:
 
 
 def curves(history: History) -> Figure:
-    """Similarity to the photos and prompt following over the steps, each picture a dot, the means a line."""
+    """Similarity to the photos and prompt following by step: a dot for each picture, a line for the means."""
     figure = Figure(figsize=(6.4, 2.8), dpi=output.DPI, layout="constrained")
     text = []
     for axis, name, color in zip(

@@ -85,8 +85,8 @@ class EvaluationConfig:
         model: arguments of `models.load` that replace the model recorded by the runs.
         evaluator: a CLIP model, folder or Hub id; the one that came with the model, if one did.
         output_dir: folder for a comparison of several runs.
-        sampling: how pictures are generated, two of each prompt if it does not say; scores use these and, if they are
-            fewer than `SCORED`, more. With 25 steps the scores are the same as with 15 (benchmarks/README.md).
+        sampling: how pictures are generated, by default two per prompt; scores use these and, if there are fewer than
+            `SCORED`, more. With 25 steps the scores are the same as with 15 (benchmarks/README.md).
         scores: whether to compute scores.
     """
 
@@ -106,7 +106,7 @@ def evaluate(
     *,
     on_image: Callable[[Path], object] | None = None,
 ) -> Report:
-    """Draw prompts with plain words and learned ones, from the same noise; then score.
+    """Draw prompts with plain and learned words, from the same noise, and score them.
 
     For one run, `before_after.png`, the scores in `run.json`, and `report.html` are written into its folder; for
     several, `comparison.png`, `comparison.json`, and `comparison.html` into `output_dir`. Existing files are kept: a
@@ -119,7 +119,7 @@ def evaluate(
         on_image: called with the picture's path as soon as it is written, long before the scores are ready.
 
     Raises:
-        InputError: a run, its photos, or the evaluator is missing, or the runs used different models.
+        InputError: a run, its photos, or the evaluator is missing; or the runs used different models.
     """
     config = config or EvaluationConfig()
     if missing := [prompt for prompt in prompts if "{}" not in prompt]:
@@ -133,12 +133,10 @@ def evaluate(
     words = _names(chosen, subjects, prompts)
     parts = models.load(**chosen, device=models.best_device())
     clip = None
-    if config.scores:
-        clip = (
-            clip_model.load(config.evaluator, device=parts.device)
-            if config.evaluator
-            else clip_model.bundled_with(parts)
-        )
+    if config.scores and config.evaluator:
+        clip = clip_model.load(config.evaluator, device=parts.device)
+    elif config.scores:
+        clip = clip_model.bundled_with(parts)
     for subject, word in zip(subjects, words, strict=True):
         inference.load_embedding(parts, subject.embedding, word)
 
@@ -250,6 +248,7 @@ def _score_words(
                 )
             )
             scored.update()
+    rows = zip(subjects, words, measured[::2], measured[1::2], strict=True)
     return tuple(
         WordScores(
             word,
@@ -258,9 +257,7 @@ def _score_words(
             comparison.compare(learned, plain),
             {name: float(values.mean()) for name, values in plain.items()},
         )
-        for subject, word, learned, plain in zip(
-            subjects, words, measured[::2], measured[1::2], strict=True
-        )
+        for subject, word, learned, plain in rows
     )
 
 
@@ -279,16 +276,12 @@ def _subject(run_dir: Path, photos: str | Path | None, held_out: str | Path | No
         raise InputError(
             f"{run_dir}/run.json does not say where the photos are; give --train_data_dir"
         )
+    facts = learned.metadata
     learnable_property = (
-        entry(flags, "learnable_property", str)
-        or learned.metadata.get("learnable_property")
-        or "object"
+        entry(flags, "learnable_property", str) or facts.get("learnable_property") or "object"
     )
-    plain_word = (
-        entry(flags, "initializer_phrase", str)
-        or entry(flags, "initializer_token", str)
-        or learned.metadata.get("initializer_token")
-    )
+    phrase = entry(flags, "initializer_phrase", str) or entry(flags, "initializer_token", str)
+    plain_word = phrase or facts.get("initializer_token")
     if not plain_word and entry(flags, "initializer_from_photos", bool):
         plain_word = learnable_property  # training started from no word
     if not plain_word:
@@ -395,10 +388,7 @@ def _compared(
 
 
 def _several_runs(
-    subjects: Sequence[Subject],
-    prompts: Sequence[str],
-    drawn: dict[str, Any],
-    words: Sequence[str],
+    subjects: Sequence[Subject], prompts: Sequence[str], drawn: dict[str, Any], words: Sequence[str]
 ) -> Figure:
     """A contact sheet, a row for each plain and each learned word."""
     photos = {word: subject.photos[0] for word, subject in zip(words, subjects, strict=True)}

@@ -71,7 +71,7 @@ def word_path(word: str = "<wood-toy>", number: int = 49408) -> Figure:
 
 
 def denoising() -> Figure:
-    """How a diffusion model is asked: photo and noise in, the guessed noise out, and how that draws a picture."""
+    """What a diffusion model does: photo and noise in, the guessed noise out; and how that draws a picture."""
     figure = Figure(figsize=(8.2, 3.3), dpi=DPI, layout="constrained")
     axis = figure.subplots()
     axis.set(xlim=(-0.1, 16.4), ylim=(-0.15, 6.5))

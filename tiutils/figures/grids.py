@@ -25,7 +25,7 @@ def image_grid(
     """Images in rows and columns, with labels to the left of rows and above columns.
 
     Args:
-        rows: images row by row; None, or the missing end of a short row, leaves a cell empty.
+        rows: images row by row; a cell is empty for None, and at the end of a short row.
         row_labels: one per row, wrapped.
         column_labels: one per column, wrapped.
         title: above everything, wrapped.

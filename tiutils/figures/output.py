@@ -1,8 +1,8 @@
 """Figures as PNG files and in notebooks, with alt text.
 
-The functions of `figures` return matplotlib `Figure`s without a backend or global state: they need no display
-and do not affect the reader's own plots. A figure's label is its alt text: `alt_text` reads it, `save` writes
-it into the PNG's Description, `show` passes it to the notebook.
+The functions of `figures` return matplotlib `Figure`s without a backend or global state: they need no display and do
+not affect the reader's own plots. A figure's label is its alt text: `alt_text` reads it, `save` writes it into the
+PNG's Description, `show` passes it to the notebook.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tiutils.io import files
 BLUE, GREEN, VERMILION, GRAY = "#0072B2", "#009E73", "#D55E00", "#7F7F7F"
 
 DPI = 100
-COLORS, FEW_COLORS = 256, 64  # of a figure's PNG; of one that few programs display
+COLORS, FEW_COLORS = 256, 64  # of a PNG; of one that only few programs display
 Images = Sequence[Image.Image]
 
 
@@ -108,8 +108,8 @@ def show_saved(path: str | Path) -> Shown:
 class Shown:
     """An image in the forms that readers of notebooks take.
 
-    Neither nbconvert's default template nor JupyterLab reads the alt text in the metadata of an `image/png`. So
-    the HTML has it, and a caption; the PNG is for programs without HTML, the alt text for those without images.
+    Neither nbconvert's default template nor JupyterLab reads alt text from the metadata of an `image/png`. So the HTML
+    has it, and a caption; the PNG is for programs without HTML, the plain text for those without images.
     """
 
     png: bytes
@@ -126,9 +126,9 @@ class Shown:
 
 
 def as_html(picture: Figure | Image.Image, *, alt: str | None = None) -> str:
-    """A figure element with the image as WebP, a third of a PNG's size, its alt text, and the same as a caption.
+    """A figure element: the image as WebP, a third of a PNG's size, with its alt text, which is also its caption.
 
-    The caption is for the eyes: a screen reader has read the alt text already.
+    The caption is hidden from screen readers, which read the alt text.
     """
     text, buffer = escape(_alt_of(picture, alt)), io.BytesIO()
     _render(picture).save(buffer, format="webp", quality=75, method=6)
@@ -153,7 +153,7 @@ def to_png(
 
 
 def plot_image(axis: Any, picture: Image.Image, side: int) -> None:
-    """Plot an image; shrink it to `side` pixels first, because matplotlib's own filters cause aliasing."""
+    """Plot an image, reduced to `side` pixels first because matplotlib's own filters cause aliasing."""
     picture = picture.convert("RGB")
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     axis.imshow(np.asarray(picture), interpolation="bicubic")

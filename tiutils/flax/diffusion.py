@@ -43,7 +43,7 @@ class LatentDataset(NamedTuple):
 def encode_views(
     models: FlaxModels, concept: Concept, views: Sequence[concepts.View], resolution: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation of each view's scaled latents, as `tiutils.diffusion.encode_views` has them.
+    """Mean and standard deviation of each view's scaled latents, as in `tiutils.diffusion.encode_views`.
 
     Returns:
         two arrays, float32 `(views, channels, height, width)`.
@@ -62,7 +62,7 @@ def encode_views(
 def encode_dataset(
     models: FlaxModels, concept: Concept, word: str, config: TrainingConfig
 ) -> LatentDataset:
-    """Encode the photos once; all else is as `dataset.make_dataset` prepares it."""
+    """Encode the photos once; `dataset.make_dataset` prepares the rest."""
     made = make_dataset(models, concept, word, config)
     mean, std = encode_views(models, concept, made.views, made.resolution)
     prompt_ids, *rest = (
@@ -82,7 +82,7 @@ def batch_loss(
     first_id: int,
     prediction_type: str,
 ) -> jax.Array:
-    """The summed loss of a micro-batch, a scalar: what `diffusion.losses_at` computes, one sample at a time."""
+    """The summed loss of a micro-batch, a scalar: the sum of what `tiutils.diffusion.losses_at` returns."""
     text_encoder, unet = frozen["text_encoder"], frozen["unet"]
     latents = frozen["mean"][batch.views] + frozen["std"][batch.views] * batch.latent_noise
     prompts = batch.prompts

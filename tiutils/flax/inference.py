@@ -54,25 +54,25 @@ def generate(
     devices: Sequence[jax.Device] | None = None,
     **settings: Any,
 ) -> list[Image.Image]:
-    """Generate pictures, as `tiutils.inference.generate` does, which says more of the arguments both have.
+    """Generate pictures as `tiutils.inference.generate` does, which explains the arguments that both have.
 
-    Image k of each prompt starts from the noise that PyTorch draws with seed `seed + k`. The whole way from noise to
-    pixels is one compiled function; it is compiled anew for another size, batch size, number of steps or sampler.
+    Image k of each prompt starts from the noise that PyTorch samples with seed + k. A single compiled function goes
+    from noise to pixels; it is compiled again for another size, batch size, number of steps, or sampler.
 
     Args:
         models: the loaded parts.
         prompts: one prompt or several.
-        sampling: how; `batch_size` is of all devices together, rounded up to a multiple of their number.
-        on_image: called with the number of each image, from 0, and the image as soon as it is there.
+        sampling: how; `batch_size` is for all devices together, rounded up to a multiple of their number.
+        on_image: called with the number of each image, from 0, and the image, as soon as it is drawn.
         sampler: `"dpmsolver++"` as in PyTorch, or another one of `schedulers.SAMPLERS`.
         devices: those that share each batch; all that JAX sees by default.
         settings: fields of `SamplingConfig` that differ from `sampling`.
 
     Returns:
-        `len(prompts) * num_images_per_prompt` RGB images: all of the first prompt, then all of the second, and so on.
+        `len(prompts) * num_images_per_prompt` RGB images, ordered by prompt.
 
     Raises:
-        InputError: a setting that cannot work, a size the model cannot draw, or an unknown sampler.
+        InputError: a setting cannot work, the model cannot draw this size, or the sampler is unknown.
     """
     sampling = dataclasses.replace(sampling or SamplingConfig(), **settings)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -97,9 +97,8 @@ def generate(
     images: list[Image.Image] = []
     for first in range(0, len(jobs), at_once):
         chunk = jobs[first : first + at_once]
-        padded = chunk + chunk[-1:] * (
-            at_once - len(chunk)
-        )  # a smaller last batch would have to be compiled again
+        # full: a smaller last batch would have to be compiled again
+        padded = chunk + chunk[-1:] * (at_once - len(chunk))
         start = np.stack([noise.standard_normal(shape, s) for _, s in padded])
         texts = encoded[[p for p, _ in padded]]
         with jax.default_matmul_precision("float32" if models.dtype == jnp.float32 else None):
@@ -114,15 +113,15 @@ def generate(
 def make_sampler(models: FlaxModels, num_inference_steps: int, kind: str) -> Sampler:
     """The sampler's table for a model's noise schedule.
 
-    DPM-Solver++ starts at the last timestep, as pure noise does and as it does in `tiutils.inference`; the others take
-    their timesteps from the model's configuration.
+    As in `tiutils.inference`, DPM-Solver++ starts at the last timestep, that of pure noise; the others take their
+    timesteps from the model's configuration.
     """
     spacing = {"timestep_spacing": "linspace"} if kind == "dpmsolver++" else {}
     return schedulers.sampler({**models.scheduler_config, **spacing}, num_inference_steps, kind)
 
 
 def load_embedding(models: FlaxModels, path: str | Path, token: str | None = None) -> Placeholder:
-    """Read a learned embedding and give `models` its word; see `tokenizer.read_word`."""
+    """Read a learned embedding and add its word to `models`; see `tokenizer.read_word`."""
     learned = read_word(models, path, token)
     return token_embedding.insert_placeholder(models, learned.tokens, learned.vectors)
 
@@ -151,7 +150,7 @@ def _generate(
 
     `unconditional`, `(1, tokens, hidden)`, is the encoded negative prompt; without it there is no guidance.
     """
-    if unconditional is not None:  # side by side, so that each device has both halves of its images
+    if unconditional is not None:  # interleaved, so that each device has both halves of its images
         both = jnp.stack([jnp.broadcast_to(unconditional, texts.shape), texts], axis=1)
         texts = both.reshape(-1, *texts.shape[1:])
 

@@ -36,7 +36,7 @@ class FlaxModels:
         vae_scaling: what the VAE's latents are multiplied by, for unit variance.
         vae_factor: pixels along one side of a latent, 8 in Stable Diffusion.
         sample_size: side of the latents the model was made for.
-        folder: where they were read, which may have optional parts (see `word_encoder`); None if not from a folder.
+        folder: where they were read from, which may have optional parts (see `word_encoder`); None if from no folder.
         guidance_scale: the one to use unless another is asked for.
     """
 
@@ -86,7 +86,7 @@ class FlaxModels:
 
     @property
     def at_once(self) -> int:
-        """Pictures to draw at once: on a CPU more take longer by as much, and whoever waits sees each as it is done."""
+        """Pictures to draw at once; on a CPU one, as more are no faster and would be seen later."""
         return 1 if jax.default_backend() == "cpu" else 8
 
     @property
@@ -124,7 +124,7 @@ def load(
         revision: branch, tag or commit on the Hub.
         variant: suffix of the weight files, such as `"fp16"`.
         tokenizer_name: a tokenizer other than the model's own.
-        dtype: of the U-Net and the VAE; the text encoder, which gradients must pass precisely, stays float32.
+        dtype: of the U-Net and the VAE; the text encoder stays float32, as gradients must pass it precisely.
 
     Raises:
         InputError: the model is missing, incomplete or of a kind that is not supported here.
@@ -133,11 +133,11 @@ def load(
     if single_file.is_one(name):
         raise InputError(
             f"the model {name!r} is one file, and JAX reads folders: `tiutils merge --pretrained_model_name_or_path "
-            f"{name} --output_dir FOLDER` makes one of it"
+            f"{name} --output_dir FOLDER` writes it as one"
         )
     if len(pretrained.text_encoders(pretrained.locate(name, revision=revision, weights=False))) > 1:
         raise InputError(
-            f"--framework flax cannot use {name!r}, a Stable Diffusion XL: leave the flag out, PyTorch can"
+            f"--framework flax cannot use {name!r}, a Stable Diffusion XL: leave the flag out; PyTorch can"
         )
     folder = pretrained.locate(name, revision=revision, variant=variant)
     tokenizer = pretrained.load_tokenizer(folder, tokenizer_name=tokenizer_name)

@@ -37,8 +37,8 @@ def train(
 
     Args:
         config: all settings; `train_batch_size` is shared by all devices.
-        callbacks: called after each step with a `protocols.Progress`; one that returns true ends
-            the run, keeping what was learned.
+        callbacks: called after each step with a `protocols.Progress`; one that returns true ends the run, keeping what
+            was learned.
         devices: those to train on; all that JAX sees by default.
 
     Raises:
@@ -52,7 +52,7 @@ def train(
 def _train(
     config: TrainingConfig, callbacks: Sequence[Callback], devices: list[jax.Device]
 ) -> TrainingResult:
-    """`train` in an output folder that no other run writes into."""
+    """`train`, once the output folder is locked."""
     clock = Stopwatch()
     mesh = make_mesh(config.train_batch_size, devices)
     inputs = read_inputs(config, device=devices[0].platform)
@@ -100,7 +100,7 @@ def first_rows(config: TrainingConfig, concept: Concept, models: FlaxModels) -> 
 
 
 def check_flax_config(config: TrainingConfig) -> None:
-    """Refuse flags that have no effect in JAX if the run would be another one without them; else warn of them.
+    """Refuse flags that JAX cannot honor; warn of one that does not matter.
 
     Raises:
         InputError: names the flag and what to do.
@@ -134,14 +134,14 @@ def check_flax_config(config: TrainingConfig) -> None:
         if is_given:
             value = getattr(config, name)
             flag = f"--{name}" if value is True else f"--{name} {value}"
-            raise InputError(f"{flag} cannot act with --framework flax; {advice}")
+            raise InputError(f"{flag} cannot be used with --framework flax; {advice}")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # each process would be a run of its own
         raise InputError(
-            "--framework flax shares the batch among all devices of one machine by itself; start it "
+            "--framework flax divides the batch among all devices of one machine by itself; start it "
             "without torchrun or accelerate launch"
         )
     if config.deterministic:
         logger.warning(
-            "--deterministic has nothing to do with --framework flax: a TPU and a CPU repeat exactly "
-            "as they are; for a GPU set XLA_FLAGS=--xla_gpu_deterministic_ops=true"
+            "--deterministic has no effect with --framework flax: TPUs and CPUs repeat exactly anyway; "
+            "for a GPU, set XLA_FLAGS=--xla_gpu_deterministic_ops=true"
         )

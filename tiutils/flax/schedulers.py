@@ -1,8 +1,8 @@
 """Noise schedules and samplers: DDPM's noising, and DDIM and DPM-Solver++ as tables of numbers.
 
-Both samplers are linear in the latents and the U-Net's predictions, at this step and the one before. Their formulas
-are therefore worked out beforehand, in float64 on the host, to a table of weights; on the device one loop serves both,
-and compiles once.
+Both samplers are linear in the latents and the U-Net's predictions, of this step and the previous one. Their formulas
+are therefore evaluated beforehand, in float64 on the host, as a table of weights; on the device, one loop serves both
+and is compiled once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def alphas_cumprod(config: Mapping[str, Any]) -> np.ndarray:
         config: of a scheduler, as in a model's scheduler_config.json.
 
     Raises:
-        InputError: a schedule that is not supported.
+        InputError: the schedule is not supported.
     """
     steps, schedule = _train_timesteps(config), config.get("beta_schedule", "linear")
     start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
@@ -92,16 +92,16 @@ class Sampler(NamedTuple):
 def sampler(
     config: Mapping[str, Any], num_inference_steps: int, kind: str = "dpmsolver++"
 ) -> Sampler:
-    """Work out a sampler's tables.
+    """Compute a sampler's tables.
 
     Args:
         config: of a scheduler, as in a model's scheduler_config.json: betas, prediction type, timestep spacing, …
-            Samples are never clipped: latents, unlike pixels, do not live in [-1, 1].
+            Samples are never clipped, since latents, unlike pixels, are not confined to [-1, 1].
         num_inference_steps: how many.
         kind: `"ddim"` (Song et al. 2020, arXiv 2010.02502) or `"dpmsolver++"` (2M: Lu et al. 2022, arXiv 2211.01095).
 
     Raises:
-        InputError: a kind, an option or a number of steps that is not supported.
+        InputError: the kind, an option, or the number of steps is not supported.
     """
     makers = {"dpmsolver++": _dpm_solver, "ddim": _ddim}
     if kind not in makers:
@@ -141,7 +141,7 @@ def sample(sampler: Sampler, predict: Callable[[Array, Array], Array], latents: 
 
 
 def _ddim(config: Mapping[str, Any], steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eq. 12 without noise: to the x_0 and with the ε that are predicted now."""
+    """Eq. 12 without noise, from the x_0 and ε that are predicted now."""
     timesteps = _timesteps(config, steps)
     products = alphas_cumprod(config).astype(np.float64)
     ends = timesteps - len(products) // steps
@@ -157,7 +157,7 @@ def _dpm_solver(config: Mapping[str, Any], steps: int) -> tuple[np.ndarray, np.n
     for name, value in DPM_OPTIONS.items():
         if config.get(name, value) != value:
             raise _unsupported(name, config[name], repr(value))
-    if str(config.get("variance_type")).startswith("learned"):  # the fixed ones have no part here
+    if str(config.get("variance_type")).startswith("learned"):  # fixed ones have no effect here
         raise _unsupported("variance_type", config["variance_type"], "'fixed_small'")
     # one more timestep than steps; the last one, the image itself, is left out
     trailing = config.get("timestep_spacing", "linspace") == "trailing"

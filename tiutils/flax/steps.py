@@ -1,4 +1,4 @@
-"""Optimizer steps in JAX, many in one compiled program, with the same numbers as PyTorch's."""
+"""Optimizer steps in JAX, many in one compiled program, with the same numbers as in PyTorch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class State(NamedTuple):
 
     Attributes:
         rows: float32 `(num_vectors, hidden)`.
-        mean: what is learned, the same shape: with --average_rows the mean, see `tiutils.training.average_rows`;
-            without it the rows.
+        mean: what is learned, of the same shape: with --average_rows the mean, see `tiutils.training.average_rows`;
+            otherwise the rows.
         taken: steps so far, int32.
         optimizer: AdamW's `exp_avg` and `exp_avg_sq`, means of the gradients and of their squares; or the `start`
             from which `--optimizer directional` turns the rows; of the rows' shape.
@@ -58,10 +58,7 @@ def turned(
 
 
 def compile_steps(
-    loss: Callable[..., jax.Array],
-    config: TrainingConfig,
-    everywhere: NamedSharding,
-    length: float,
+    loss: Callable[..., jax.Array], config: TrainingConfig, everywhere: NamedSharding, length: float
 ) -> Callable[..., Any]:
     """Several optimizer steps as one compiled function; see `Training.steps`."""
     adamw = optax.chain(

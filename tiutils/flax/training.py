@@ -62,7 +62,7 @@ class Training:
         return np.array(self.state.mean)
 
     def set_vectors(self, vectors: np.ndarray) -> None:
-        """Replace what is learned, and go on from there."""
+        """Replace what is learned, and continue from there."""
         self.state = self.state._replace(rows=jnp.array(vectors), mean=jnp.array(vectors))
         token_embedding.set_rows(self.models, self.placeholder, vectors)
 
@@ -88,7 +88,7 @@ class Training:
         return {"device": f"{len(devices)} × {kind}", "framework": "flax", "processes": 1}
 
     def capture(self, step: int) -> RunState:
-        """The run state after `step` steps, as `tiutils.training` captures it too."""
+        """The run state after `step` steps, with the names that PyTorch's has."""
         rows, mean, taken, known = jax.tree.map(np.array, self.state)
         tensors = {"rows": rows} | {f"optimizer.{name}": value for name, value in known.items()}
         if self.config.optimizer == "adamw":
@@ -101,10 +101,10 @@ class Training:
 
 
 def make_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices in one axis, which shares each micro-batch.
+    """All devices on one axis, along which each micro-batch is divided.
 
     Raises:
-        InputError: the batch does not divide over them.
+        InputError: the batch cannot be divided among them.
     """
     devices = list(devices or jax.devices())
     if batch_size % len(devices):
@@ -123,7 +123,7 @@ def prepare(
     config: TrainingConfig,
     mesh: Mesh | None = None,
 ) -> Training:
-    """Prepare all that the steps need: dataset, state, frozen weights on every device, the compiled steps."""
+    """Prepare all that a step needs: dataset, state, frozen weights on every device, the compiled steps."""
     config = config.with_learning_rate(models.hidden_size)
     mesh = mesh or make_mesh(config.train_batch_size)
     everywhere = NamedSharding(mesh, P())
@@ -143,9 +143,7 @@ def prepare(
         prediction_type=models.prediction_type,
     )
     (length,) = token_embedding.usual_norms(models, placeholder) if config.norm_control else (0.0,)
-    rows = jnp.array(
-        token_embedding.rows_of(models, placeholder)
-    )  # a copy: the steps' buffers are donated
+    rows = jnp.array(token_embedding.rows_of(models, placeholder))  # a copy: buffers are donated
     return Training(
         models,
         placeholder,
@@ -182,7 +180,7 @@ def next_batches(training: Training, step: int) -> tuple[Samples, np.ndarray, in
 def train_rows(
     training: Training, start: int = 0, callbacks: Sequence[Callback] = ()
 ) -> LoopResult:
-    """The loop: steps `start` to the end, callbacks after each; a non-finite loss ends it with the last good rows."""
+    """The loop: steps from `start` to the end, callbacks after each; a loss that is not finite ends it."""
     result = LoopResult(step=start)
     good_state, good_step = training.state, start
     for step, state, loss in run_steps(training, start):
@@ -192,7 +190,7 @@ def train_rows(
             training.state = good_state
             result.diverge(step + 1, good_step)
             break
-        # this finite loss is that of the rows of the step before
+        # a finite loss shows that the rows before the step were good
         good_state, good_step = training.state, step
         training.state, result.step = state, step + 1
         token_embedding.set_rows(training.models, training.placeholder, rows)
@@ -201,19 +199,17 @@ def train_rows(
         if any(wishes):
             result.stopped = "stopped by request"
             break
-    token_embedding.set_rows(
-        training.models, training.placeholder, training.vectors()
-    )  # the good ones
+    token_embedding.set_rows(training.models, training.placeholder, training.vectors())
     return result
 
 
 def run_steps(training: Training, start: int) -> Iterator[tuple[int, State, np.ndarray]]:
     """Step number, state after it and loss of each step from `start` on, as NumPy arrays.
 
-    Always one dispatch ahead: while the caller handles one, the device runs the next.
+    It is always one dispatch ahead: while the caller handles one, the device runs the next.
     """
     everywhere = NamedSharding(training.mesh, P())
-    # a copy: it is donated, the caller's stays
+    # a copy, because it is donated
     state = jax.device_put(jax.tree.map(np.array, training.state), everywhere)
     ahead: list[tuple[int, int, Any]] = []
     for first in range(start, training.total_steps, STEPS_PER_DISPATCH):
@@ -233,7 +229,7 @@ def _unpacked(first: int, count: int, after: Any) -> Iterator[tuple[int, State, 
 
 
 def restore(training: Training, state: RunState) -> None:
-    """Go back to a run state, begun here or in PyTorch.
+    """Return to a run state, from JAX or PyTorch.
 
     Raises:
         InputError: see `checkpoints.check_state`.

@@ -1,4 +1,4 @@
-"""From photos to a row in JAX: the twin of `tiutils.word_encoder`, the same network from the same file."""
+"""From photos to a row in JAX: the twin of `tiutils.word_encoder`, with the same network from the same file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load(folder: str | Path) -> WordEncoder | None:
     """The word encoder of a model's folder, float32; None if the model has none.
 
     Raises:
-        InputError: its files are damaged, or do not belong together.
+        InputError: its files are damaged, or do not match.
     """
     if not pretrained.has_word_encoder(folder):
         return None
@@ -35,18 +35,16 @@ def load(folder: str | Path) -> WordEncoder | None:
 def row_from_photos(models: FlaxModels, concept: Concept) -> jax.Array:
     """The row that the model's word encoder predicts from the photos: float32 `(hidden,)`.
 
-    See `tiutils.word_encoder.row_from_photos`; the two agree.
+    See `tiutils.word_encoder.row_from_photos`; both give the same row.
 
     Raises:
-        InputError: the model has no word encoder, or one of another model.
+        InputError: the model has no word encoder, or that of another model.
     """
     encoder = None if models.folder is None else load(models.folder)
     if encoder is None:
         raise InputError(pretrained.no_word_encoder(models.name))
     views = [view for view in concepts.views(concept, center_crop=True) if not view.flip]
     latents, _ = encode_views(models, concept, views, encoder.side * models.vae_factor)
-    with jax.default_matmul_precision(
-        "float32"
-    ):  # accelerators multiply with less precision by default
+    with jax.default_matmul_precision("float32"):  # by default, accelerators use less
         mean = jax.jit(lambda encoder, x: encoder(x))(encoder, latents).mean(axis=0)
     return mean / jnp.linalg.norm(mean) * median_norm(np.asarray(table_of(models)))

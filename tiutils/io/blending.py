@@ -48,7 +48,7 @@ def blend(
         token: the new word.
 
     Raises:
-        InputError: there are fewer than two words, they do not fit together, or the weights are invalid.
+        InputError: there are fewer than two words, their shapes differ, or the weights are invalid.
     """
     _check_weights(words, weights)
     halves = [word.by_encoder for word in words]

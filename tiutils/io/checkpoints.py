@@ -1,8 +1,8 @@
 """Save and restore a run in a few kilobytes: atomically, without pickle or torch.
 
-A checkpoint is a folder `checkpoint-<step>` with one file, `state.safetensors`: the tensors, and in its
-metadata the step, the scalars as JSON and a sha256 of everything. The folder is written under a hidden name
-and renamed once complete, so that a kill never leaves a partial checkpoint.
+A checkpoint is a folder `checkpoint-<step>` with one file, `state.safetensors`: the tensors, and in its metadata the
+step, the scalars as JSON, and a sha256 of everything. The folder is written under a hidden name and renamed once
+complete, so that a kill never leaves a partial checkpoint.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class CheckpointError(InputError):
 
 @dataclass(frozen=True, eq=False)
 class RunState:
-    """Everything that the next step depends on, apart from the configuration and the frozen model.
+    """Everything that the next step depends on besides the configuration and the frozen model.
 
     Attributes:
         step: the number of optimizer steps done.
@@ -185,8 +185,8 @@ def _write(final: Path, data: bytes) -> None:
         temporary.mkdir()
         files.replace_file(temporary / STATE_FILE, data)
         if final.is_dir():
-            # A folder cannot replace one that is not empty, and moving the old one away first would
-            # leave a moment with neither. A file can replace a file.
+            # a folder cannot replace one that is not empty, and moving the old one away first would leave a moment
+            # with neither; but a file can replace a file
             os.replace(temporary / STATE_FILE, final / STATE_FILE)
             files.sync_folder(final)
         else:

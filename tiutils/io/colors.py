@@ -1,9 +1,8 @@
 """The color space of a picture, and its conversion to sRGB, the space that models were trained in.
 
-Phones write Display P3, cameras Adobe RGB, printers CMYK; the same numbers then mean other colors. A
-picture is marked with an ICC profile, with code points (ITU-T H.273: PNG's cICP, nclx in AVIF and HEIC),
-with PNG's older gAMA and cHRM, or with an EXIF tag. An unmarked picture is taken to be sRGB. The pixels of
-sRGB pictures are never changed.
+Phones write Display P3, cameras Adobe RGB, printers CMYK; the same numbers then mean other colors. A picture is marked
+with an ICC profile, with code points (ITU-T H.273: PNG's cICP, nclx in AVIF and HEIC), with PNG's older gAMA and cHRM,
+or with an EXIF tag. An unmarked picture is taken to be sRGB. The pixels of sRGB pictures are never changed.
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ def space_of(image: Image.Image, file: BinaryIO, name: str = "") -> Space | byte
         InputError: it is an HDR picture.
     """
     info = image.info
-    if code := pictures.png_chunk(file, b"cICP"):  # by the standard, it takes precedence
+    if code := pictures.png_chunk(file, b"cICP"):  # takes precedence, by the standard
         return _from_code_points(code[0], code[1], code[3] != 0, name) if len(code) >= 4 else None
     profile = info.get("icc_profile")
     if isinstance(profile, bytes) and profile:
@@ -132,12 +131,8 @@ def to_srgb(image: Image.Image, space: Space | bytes | None, name: str = "") -> 
         try:
             return _through_profile(image, space)
         except Exception as error:  # damaged profiles raise anything
-            reason = first_line(error)[:120]
-            logger.warning(
-                "%r: its color profile cannot be used (%s); its colors are read as sRGB",
-                name,
-                reason,
-            )
+            found = f"its color profile cannot be used ({first_line(error)[:120]})"
+            logger.warning(f"{name!r}: {found}; its colors are read as sRGB")
             return image.convert("RGB")
     image = image.convert("RGB")
     return image if space is None or space.is_srgb else _converted(image, space)
@@ -156,12 +151,8 @@ def _from_code_points(
     if transfer in HDR:
         _refuse_hdr(HDR[transfer])
     if primaries not in PRIMARIES or transfer not in TRANSFERS:
-        logger.warning(
-            "%r: unknown color code points %d/%d; its colors are read as sRGB",
-            name,
-            primaries,
-            transfer,
-        )
+        found = f"unknown color code points {primaries}/{transfer}"
+        logger.warning(f"{name!r}: {found}; its colors are read as sRGB")
         return None
     return Space(PRIMARIES[primaries], TRANSFERS[transfer], is_full_range)
 
@@ -183,7 +174,7 @@ def _from_gamma(gamma: Any, chromaticity: Any) -> Space | None:
 
 
 def _is_adobe_rgb(image: Image.Image) -> bool:
-    """Whether EXIF data say so, as cameras do: by a color space of 2, or DCF's interoperability index."""
+    """Whether EXIF data say so: with a color space of 2, or with DCF's interoperability index."""
     try:
         exif = image.getexif()
         named = str(exif.get_ifd(EXIF).get(INTEROP) and exif.get_ifd(INTEROP).get(1, ""))

@@ -1,7 +1,7 @@
 """Learned embeddings on disk and on the Hub: read from every common format, written for other programs.
 
-Files may come from strangers: reading one never runs code from it, uses no more memory than an embedding
-needs, and raises nothing but `InputError`.
+Files may come from strangers: reading one never runs code from it, uses no more memory than an embedding needs, and
+raises only `InputError`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class LearnedEmbedding:
         token: the word, such as `<toy>`.
         vectors: float32 of shape (n, hidden).
         metadata: text under any keys, such as base_model, steps, seed, license, initializer_token.
-        text_encoder: the one whose token table the vectors extend, such as "clip_l"; guessed from their width
-            unless given.
+        text_encoder: the one whose token table the vectors extend, such as "clip_l"; guessed from their width if not
+            given.
         others: the word's vectors for further text encoders, by name, such as SDXL's "clip_g".
         layout: the format of the file that it came from, in words.
     """
@@ -80,7 +80,7 @@ class LearnedEmbedding:
         return np.concatenate(list(self.by_encoder.values()), axis=1)
 
     def refuse_pair(self) -> None:
-        """Stable Diffusion 1.x has one text encoder, for which half of an SDXL pair is not enough.
+        """Refuse a pair for SDXL, half of which would not do for Stable Diffusion 1.x.
 
         Raises:
             InputError: there are vectors for several text encoders; names their widths.
@@ -142,7 +142,7 @@ def write_a1111(path: str | Path, embedding: LearnedEmbedding) -> Path:
     """Write a `.pt` as A1111's web UI does after training; there, the file's name becomes the word.
 
     Raises:
-        InputError: as `write`; or it is a pair, which A1111 reads as `write` writes it.
+        InputError: as `write`; or it is a pair for SDXL, which `write` writes as A1111 reads it.
     """
     embedding.refuse_pair()
     steps = embedding.metadata.get("steps", "")
@@ -159,7 +159,7 @@ def write_a1111(path: str | Path, embedding: LearnedEmbedding) -> Path:
 
 
 def _torch_bytes(content: dict[str, Any]) -> bytes:
-    """`content` as torch saves it, with arrays as tensors, including those one level down."""
+    """`content` as torch saves it, with arrays, nested ones too, as tensors."""
     import torch  # here: reading needs no torch
 
     def tensors(value: Any) -> Any:
@@ -178,15 +178,13 @@ def _write(path: str | Path, data: bytes) -> Path:
     return path
 
 
-@functools.cache  # once per word, which a run writes many times
+@functools.cache  # once per word, which a run saves many times
 def warn_of_case(token: str) -> None:
     """Warn of a word that works here, but that other programs would mistake for another one."""
     if token != token.lower():
         logger.warning(
-            "stock diffusers ignores case: it reads %r as %r, and uses only the first of several "
-            "vectors; a lower-case word works everywhere",
-            token,
-            token.lower(),
+            f"stock diffusers ignores case: it reads {token!r} as {token.lower()!r}, and uses only the first of "
+            f"several vectors; a lower-case word works everywhere"
         )
 
 
@@ -200,7 +198,7 @@ def read(source: str | Path, word: str | None = None) -> LearnedEmbedding:
 
     Raises:
         InputError: there is no such file, it is not an embedding, it has several words and none was chosen,
-            a wrong shape, NaN or infinite values, or it is a pickle that contains more than data.
+            its shape is wrong, it has NaN or infinite values, or it is a pickle that contains more than data.
     """
     return choose(source, read_all(source), word)
 
@@ -269,7 +267,7 @@ def _is_text(text: str) -> bool:
 
 
 def check_word(word: str) -> None:
-    """Refuse a word that cannot be stored in a file.
+    """Refuse a word that cannot be stored in a file of learned words.
 
     Raises:
         InputError: it is blank, reserved, too long, or cannot be encoded in UTF-8.
@@ -287,7 +285,7 @@ def _short(error: Exception) -> str:
 
 
 def _check(path: str | Path, token: str, vectors: np.ndarray) -> np.ndarray:
-    """The vectors as float32 (n, hidden), or an InputError; in old files, a single one is (hidden,)."""
+    """The vectors as float32 `(n, hidden)`; in old files, a single one is `(hidden,)`. Raises InputError."""
     try:
         check_word(token)
     except InputError as error:

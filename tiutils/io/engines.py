@@ -1,7 +1,7 @@
 """Programs that generate images: the file format and name that each expects of a word, and how to prompt for it.
 
-In most of them, the word is the *file's name*, whatever the file says. `tiutils convert --for`, the last
-lines of `tiutils train`, the model card and docs/engines.md all use this table.
+In most of them, the word is the *file's name*, whatever the file says. `tiutils convert --for`, the last lines of
+`tiutils train`, the model card, and docs/engines.md all use this table.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def table(word: str) -> str:
 
 
 def place_of(engine: Engine, learned: LearnedEmbedding) -> str:
-    """Where a word's file goes; to diffusers, a word for SDXL is given one text encoder at a time."""
+    """Where a word's file goes; in diffusers, a word for SDXL is loaded into one text encoder at a time."""
     if engine.name == "diffusers" and learned.others:
         return "each part to one text encoder, as docs/engines.md shows"
     return engine.place.replace("`", "")

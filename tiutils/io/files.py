@@ -1,4 +1,4 @@
-"""Reading and writing files safely: atomic writes, bounded reads, and the paths that people type."""
+"""Reading and writing files safely: atomic writes, bounded reads, and paths that people type."""
 
 from __future__ import annotations
 
@@ -118,9 +118,9 @@ def _not_written(path: Path, error: OSError) -> InputError:
 
 
 def to_json(value: Any) -> bytes:
-    """JSON for people to read, in UTF-8; only what UTF-8 cannot hold (lone surrogates) is escaped."""
+    """Readable JSON in UTF-8; only what UTF-8 cannot represent (lone surrogates) is escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", "backslashreplace")  # which is also how JSON escapes them
+    return text.encode("utf-8", "backslashreplace")  # JSON escapes them in the same way
 
 
 def read_text(path: Path) -> str:

@@ -2,9 +2,9 @@
 
     safetensors, torch's `.bin` and `.pt` (zip, and the older stream), `.npy`, PNG with A1111's data
 
-A format is recognized by its first bytes, never by the extension. No code from a file is run, and the
-unpacked size is checked before anything is unpacked. Layouts were checked against diffusers, A1111's
-web UI, kohya's sd-scripts, InvokeAI, ai-toolkit and OneTrainer in autumn 2026.
+A format is recognized by its first bytes, never by the extension. No code from a file is run, and the unpacked size is
+checked before anything is unpacked. Layouts were checked against diffusers, A1111's web UI, kohya's sd-scripts,
+InvokeAI, ai-toolkit, and OneTrainer in autumn 2026.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tiutils.io import pickles
 MAX_TEXT = 4 * 2**20  # bytes of JSON or pickle: as text, 75 vectors for SD 1.5 take 1.3 MB
 MAX_UNPACKED = 64 * 2**20
 MAX_PIXELS = 4096**2  # of a picture that contains an embedding
-MAX_ENTRIES = 32  # of a pickle or JSON, since each may claim MAX_VALUES values
+MAX_ENTRIES = 32  # of a pickle or JSON, as each may claim MAX_VALUES values
 MAX_FACT = 1000  # characters in one metadata entry of an A1111 file
 VALUE_BYTES = {"Double": 8, "Long": 8, "Half": 2, "BFloat16": 2, "Short": 2,
                "Byte": 1, "Char": 1, "Bool": 1}  # fmt: skip
@@ -163,9 +163,9 @@ def _png(data: bytes) -> Content:
 def _hidden_text(pixels: np.ndarray) -> bytes:
     """What A1111 hid in the uint8 `pixels` (height, width, 3) of a picture.
 
-    On either side of the picture is a block of noise, set off by a column whose four low bits are 0.
-    The low bits of the left block are the low halves of the bytes of a zlib stream, those of the right
-    block the high halves, both XORed with a fixed sequence of pseudorandom numbers.
+    On either side of the picture is a block of noise, separated by a column whose four low bits are 0. The low bits of
+    the left block are the low halves of the bytes of a zlib stream, those of the right block the high halves; both are
+    XORed with a fixed sequence of pseudorandom numbers.
     """
     inside = (pixels > 0).all(axis=2)
     rows, columns = (np.flatnonzero(np.any(inside, axis=axis)) for axis in (1, 0))
@@ -252,7 +252,7 @@ def _from_entries(entries: dict[Any, np.ndarray], metadata: dict[str, str]) -> C
 
 
 def _name(metadata: dict[str, str]) -> str | None:
-    """The word that the metadata name; in ai-toolkit's files it is a JSON string."""
+    """The word named in the metadata; in ai-toolkit's files it is a JSON string."""
     name = metadata.get("name", "")
     return (json.loads(name) if name.startswith('"') else name) or None
 

@@ -1,7 +1,7 @@
 """The Hub: whether it answers, what its client has cached, and everything that is downloaded from it.
 
-Reading public repositories, such as the concept library "sd-concepts-library", needs no token. What was
-downloaded once stays in the Hub client's cache and is found there offline.
+Reading public repositories, such as those of "sd-concepts-library", needs no token. What was downloaded once stays in
+the Hub client's cache and is found there offline.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def is_repository_id(name: str) -> bool:
 def answers(path: str, *, timeout: float = 5.0) -> bool:
     """Whether the Hub confirms within `timeout` seconds that it has `models/<id>` or `datasets/<id>`.
 
-    A single request: the Hub's own client keeps retrying for minutes before it gives up.
+    This is a single request, whereas the Hub's own client retries for minutes before it gives up.
     """
     from huggingface_hub import constants, utils
 
@@ -47,7 +47,7 @@ def answers(path: str, *, timeout: float = 5.0) -> bool:
 
 
 def has_model(name: str, revision: str | None = None) -> bool:
-    """Whether a model can be had: from the cache, or else from the Hub."""
+    """Whether a model is available, from the cache or from the Hub."""
     return cached_commit(name, revision) is not None or answers(f"models/{name}")
 
 

@@ -1,9 +1,8 @@
 """Pickles read without running them: numbers, text, containers and arrays, and nothing else.
 
-A pickle is a program for Python's unpickler, and may call any function. This module interprets the
-instructions itself. It never calls what a file names: a few known names stand for functions defined
-below, and any other name is refused. Instructions are decoded by `pickletools`, which checks every
-length against what is left of the file.
+A pickle is a program for Python's unpickler, and may call any function. This module interprets the instructions itself
+and never calls what a file names: a few known names stand for functions defined below, any other name is refused.
+`pickletools` decodes the instructions, and checks every length against what is left of the file.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 
 MAX_INSTRUCTIONS = 100_000  # an embedding needs a few hundred
 MAX_VALUES = 2**20  # floats in one array; 75 vectors of SD 1.5 are 57,600
-# float types as torch and safetensors name them; NumPy has no bfloat16
+# float types by the names of torch and safetensors; NumPy has no bfloat16
 FLOATS = {"Half": "<f2", "Float": "<f4", "Double": "<f8", "BFloat16": "bf16",
           "F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "bf16"}  # fmt: skip
 NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8", "b1"}
@@ -68,7 +67,7 @@ class Tensor:
 
 
 class Stand:
-    """A stand-in for an object that the pickle builds in two steps: from arguments, then a state."""
+    """Stands in for an object that the pickle builds in two steps: from arguments, then from a state."""
 
     def __init__(self, kind: str, arguments: tuple[Any, ...] = (), state: Any = None):
         self.kind, self.arguments, self.state = kind, arguments, state
@@ -93,10 +92,15 @@ def _empty(*arguments: Any) -> dict[Any, Any]:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """How protocol 2, which lacks bytes, writes them: as the first 256 characters of Unicode."""
+    """Bytes as protocol 2, which has none, writes them: as the first 256 characters of Unicode."""
     if type(text) is not str or encoding != "latin1":
         raise UnsafePickle("_codecs.encode of other than bytes")
     return text.encode("latin1")
+
+
+def _jax_array(function: Any, arguments: Any, state: Any, own_state: Any) -> Stand:
+    """JAX wraps NumPy's array: the function that makes it, its arguments, its state, and a state of JAX's own."""
+    return Stand("array", (), state)
 
 
 def _number(dtype: Any, data: Any) -> int | float:
@@ -132,11 +136,8 @@ KNOWN: dict[str, Callable[..., Any]] = {
     "numpy ndarray": lambda *_: Stand("array"),
     "numpy.core.multiarray _reconstruct": lambda *_: Stand("array"),
     "numpy._core.multiarray _reconstruct": lambda *_: Stand("array"),
-    # JAX wraps NumPy's: (function, its arguments, the array's state, JAX's state)
-    "jax._src.array _reconstruct_array": lambda f, a, state, _: Stand("array", (), state),
-    "jax._src.device_array reconstruct_device_array": lambda f, a, state, _: Stand(
-        "array", (), state
-    ),
+    "jax._src.array _reconstruct_array": _jax_array,
+    "jax._src.device_array reconstruct_device_array": _jax_array,
 }
 
 
@@ -248,7 +249,7 @@ def interpret(stream: io.BytesIO, kinds: dict[str, str] | None = None) -> Any:
 
 def _put(target: Any, items: Iterable[tuple[Any, Any]]) -> None:
     for key, value in items:
-        # other keys can be nested so deeply that hashing one takes forever
+        # other keys can be nested so deeply that hashing them takes forever
         if type(target) is not dict or not isinstance(key, str | int | float | None):
             raise ValueError(f"an entry of a {type(target).__name__} under {type(key).__name__}")
         target[key] = value
@@ -274,7 +275,7 @@ def _set_state(target: Any, state: Any) -> None:
 
 
 def parameters(stand: Any) -> Any:
-    """The entries of a ParameterDict, as in the first Textual Inversion files; anything else unchanged."""
+    """The entries of a ParameterDict, as in the first files of Textual Inversion; anything else is unchanged."""
     if isinstance(stand, Stand) and stand.kind == "ParameterDict":
         return stand.state["_parameters"]
     return stand

@@ -1,7 +1,7 @@
 """What kind of picture a file is, judged by its content: RAW, HEIC, JPEG XL, or one for Pillow to open.
 
-Many RAW files are TIFF files whose first picture is a thumbnail, which Pillow would take for the photo.
-Phones and messengers rename HEIC files, so file extensions are not trusted.
+Many RAW files are TIFF files whose first picture is a thumbnail, which Pillow would take for the photo. Phones and
+messengers rename HEIC files, so file extensions are not trusted.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ MAX_META = 4 * 2**20  # bytes of the metadata box of a HEIC or AVIF file
 
 
 def check(file: BinaryIO, suffix: str = "") -> bool:
-    """Refuse what Pillow would misread or not recognize; return whether it is HEIC, for `open_heic`.
+    """Refuse what Pillow would misread or not recognize; return whether the file is HEIC, for `open_heic`.
 
     Args:
-        file: the picture, positioned at its start, where it is left.
-        suffix: of its name; it only tells a RAW file from another TIFF file.
+        file: the picture, positioned at its start; still there afterwards.
+        suffix: of its name; only used to tell RAW files from other TIFF files.
 
     Raises:
         InputError: it is a RAW file, a TIFF file that begins with a thumbnail, or JPEG XL.

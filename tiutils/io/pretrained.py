@@ -1,7 +1,7 @@
-"""A model's files: locating or downloading them, checking the kind of model, reading configurations and tokenizer.
+"""A model's files: finding or downloading them, checking the kind of model, reading configurations and tokenizers.
 
-A model is a folder in diffusers' layout, the id of one on the Hub, or a single file (see `single_file`). Nothing
-here needs PyTorch or diffusers.
+A model is a folder in diffusers' layout, its id on the Hub, or a single file (see `single_file`). Nothing here needs
+PyTorch or diffusers.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ EXPECTED_MODEL = (
     f"such as {DEFAULT_MODEL}, or the bundled model"
 )
 INDEX = "model_index.json"
-GUIDANCE_ENTRY = (
-    "_guidance_scale"  # of the index; diffusers ignores it, and leaves it out when it saves
-)
+GUIDANCE_ENTRY = "_guidance_scale"  # in the index; diffusers ignores it, and drops it when it saves
 GUIDANCE_SCALES = (7.5, 5.0)  # diffusers' own defaults: of Stable Diffusion, of SDXL
 PREDICTION_TYPES = ("epsilon", "v_prediction")  # supported in training
 
@@ -70,7 +68,9 @@ def hidden_sizes(folder: str | Path) -> tuple[int, ...]:
     """
     sizes = tuple(read_config(folder, part)["hidden_size"] for part in text_encoders(folder))
     if not all(type(size) is int for size in sizes):
-        raise InputError(f"a text encoder of {folder} has hidden_size {sizes[-1]!r}, no number")
+        raise InputError(
+            f"a text encoder of {folder} has hidden_size {sizes[-1]!r}; expected a number"
+        )
     return sizes
 
 
@@ -90,9 +90,9 @@ def guidance_scale(folder: str | Path) -> float:
 
 
 def default_model(*, accelerated: bool) -> str:
-    """The model to use by default: the environment variable TIUTILS_MODEL, if set, a folder or Hub id.
+    """The model to use by default: a folder or Hub id in the environment variable TIUTILS_MODEL, if it is set.
 
-    Otherwise Stable Diffusion 1.5 if there is an accelerator and the Hub or its cache has it, else the bundled model.
+    Otherwise Stable Diffusion 1.5, if there is an accelerator and the Hub or its cache has it; else the bundled model.
     """
     if chosen := os.environ.get("TIUTILS_MODEL"):
         return chosen
@@ -116,11 +116,11 @@ def locate(
         name: a folder, a Hub id or a `.safetensors` file.
         revision: branch, tag or commit on the Hub.
         variant: of the weights, such as "fp16".
-        weights: whether to download the weights. Without them (about 2 MB) a wrong word, size or kind of model is
-            found before gigabytes are downloaded.
+        weights: whether to download the weights. The other files, about 2 MB, are enough to notice a wrong word, size,
+            or kind of model before gigabytes are downloaded.
 
     Raises:
-        InputError: it is found neither here nor on the Hub, is incomplete, or is not Stable Diffusion 1.x, 2.x or XL.
+        InputError: it is neither here nor on the Hub, is incomplete, or is not Stable Diffusion 1.x, 2.x or XL.
     """
     folder = files.given(name, "the model's name")
     if single_file.is_one(folder):
@@ -155,7 +155,7 @@ def locate(
 def check_kind(folder: Path, name: str | Path) -> None:
     """Refuse a model whose configurations show that it is not Stable Diffusion 1.x, 2.x or XL.
 
-    Missing or damaged configurations are ignored here; whoever reads them later reports them.
+    Missing or damaged configurations are ignored here; they are reported when they are read.
 
     Raises:
         InputError: says what kind of model it is.
@@ -166,12 +166,10 @@ def check_kind(folder: Path, name: str | Path) -> None:
 
 def _other_kind(folder: Path) -> str | None:
     """What kind of model it is, in words; None for Stable Diffusion 1.x, 2.x and XL."""
-    index, unet, vae, *encoders = (
-        _config_or_nothing(path)
-        for path in (
-            folder / INDEX,
-            *(folder / p / "config.json" for p in ("unet", "vae", *text_encoders(folder))),
-        )
+    index = _config_or_nothing(folder / INDEX)
+    unet, vae, *encoders = (
+        _config_or_nothing(folder / part / "config.json")
+        for part in ("unet", "vae", *text_encoders(folder))
     )
     pipeline = index.get("_class_name")
 
@@ -208,12 +206,8 @@ def _other_kind(folder: Path) -> str | None:
             f"Stable Diffusion XL in part ({'no' if is_xl else 'it has a'} second text encoder, and "
             f"{'SDXL' if is_xl else 'another'}'s U-Net)"
         )
-    for option in (
-        *(() if is_xl else ("addition_embed_type",)),
-        "class_embed_type",
-        "num_class_embeds",
-        "encoder_hid_dim",
-    ):
+    conditions = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim")
+    for option in conditions[is_xl:]:  # in SDXL the first one is expected
         if unet.get(option) is not None:
             return f"a model that needs more than text (its U-Net's {option} is {unet[option]!r})"
     width: Any = unet.get("cross_attention_dim")
@@ -238,7 +232,7 @@ def _is_single_file(name: str) -> bool:
 
 
 def _advice(file: Path) -> str:
-    """What to do with a single file that was found in a folder, or is of an unsupported format."""
+    """What to do with a single file that is in a folder, or in an unsupported format."""
     if single_file.is_one(file):
         return f"{file.name} may be a whole model: give the file itself, {str(file)!r}"
     return (
@@ -248,11 +242,7 @@ def _advice(file: Path) -> str:
 
 
 def _refuse_single_file(name: str) -> None:
-    """Refuse a file or web address, which cannot be a Hub id.
-
-    Raises:
-        InputError: says what it is and what to give instead.
-    """
+    """Refuse a file or web address; says what to give instead."""
     on_hub = r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)"
     if match := re.match(on_hub, name):
         raise InputError(f"the model {name!r} is a web address; give the Hub id alone: {match[1]}")
@@ -272,7 +262,7 @@ def _refuse_single_file(name: str) -> None:
 
 
 def refuse_code(folder: str | Path) -> None:
-    """Refuse a text encoder that names code on the Hub, which transformers before 5.3 ran (CVE-2026-4372).
+    """Refuse a text encoder that refers to code on the Hub, which transformers before 5.3 ran (CVE-2026-4372).
 
     Raises:
         InputError: names the entry.
@@ -292,7 +282,7 @@ def load_tokenizers(
     """A model's tokenizers, one for each text encoder.
 
     Raises:
-        InputError: one is missing or damaged; or of two the vocabularies differ, or another one is given for both.
+        InputError: one is missing or damaged; or there are two, and their vocabularies differ or one name is given.
     """
     first, *others = (
         load_tokenizer(folder, part, tokenizer_name=tokenizer_name) for part in tokenizers(folder)
@@ -332,18 +322,17 @@ def load_tokenizer(
 
 
 def read_config(folder: str | Path, part: str) -> dict[str, Any]:
-    """The configuration of one part of a model.
+    """The configuration of one part of a model, in which access to a missing entry raises an `InputError`.
 
     Raises:
-        InputError: it is missing or damaged; so does access to an entry that it lacks.
+        InputError: it is missing or damaged.
     """
-    return _read(
-        Path(folder) / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
-    )
+    name = "scheduler_config.json" if part == "scheduler" else "config.json"
+    return _read(Path(folder) / part / name)
 
 
 class _Config(dict[str, Any]):
-    """The content of a configuration file; a missing entry is an `InputError` that names the file."""
+    """The content of a configuration file; a missing entry raises an `InputError` that names the file."""
 
     def __init__(self, path: Path, entries: dict[str, Any]):
         super().__init__(entries)
@@ -370,7 +359,7 @@ def resolution(model_folder: Path) -> int:
 
 
 def check_resolution(resolution: int | None, model_folder: Path) -> None:
-    """Refuse a resolution that the VAE and the U-Net cannot halve as often as they do.
+    """Refuse a resolution that the VAE and the U-Net cannot halve as often as they must.
 
     Raises:
         InputError: names the nearest sizes that fit.
@@ -415,10 +404,10 @@ def no_word_encoder(name: str) -> str:
 
 
 def check_word_encoder(model_folder: Path, name: str) -> None:
-    """Check that the model has a word encoder, and one that fits.
+    """Refuse a model without a word encoder, or with one whose sizes do not match.
 
     Raises:
-        InputError: there is none, or its sizes are not the model's.
+        InputError: says which.
     """
     if not has_word_encoder(model_folder):
         raise InputError(no_word_encoder(name))

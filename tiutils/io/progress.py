@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar that stays on one line in a terminal, an occasional line in a log file."""
+"""Progress on stderr: a bar on one line in a terminal, an occasional line in a log file."""
 
 from __future__ import annotations
 

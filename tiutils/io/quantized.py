@@ -1,8 +1,8 @@
 """Frozen linear layers whose weights are stored in 8 or 4 bits, packed by bitsandbytes.
 
-Each pass, forward or backward, unpacks one layer's weights, uses them and discards them. As nothing here is trained,
+Each pass, forward or backward, unpacks one layer's weights, uses them, and discards them. As nothing here is trained,
 the backward pass needs no inputs. (bitsandbytes' own 8-bit layer also rounds its inputs and keeps them for the
-backward pass, which takes more memory here than its weights save.)
+backward pass, which takes more memory here than its small weights save.)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class FrozenLinear(nn.Module):
 
     Attributes:
         packed: int8 `(out, in)`, or uint8 with two values in each byte.
-        scales: float32; in 8 bits one for each output, in 4 bits one for each 64 weights.
+        scales: float32; with 8 bits one per output, with 4 bits one per 64 weights.
         bias: unchanged, or None.
     """
 

@@ -20,9 +20,7 @@ T = TypeVar("T")
 
 RECORD = "run.json"
 LOCK = ".run.lock"  # exists while a run writes into the folder
-EMBEDDING = Path(
-    embeddings.FILE_NAMES[0]
-).stem  # the learned rows; followed by -steps-N and a suffix
+EMBEDDING = Path(embeddings.FILE_NAMES[0]).stem  # the learned rows; -steps-N and a suffix follow
 SHEETS = "validation-steps-"  # generated images; followed by N.png
 PIPELINE = "model_index.json"  # the whole model, with --save_as_full_pipeline
 
@@ -59,7 +57,7 @@ def absolute(name: str | None) -> str | None:
 def find_again(run_dir: Path, name: str) -> str:
     """A folder or file that run.json names: under that name, or relative to a parent of the run's folder.
 
-    So it is found if the run was started elsewhere with a relative path, or was moved along with its project.
+    So it is found although the run was started elsewhere with a relative path, or was moved along with its project.
     """
     places = (folder / name for folder in run_dir.resolve().parents)
     moved = next((place for place in places if os.path.exists(place)), None)
@@ -110,7 +108,7 @@ def reserved(output_dir: str | Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):  # Windows cannot remove an open file
-            path.unlink()  # while still locked: another process may be waiting for it
+            path.unlink()  # while it is locked, as another process may be waiting for it
         os.close(lock)
         with contextlib.suppress(OSError):
             if sys.platform == "win32":
@@ -235,7 +233,7 @@ def find_checkpoint(
 
 
 def _finished_word(folder: Path) -> tuple[str | None, int]:
-    """The file of the word that a run left here, and its steps; an intermediate word must be readable to count."""
+    """The file of the word that a run left here, and its steps; an intermediate word counts if it is readable."""
     record = read_record(folder)
     for path in (folder / name for name in embeddings.FILE_NAMES):
         if path.exists():

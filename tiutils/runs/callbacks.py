@@ -31,7 +31,7 @@ logger = logging.getLogger("tiutils")
 def progress_bar(
     training: TrainingProtocol, start: int, *, hidden: bool = False
 ) -> Iterator[Callback]:
-    """A bar with the mean of the last losses and the time left; reads the loss every tenth step."""
+    """A bar with the mean of the last losses and the time left; it reads the loss every tenth step."""
     total = training.total_steps
     with progress.bar(total, "learning", "step", initial=start, hidden=hidden) as bar:
         recent: list[Any] = []
@@ -44,7 +44,7 @@ def progress_bar(
             bar.update()
 
         yield update
-        bar.total = bar.n  # a notebook would show a bar that ended early in red, as failed
+        bar.total = bar.n  # otherwise a notebook shows a bar that ended early in red, as failed
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ def stop_on_signal() -> Iterator[Callback]:
 def saving(stopping: EarlyStopping | None = None) -> Callback:
     """Write the rows every --save_steps and a checkpoint every --checkpointing_steps.
 
-    If a file cannot be written, a warning says so and the run goes on.
+    If a file cannot be written, a warning says so and the run continues.
     """
 
     def save(progress: Progress) -> None:
@@ -87,10 +87,10 @@ def saving(stopping: EarlyStopping | None = None) -> Callback:
 
 
 def write_rows(training: TrainingProtocol, step: int, stem: str) -> Path:
-    """Write the learned rows into the output folder, with metadata."""
+    """Write the learned rows into the output folder, with metadata; return the file."""
     config, placeholder = training.config, training.placeholder
     suffix = ".bin" if config.no_safe_serialization else ".safetensors"
-    base = model_card.base_model(training.models.name)[0]  # without our folders
+    base = model_card.base_model(training.models.name)[0]  # no folder of this machine
     facts = {
         "base_model": base,
         "initializer_token": placeholder.initializer_token or "",
@@ -112,7 +112,7 @@ def write_rows(training: TrainingProtocol, step: int, stem: str) -> Path:
 def write_checkpoint(
     training: TrainingProtocol, step: int, stopping: EarlyStopping | None = None
 ) -> None:
-    """Write a checkpoint; if that fails, warn and go on."""
+    """Write a checkpoint; if that fails, warn and continue."""
     config, state = training.config, training.capture(step)
     state = stopping.add_to(state) if stopping else state
     try:
@@ -151,9 +151,8 @@ def validation(
             if out_of_memory(error) is None:
                 raise
             logger.warning(
-                "could not draw after %d steps (%s); the run goes on: give fewer --num_validation_images",
-                progress.step,
-                first_line(error)[:120],
+                f"could not draw after {progress.step} steps ({first_line(error)[:120]}); the run continues: give "
+                f"fewer --num_validation_images"
             )
             return
         alt = f"“{prompt}” drawn {len(images)} times after {progress.step} steps"
@@ -161,7 +160,7 @@ def validation(
         try:
             output.save(output.contact_sheet(images), path, alt=alt)
         except InputError as error:
-            logger.warning("%s; the run goes on", error)
+            logger.warning("%s; the run continues", error)
         log_images(trackers, images, progress.step)
         if monitor is not None:
             scores = monitor(progress.step, images)

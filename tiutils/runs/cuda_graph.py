@@ -1,9 +1,9 @@
 """Training steps whose forward and backward pass are recorded once as a CUDA graph, then replayed.
 
-A step of batch 1 is thousands of small kernels, and the GPU idles where the host launches them more slowly than it
-runs them. A graph launches all of them at once. It refers to tensors by address, so each batch is copied into the
+A step of batch 1 launches thousands of small kernels, and the GPU idles where the host launches them more slowly than
+it runs them. A graph launches all of them at once. It refers to tensors by address, so each batch is copied into the
 buffers of the first one. What follows the gradient (learning rate, clipping, loss scaler, optimizer, norm of the rows)
-is a few kernels and stays outside of the graph, because it may change from step to step.
+takes only a few kernels and stays outside the graph, because it may change from step to step.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def record(work: Work) -> Recorded:
 
 
 class CapturedStep:
-    """Takes steps as `training.training_step` does, on the same batches; for one process and one device.
+    """Takes the steps of `training.training_step`, on the same batches; for one process and one device.
 
     The first call records; if that fails, rows, optimizer and loss scaler are unchanged. Afterwards the weights must
     stay at their addresses, and the settings of the batch must not change.
@@ -83,9 +83,6 @@ class CapturedStep:
             with training.accelerator.autocast(AutocastKwargs(cache_enabled=False)):
                 losses = losses_of(training.models, training.dataset, *samples)
             loss += add_gradient(training, losses)
-        gradient, rows.grad = (
-            rows.grad,
-            None,
-        )  # steps outside of the graph have a gradient of their own
+        gradient, rows.grad = rows.grad, None  # steps outside the graph get their own gradient
         assert gradient is not None
         return loss, gradient

@@ -1,4 +1,4 @@
-"""What a run begins with, and every mistake that can be found before weights are loaded or a file is written."""
+"""What a run begins with, checked as far as possible before weights are loaded or files written."""
 
 from __future__ import annotations
 
@@ -37,30 +37,19 @@ from tiutils.tokenizer import (
 logger = logging.getLogger("tiutils")
 
 MAY_BE_ZERO = {
-    "lr_warmup_steps",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_weight_decay",
-    "seed",
-    "dataloader_num_workers",
-    "norm_control",
-    "average_rows",
-    "direction_prior",
-}
+    "lr_warmup_steps", "adam_beta1", "adam_beta2", "adam_weight_decay", "seed", "dataloader_num_workers",
+    "norm_control", "average_rows", "direction_prior",
+}  # fmt: skip
 UPPER_BOUNDS = {
-    "adam_beta1": 1,
-    "adam_beta2": 1,
-    "norm_control": 2,
-    "seed": MAX_SEED,
-    "resolution": 2**14,
+    "adam_beta1": 1, "adam_beta2": 1, "norm_control": 2, "seed": MAX_SEED, "resolution": 2**14,
     "num_validation_images": MAX_IMAGES,
-}
+}  # fmt: skip
 MAX_SAMPLES = 2**20  # of one step: all its random numbers are in memory at once
-MAX_COUNT, MAX_FLOAT = 10**9, 1e30  # what stays finite in float32, also times a batch size
+MAX_COUNT, MAX_FLOAT = 10**9, 1e30  # finite in float32, even multiplied by a batch size
 
 NOT_CAPTURED = {
-    "gradient_checkpointing": "which asks for the random state in each step: no graph may",
-    "fit": "which may change how the batch is cut when memory runs out: a graph stays as it is",
+    "gradient_checkpointing": "which reads the random state in each step, as no graph may",
+    "fit": "which may change how the batch is cut when memory runs out, as no graph can",
     "quantize": "whose kernels have not been recorded yet",
 }
 
@@ -72,8 +61,8 @@ class Inputs:
     Attributes:
         model_name: a folder, a file or a Hub id.
         concept: the photos.
-        tokens: those of the new word, one for each of its vectors.
-        checkpoint: the run state to go on from; None for a new run, and in all processes but the first.
+        tokens: the new word's, one for each of its vectors.
+        checkpoint: the run state to continue from; None for a new run, and in all processes but the first.
     """
 
     model_name: str
@@ -83,20 +72,15 @@ class Inputs:
 
 
 def read_inputs(
-    config: TrainingConfig,
-    *,
-    device: str,
-    is_main_process: bool = True,
-    num_processes: int = 1,
+    config: TrainingConfig, *, device: str, is_main_process: bool = True, num_processes: int = 1
 ) -> Inputs:
-    """Open photos and checkpoint, and find every mistake that can be found before weights are loaded.
+    """Open photos and checkpoint, and check all that can be checked before weights are loaded.
 
     Args:
         config: all settings.
         device: the kind of device that trains: "cpu", "cuda", "mps", "tpu" …
-        is_main_process: whether this one of several processes reads and writes the output folder
-            and talks to the Hub.
-        num_processes: how many share the work.
+        is_main_process: whether this process reads and writes the output folder and talks to the Hub.
+        num_processes: how many processes share the work.
 
     Raises:
         InputError: names the flag, what was found and what to do.
@@ -138,7 +122,7 @@ def read_inputs(
     embeddings.warn_of_case(config.placeholder_token)
     warn_of_torn_words(tokenizer, config.placeholder_token)
     if config.dataloader_num_workers:
-        logger.warning("--dataloader_num_workers has nothing to do: photos are encoded once")
+        logger.warning("--dataloader_num_workers has no effect: photos are encoded once")
     return Inputs(name, concept, tokens, checkpoint)
 
 
@@ -150,8 +134,8 @@ def check_device(config: TrainingConfig, device: str, num_processes: int) -> Non
     """
     if config.mixed_precision == "fp16" and device == "cpu":
         raise InputError(
-            "--mixed_precision fp16 needs a GPU; on a CPU leave it out, or use bf16, which saves "
-            "memory there but seldom time"
+            "--mixed_precision fp16 needs a GPU; on a CPU leave it out, or use bf16, which there saves "
+            "memory but seldom time"
         )
     if config.capture and device != "cuda":
         raise InputError(
@@ -165,7 +149,7 @@ def check_device(config: TrainingConfig, device: str, num_processes: int) -> Non
 
 
 def check_length(config: TrainingConfig, total_steps: int) -> None:
-    """Refuse an early stop or a mean that a run of this length cannot reach; warn of a warm-up that fills it.
+    """Refuse an early stop or a mean for which the run is too short; warn of a warm-up that fills the whole run.
 
     Raises:
         InputError: names both numbers of steps.
@@ -179,20 +163,17 @@ def check_length(config: TrainingConfig, total_steps: int) -> None:
     warmup = config.warmup_steps(total_steps)
     if warmup >= total_steps:
         logger.warning(
-            "--lr_warmup_steps %d is no shorter than the run of %d steps: the learning rate only "
-            "climbs and never gets to --lr_scheduler %s; a tenth of the run is usual",
-            warmup,
-            total_steps,
-            config.lr_scheduler,
+            f"--lr_warmup_steps {warmup} is no shorter than the run of {total_steps} steps: the learning rate only "
+            f"rises and never reaches --lr_scheduler {config.lr_scheduler}; a tenth of the run is usual"
         )
 
 
 @contextlib.contextmanager
 def reserved(config: TrainingConfig, *, is_main_process: bool = True) -> Iterator[None]:
-    """Lock the output folder during a run, see `run_folder.reserved`; of several processes only the main one does.
+    """Lock the output folder during a run, see `run_folder.reserved`; only the main process does.
 
     Raises:
-        InputError: a setting cannot work, or another run holds the folder.
+        InputError: a setting cannot work, or another run uses the folder.
     """
     check_config(config)
     with run_folder.reserved(config.output_dir) if is_main_process else contextlib.nullcontext():
@@ -231,10 +212,8 @@ def check_words(
     dataset.check_sentences(longer, word, templates, caption_of)
     if prompt is not None and absent_words(longer, [prompt], [word]):
         logger.warning(
-            "--validation_prompt is %r: %s is not in it (it is case-sensitive), so that its "
-            "pictures will not show what is learned",
-            prompt,
-            word,
+            f"--validation_prompt is {prompt!r}: {word} is not in it (it is case-sensitive), so its pictures will not "
+            f"show what is learned"
         )
     return tokens
 
@@ -282,12 +261,12 @@ def check_config(config: TrainingConfig) -> None:
     for name in ("initializer_phrase", "pick_initializer", "cross_initialization"):
         if config.initializer_from_photos and getattr(config, name) not in (None, False):
             raise InputError(
-                f"--initializer_from_photos and --{name} each say where the rows start; leave one of them out"
+                f"--initializer_from_photos and --{name} both say where the rows start; leave one of them out"
             )
     if config.use_8bit_adam and config.optimizer != "adamw":
         raise InputError(
-            f"--use_8bit_adam makes AdamW's moments smaller, and --optimizer {config.optimizer} has none; leave one of "
-            f"them out"
+            f"--use_8bit_adam stores AdamW's moments in 8 bits, but --optimizer {config.optimizer} has none; leave one "
+            f"of them out"
         )
     for name in ("use_8bit_adam", "quantize"):
         if getattr(config, name) and importlib.util.find_spec("bitsandbytes") is None:
@@ -301,19 +280,21 @@ def check_config(config: TrainingConfig) -> None:
         )
     for name, reason in NOT_CAPTURED.items():
         if config.capture and getattr(config, name):
-            raise InputError(f"--capture cannot act with --{name}, {reason}; leave one of them out")
+            raise InputError(
+                f"--capture cannot be used with --{name}, {reason}; leave one of them out"
+            )
     if (
         config.enable_xformers_memory_efficient_attention
         and importlib.util.find_spec("xformers") is None
     ):
         raise InputError(
             "--enable_xformers_memory_efficient_attention needs xformers: pip install xformers, or leave the flag out: "
-            "PyTorch's own attention is as lean"
+            "PyTorch's own attention needs no more memory"
         )
 
 
 def _check_range(value: Any) -> None:
-    """Refuse a range of timesteps that is none, is empty, or leaves the noise schedule."""
+    """Refuse what is not a range of timesteps, is empty, or exceeds the noise schedule."""
     if value is None:
         return
     whole = isinstance(value, tuple) and all(type(end) is int for end in value)
@@ -326,7 +307,7 @@ def _check_range(value: Any) -> None:
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
-    """Refuse a value of the wrong type: those from files and notebooks have passed no argument parser."""
+    """Refuse a value of the wrong type, as files and notebooks may give."""
     kinds = typing.get_args(kind) or (kind,)
     allowed = {float: (float, int), str: (str, os.PathLike)}
     fits = isinstance(value, tuple(t for k in kinds for t in allowed.get(k, (k,))))
@@ -346,9 +327,6 @@ def _check_number(name: str, value: float) -> None:
             allowed += f" and below {bound}"
         else:
             allowed += f" and finite, below {bound:g}"
-        shown = (
-            value
-            if abs(value) < 10**40 or not is_whole
-            else f"a number of {len(str(value))} digits"
-        )
+        is_long = is_whole and abs(value) >= 10**40
+        shown = f"a number of {len(str(value))} digits" if is_long else value
         raise InputError(f"--{name} is {shown}; it must be {allowed}")

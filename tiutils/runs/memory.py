@@ -2,8 +2,9 @@
 
 Weights are counted from the model's configuration. The memory a step needs in addition is in memory_table.json, which
 `benchmarks/memory.py` counts for Stable Diffusion 1.5 at 512 pixels and for Stable Diffusion XL at 1024: a constant,
-and so many bytes per sample. For other models and sizes it is scaled by the latents' area and the width of the U-Net's
-first block, where activations are largest: right for Stable Diffusion 2.x, a little too much for smaller models.
+and a number of bytes per sample. For other models and sizes it is scaled by the latents' area and the width of the
+U-Net's first block, where activations are largest: right for Stable Diffusion 2.x, a little too much for smaller
+models.
 
 If memory runs out nevertheless, `with_memory_retry` repeats the step with the next plan that needs less.
 """
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tiutils")
 GIB = 2**30
-# share of the free memory kept for what the table does not include: workspaces of cuDNN and cuBLAS, fragmentation. Too
-# small a margin costs one repeated step, too large a margin costs time in every step
+# share of the free memory kept for what the table leaves out: workspaces of cuDNN and cuBLAS, fragmentation. Too small
+# a margin costs one repeated step, too large a margin costs time in every step
 MARGIN = 0.1
 BYTES = {"no": 4.0, "fp16": 2.0, "bf16": 2.0, "8bit": 1.0, "4bit": 0.5 + 4 / 64}  # of one weight
 
@@ -45,8 +46,8 @@ class ModelSize:
     Attributes:
         linear: weights in linear layers of the U-Net, those that --quantize packs.
         other: the U-Net's other weights.
-        text: the text encoders', always float32.
-        activation_scale: size of a sample's activations; 1 is that of the family's model in the table, at its own size.
+        text: weights of the text encoders, always float32.
+        activation_scale: size of a sample's activations, compared with the family's model in the table.
         family: "sd15" (Stable Diffusion 1.x and 2.x) or "sdxl", a key of the table.
     """
 
@@ -120,7 +121,7 @@ def size_of(folder: Path, resolution: int | None = None) -> ModelSize:
 def size_of_parts(
     unet: UNet2DConditionModel, text_encoders: Sequence[CLIPTextModel], side: int | None = None
 ) -> ModelSize:
-    """The sizes of a model in memory, or of its shapes alone.
+    """The sizes of a model, which may be on the meta device.
 
     Args:
         unet: the U-Net.
@@ -173,9 +174,9 @@ def predicted(config: TrainingConfig, shape: ModelSize = SD15) -> Plan:
 def plans(config: TrainingConfig, shape: ModelSize, device: str) -> list[Plan]:
     """All plans for a run, in the order in which to try them.
 
-    Switches that are on stay on. Cutting the batch and gradient checkpointing do not change what is learned; such plans
-    are ordered by time. A GPU always uses half precision. Quantized weights, and bfloat16 on a CPU, where it is no
-    faster, change a run slightly and come after all others.
+    Switches that are on stay on. Smaller micro-batches and gradient checkpointing do not change what is learned; such
+    plans are ordered by time. A GPU always uses half precision. Quantized weights, and bfloat16 on a CPU, where it is
+    no faster, change a run slightly and come last.
     """
     samples = config.samples_per_process
     precisions = [config.mixed_precision]
@@ -215,7 +216,7 @@ def choose_plan(
 ) -> tuple[Plan, list[Plan]]:
     """The first plan that fits into `free` bytes, and fallbacks in case it does not fit after all.
 
-    Fallbacks need less and less memory, and differ only in what does not change the run.
+    Each fallback needs less memory than the one before; all learn the same.
 
     Raises:
         InputError: no plan fits.
@@ -239,7 +240,7 @@ def choose_plan(
 
 
 def free_and_total(device: Any) -> tuple[int, int]:
-    """Bytes of a `torch.device`'s memory that are free, and all of them; of any but a CUDA device, the machine's."""
+    """Free and total bytes of a CUDA device's memory; for any other `torch.device`, of the machine's."""
     if device.type == "cuda":
         import torch
 
@@ -251,7 +252,7 @@ def free_and_total(device: Any) -> tuple[int, int]:
 
 
 def free_bytes(device: Any) -> int:
-    """What this process may still take of a `torch.device`'s memory: all that is free, or its share on a CPU."""
+    """Bytes that this process can still use of a `torch.device`'s memory; on a CPU, its share of what is free."""
     free, _ = free_and_total(device)
     if device.type == "cuda":
         import torch
@@ -269,8 +270,8 @@ def with_memory_retry(
 ) -> Any:
     """Take a training step; if memory runs out, repeat it with the next plan of `fallbacks`.
 
-    Until its last lines a step changes nothing but gradients, so it can be repeated. `take_step` takes it, by default
-    `training.training_step`.
+    Until its last lines a step changes only gradients, so it can be repeated. `take_step` is `training.training_step`
+    by default.
 
     Raises:
         OutOfMemory: no fallback is left.
@@ -284,15 +285,15 @@ def with_memory_retry(
             if (found := out_of_memory(error)) is None:
                 raise
             said = first_line(found)
-        # not before: the traceback kept all tensors of the step alive
+        # only here: within `except`, the traceback keeps all tensors of the step alive
         training.optimizer.zero_grad()
         empty_cache()
         where = f"out of memory in step {step + 1} ({said[:120]})"
         if not fallbacks:
             raise OutOfMemory(f"{where}; {advice(training.config)}")
         plan = fallbacks.pop(0)
-        logger.warning("%s: going on with %s", where, plan)
-        training.config = plan.applied(training.config)  # does not change what is learned
+        logger.warning("%s: continuing with %s", where, plan)
+        training.config = plan.applied(training.config)  # learns the same
         if plan.gradient_checkpointing:
             loop.recompute_activations(training.models)
 
@@ -310,13 +311,13 @@ def advice(config: TrainingConfig) -> str:
     if config.fit:
         return "nothing leaner is left: close other programs, or give a smaller --resolution"
     if config.capture:
-        return "add --fit in place of --capture (with --resume_from_checkpoint latest to go on)"
-    return "add --fit, which chooses what fits (with --resume_from_checkpoint latest to go on)"
+        return "replace --capture with --fit (and --resume_from_checkpoint latest, to continue)"
+    return "add --fit, which chooses what fits (and --resume_from_checkpoint latest, to continue)"
 
 
 @contextmanager
 def explain_out_of_memory(config: TrainingConfig) -> Iterator[None]:
-    """Turn running out of memory while models load and photos are encoded into an `InputError` that says what to do."""
+    """If memory runs out while models are loaded and photos encoded, raise an `InputError` that says what to do."""
     try:
         yield
     except Exception as error:  # whatever a library has made of it
@@ -344,6 +345,6 @@ def explain(config: TrainingConfig, shape: ModelSize = SD15) -> str:
             lines.append(f"without --{name} it would take {other.peak_bytes / GIB:.1f} GiB")
     if config.use_8bit_adam:
         lines.append(
-            "without --use_8bit_adam it would take the same: rows alone have kilobytes of moments"
+            "without --use_8bit_adam it would take the same: the moments of the rows are a few kilobytes"
         )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A whole run in PyTorch: photos and a word in, the loop and its callbacks, the files that `session` lists out."""
+"""A whole run in PyTorch: from photos and a word, through the loop, to the files that `session` lists."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
 
     Args:
         config: all settings.
-        callbacks: called after each step with a `protocols.Progress`; one that returns true ends
-            the run, keeping what was learned.
+        callbacks: called after each step with a `protocols.Progress`; one that returns true ends the run, keeping what
+            was learned.
 
     Raises:
         InputError: a setting or a file cannot be used; nothing has been overwritten.
@@ -67,7 +67,7 @@ def train(config: TrainingConfig, callbacks: Sequence[Callback] = ()) -> Trainin
 def _train(
     config: TrainingConfig, callbacks: Sequence[Callback], processes: PartialState
 ) -> TrainingResult:
-    """`train` in an output folder that no other run writes into."""
+    """`train`, once the output folder is locked."""
     clock = Stopwatch()
     inputs = read_inputs(
         config,
@@ -75,7 +75,7 @@ def _train(
         is_main_process=processes.is_main_process,
         num_processes=processes.num_processes,
     )
-    # the other processes may be on a machine without the run's folder
+    # other processes may be on a machine without the run's folder
     [checkpoint] = broadcast_object_list([inputs.checkpoint])
     inputs = dataclasses.replace(inputs, checkpoint=checkpoint)
     concept, name = inputs.concept, inputs.model_name
@@ -132,21 +132,21 @@ def _train(
 
 
 def find_processes() -> PartialState:
-    """This process among those that were launched, joined with the others.
+    """This process among those that were launched, connected to the others.
 
-    What accelerate remembers is forgotten first: a notebook may train twice in one process, the second time in another
+    accelerate's state is reset first, since a notebook may train twice in one process, the second time in another
     precision.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
-    # explicitly, because accelerate joins several processes on CPUs only then
+    # `cpu` must be given: otherwise accelerate does not connect processes on CPUs
     processes = PartialState(cpu=best_device().type == "cpu")
     if (
         processes.num_processes > 1
         and processes.device.type == "cpu"
         and "OMP_NUM_THREADS" not in os.environ
     ):
-        # as torchrun does: threads of several processes compete for the same cores, and processes forked
-        # from a notebook would wait for threads that exist only in the notebook
+        # as torchrun does: threads of several processes would compete for the same cores, and processes forked from
+        # a notebook would wait for threads that exist only in the notebook
         torch.set_num_threads(1)
     return processes
 
@@ -183,7 +183,7 @@ def find_evaluator(name: str | None, models: Models) -> ClipScorer | None:
 def with_picked_initializer(
     config: TrainingConfig, concept: Concept, models: Models
 ) -> TrainingConfig:
-    """The config with the word of the vocabulary that CLIP finds most similar to the photos as initializer token.
+    """The config with the initializer token that, of the whole vocabulary, CLIP finds closest to the photos.
 
     Raises:
         InputError: there is no CLIP model.
@@ -240,7 +240,7 @@ def monitor_for(
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
-    """The device, the processes, mixed precision and trackers, all through accelerate.
+    """Device, processes, mixed precision, and trackers, all through accelerate.
 
     Raises:
         InputError: the tracker of --report_to is unknown or not installed.
@@ -257,7 +257,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             f"the flag out"
         )
     if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition for it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
         torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
@@ -278,7 +278,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 def load_models(config: TrainingConfig, name: str, device: torch.device) -> Models:
     """Load the model as the config says, all but the U-Net onto the device.
 
-    The U-Net follows when photos are encoded, so that it and the VAE need not fit together.
+    The U-Net follows once the photos are encoded, so that it and the VAE need not fit at the same time.
     """
     dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     models = load(

@@ -45,7 +45,7 @@ from tiutils.tokenizer import Placeholder
 logger = logging.getLogger("tiutils")
 
 FOUND_AGAIN = ("train_data_dir", "pretrained_model_name_or_path", "tokenizer_name", "evaluator")
-# Settings of what is written, drawn or logged; and those that `warn_of_changes` knows from the checkpoint itself.
+# Settings of what is written, drawn, or logged; and those that `warn_of_changes` reads from the checkpoint itself.
 CHANGE_NO_STEP = {
     "output_dir", "save_steps", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint",
     "save_as_full_pipeline", "no_safe_serialization", "validation_prompt", "num_validation_images", "evaluator",
@@ -61,14 +61,14 @@ class TrainingResult:
     Attributes:
         output_dir: where the files are.
         embedding_path: the learned word, in diffusers' form.
-        placeholder: the word, which `models` knows now.
+        placeholder: the word.
         models: the frozen parts with the word added, ready for `generate`.
         losses: one for each step done in this session.
         steps: optimizer steps done in total.
         seconds: wall-clock time by stage, of this session.
         stopped: why the run ended early; None if it did not.
         diverged: whether it ended because the loss was not finite.
-        is_main_process: whether this process wrote the files; of several only one does.
+        is_main_process: whether this is the one process that wrote the files.
         stopping: the history of fixed losses, with --early_stopping.
     """
 
@@ -100,19 +100,19 @@ def run_session(
     save_more: Callable[[], object] | None = None,
     is_main_process: bool = True,
 ) -> TrainingResult:
-    """Run `loop` to the end with its callbacks, and write what it leaves.
+    """Run `loop` with its callbacks, then write the files.
 
     Args:
-        training: all that the steps need, with the checkpoint of `inputs` restored if there is one.
+        training: all that a step needs, with the checkpoint of `inputs` restored if there is one.
         inputs: what the run begins with.
         clock: has timed the stages so far.
-        loop: the framework's own: takes `training`, `start` and callbacks.
-        callbacks: called after each step, beside those that save and show progress.
+        loop: the framework's `train_rows`: takes `training`, the first step, and callbacks.
+        callbacks: called after each step, in addition to those that save and show progress.
         save_more: writes further files once the rows are written.
-        is_main_process: whether this process, the only one of several, writes files and shows progress.
+        is_main_process: whether this process writes files and shows progress; of several, only one does.
 
     Raises:
-        OutOfMemory: a step did not fit into memory; what was learned before it is in a checkpoint.
+        OutOfMemory: a step did not fit into memory; the run state before it is in a checkpoint.
     """
     config, concept, checkpoint = training.config, inputs.concept, inputs.checkpoint
     start = checkpoint.step if checkpoint else 0
@@ -121,12 +121,9 @@ def run_session(
     earlier += [None] * (start - len(earlier))  # a killed run did not record its last losses
     if is_main_process:
         write_record(training, concept, clock, "running", start, earlier)
-    with (
-        stop_on_signal() as stop,
-        progress_bar(training, start, hidden=not is_main_process) as bar,
-    ):
+    with stop_on_signal() as stop, progress_bar(training, start, hidden=not is_main_process) as bar:
         watching: list[Callback] = [stop]
-        if stopping:  # before the checkpoint of the same step, which includes its history
+        if stopping:  # before `saving`, whose checkpoint includes its history
             watching.append(stopping)
         if is_main_process:
             watching += [bar, saving(stopping), *callbacks]
@@ -190,17 +187,14 @@ def publish_if_asked(config: TrainingConfig, stopped: str | None) -> None:
 
 
 def warn_of_changes(training: TrainingProtocol, state: RunState) -> None:
-    """Warn of changed settings with which a resumed run is not the uninterrupted one."""
+    """Warn of changed settings that make a resumed run differ from the uninterrupted one."""
     for name, value in identity_of(training).items():
         before, folder = state.scalars.get(name), Path(training.config.output_dir)
         if name == "model" and absolute(value) == absolute(find_again(folder, str(before))):
             continue  # the same folder, named from another place
         if before != value:
             logger.warning(
-                "resuming with %s %s, but the run was begun with %s: it goes on, on other batches",
-                name,
-                value,
-                before,
+                f"resuming with {name} {value}, but the run was begun with {before}: it continues on other batches"
             )
     record = read_record(training.config.output_dir)
     flags = entry(record, "flags", dict)
@@ -214,13 +208,13 @@ def warn_of_changes(training: TrainingProtocol, state: RunState) -> None:
         changed.append(f"commit {commit} of the model instead of {record['commit']}")
     if changed:
         logger.warning(
-            "resuming with %s: the steps from here on are not those of the run as it was begun",
+            "resuming with %s: from here on, the steps are not those of the run as it was begun",
             ", ".join(changed),
         )
 
 
 def _changes_steps(name: str, config: TrainingConfig) -> bool:
-    """Whether steps change with the value of this setting."""
+    """Whether steps depend on this setting."""
     if name in ("max_train_steps", "num_train_epochs", "repeats"):
         return not config.lr_scheduler.startswith("constant")
     return name not in CHANGE_NO_STEP
@@ -240,7 +234,7 @@ class Stopwatch:
 
 
 def public_flags(config: TrainingConfig) -> dict[str, Any]:
-    """The settings for run.json: without the access token, which belongs in no file, and with absolute paths."""
+    """The settings for run.json: with absolute paths, and without the access token, which belongs in no file."""
     flags = {k: v for k, v in dataclasses.asdict(config).items() if k != "hub_token"}
     flags = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in flags.items()}
     flags = {k: list(v) if isinstance(v, tuple) else v for k, v in flags.items()}  # as JSON has it
@@ -255,9 +249,9 @@ def write_record(
     steps: int,
     losses: Sequence[float | None] = (),
 ) -> None:
-    """Write run.json: everything needed to know how these files were made, and to make them again.
+    """Write run.json: how the files were made, and all that is needed to make them again.
 
-    `losses` has an entry for every step from the first; null where the loss is unknown or not finite.
+    `losses` has an entry for each step from the first; it becomes null where the loss is unknown or not finite.
     """
     record = {
         "status": status,
@@ -272,8 +266,6 @@ def write_record(
         "versions": {"tiutils": tiutils.__version__, "python": platform.python_version()}
         | {name: metadata.version(name) for name in training.packages},
         "seconds": clock.seconds,
-        "losses": [
-            None if loss is None or not math.isfinite(loss) else round(loss, 6) for loss in losses
-        ],
+        "losses": [round(x, 6) if x is not None and math.isfinite(x) else None for x in losses],
     }
     update_record(training.config.output_dir, record)

@@ -48,7 +48,7 @@ UPRIGHT = np.eye(3)
 
 
 class Parts:
-    """Collects the parts of one thing; y is up, the front faces +z. The builders of `toys.py` draw on it, too."""
+    """Collects the parts of one thing; y is up, the front faces +z. The builders in `toys.py` use it as well."""
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
@@ -121,7 +121,7 @@ def table(things: list[list[Part]]) -> dict[int, np.ndarray]:
 
 
 def extents(kind: int, numbers: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
-    """How far parts (b, p, 23) reach from their middle along unit vectors (b, 3): (b, p)."""
+    """How far parts (b, p, 23) extend from their centers along unit vectors (b, 3): (b, p)."""
     axes, size = numbers[..., 3:12].unflatten(-1, (3, 3)), numbers[..., 12:15]
     own = (axes * axis[:, None, :, None]).sum(-2)  # the direction in the part's own axes
     across = (1 - own[..., 1] ** 2).clamp(min=0).sqrt()
@@ -135,7 +135,7 @@ def extents(kind: int, numbers: torch.Tensor, axis: torch.Tensor) -> torch.Tenso
 
 
 def middle_and_reach(parts: dict[int, torch.Tensor], axis: torch.Tensor) -> tuple:
-    """Between which numbers things lie along unit vectors (b, 3): their middle and half their length, (b,) each."""
+    """The extent of things along unit vectors (b, 3): its center and half its length, (b,) each."""
     low, high = axis.new_full((len(axis),), FAR), axis.new_full((len(axis),), -FAR)
     for kind, numbers in parts.items():
         if numbers.shape[1]:
@@ -148,7 +148,7 @@ def middle_and_reach(parts: dict[int, torch.Tensor], axis: torch.Tensor) -> tupl
 
 
 def camera(parts, azimuth: torch.Tensor, elevation: torch.Tensor, side: int):
-    """Rays for pictures (b, side, side): where they begin (b, 3), unit directions (b, side², 3), camera axes (b, 3, 3).
+    """Rays for pictures (b, side, side): origins (b, 3), unit directions (b, side², 3), camera axes (b, 3, 3).
 
     The window is a square around the thing, so that the longer of its sides fills it.
     """
@@ -277,7 +277,7 @@ def draw(
     size: int,
     rays: int = 2,
 ) -> torch.Tensor:
-    """Cut-outs (b, size, size, 4) uint8 of things (see `table`), `rays` squared rays a pixel."""
+    """Cut-outs (b, size, size, 4) uint8 of things (see `table`), with `rays`² rays per pixel."""
     origin, ray, frame = camera(parts, azimuth, elevation, size * rays)
     nearest, normals = ray.new_full(ray.shape[:2], FAR), torch.zeros_like(ray)
     slots = [own for numbers in parts.values() for own in numbers.unbind(1)]

@@ -1,7 +1,7 @@
 """Checks for the notebooks' exercises, one module per notebook.
 
-Each check returns one line that begins with "not yet", "not quite" or "right". It never raises an
-exception, so that a notebook runs to its end whatever the answer is.
+Each check returns one line that begins with "not yet", "not quite", or "right". It never raises an exception, so that a
+notebook runs to its end whatever the answer is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A convolution whose gradient is fast on a CPU, too.
+"""A convolution whose gradient is fast on a CPU as well.
 
 The gradient with respect to a convolution's input is a convolution with the flipped kernel. JAX leaves the flip to XLA,
 which fuses it into the convolution, and on a CPU XLA has no fast code for that: in a `lax.scan` it takes five times as
@@ -43,9 +43,7 @@ def _backward(strides: tuple[int, ...], padding: Pads, kept: Any, gradient: Arra
     """Gradients with respect to input and kernel; XLA drops the second where it is not used."""
     x, kernel = kept
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)  # (k, k, outputs, inputs)
-    between = [
-        (0, 0, stride - 1) for stride in strides
-    ]  # zeros at the positions that a stride skips
+    between = [(0, 0, stride - 1) for stride in strides]  # zeros where a stride skips
     spread = lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0), *between, (0, 0, 0)])
     pads = []
     for axis, (before, _) in enumerate(padding, start=1):

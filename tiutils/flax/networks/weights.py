@@ -1,8 +1,8 @@
 """Weight files to Flax modules: the same safetensors files that PyTorch reads, one tensor at a time.
 
 A path in a module is the name of its weight, except for the last word (Flax says kernel, scale and embedding where
-torch says weight) and the layout (in Flax the inputs of a linear layer come first, a convolution's channels last). So
-there is no table of names. Files are memory-mapped; the host never holds more than one tensor at a time.
+torch says weight) and the layout (in Flax the inputs of a linear layer come first, a convolution's channels last), so
+that no table of names is needed. Files are memory-mapped; the host never holds more than one tensor at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tiutils.errors import InputError, first_line, out_of_memory
 Module = TypeVar("Module", bound=nnx.Module)
 STEMS = ("model", "diffusion_pytorch_model")  # the names of transformers and diffusers
 FLAX_FILES = ("flax_model.msgpack", "diffusion_flax_model.msgpack")
-# no weights of the networks here: a constant of old transformers, and CLIP's other half
+# not weights of these networks: a constant of old transformers, and CLIP's other half
 IGNORED = re.compile(
     r"(.*\.)?position_ids|text_projection\..*|visual_projection\..*|vision_model\..*|logit_scale"
 )
@@ -43,7 +43,7 @@ def load_into(
         variant: suffix of the weight files, such as `"fp16"`.
 
     Raises:
-        InputError: no weights that can be read, or not this module's: which are missing, surplus or of another shape.
+        InputError: no weights can be read, or some are missing, superfluous, or of another shape; names them.
     """
     folder = Path(folder)
     graph, state = nnx.split(nnx.eval_shape(build))
@@ -68,7 +68,7 @@ def load_into(
             return nnx.merge(graph, jax.tree.map(fill, paths, state))
         except InputError:
             raise
-        except Exception as error:  # over a damaged file, three libraries raise anything
+        except Exception as error:  # for a damaged file, three libraries raise anything
             if found_error := out_of_memory(error):
                 raise MemoryError(first_line(found_error)) from error
             raise InputError(
@@ -82,9 +82,9 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def _canonical(name: str) -> str:
-    """What a weight's name in torch, in old Flax and here have in common.
+    """A weight's name in the form that names from torch, old Flax, and here all come to.
 
-    Old Flax folders have `down_blocks_0`, old VAEs `query` for `to_q`; the text encoder's prefix is there or not.
+    Old Flax folders have `down_blocks_0`, old VAEs `query` for `to_q`; the text encoder's prefix may be missing.
     """
     steps = name.removeprefix("text_model.").split(".")
     steps[-1] = "bias" if steps[-1] == "bias" else "weight"
