@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import logging
 import os
@@ -109,9 +110,9 @@ FIGURES: dict[str, tuple[Taught, ...]] = {
         Taught("5 photos"),
     ),
     "backgrounds": (
-        Taught("one carpet\n1 vector", "carpet", nameless(5 * BEHIND[:1]), noun="bird"),
-        Taught("one carpet\n8 free vectors", "carpet-8", nameless(5 * BEHIND[:1]), FREE_8, "bird"),
-        Taught("5 backgrounds\n8 free vectors", "backgrounds-8", nameless(BEHIND), FREE_8, "bird"),
+        Taught("one carpet, 1 vector", "carpet", nameless(5 * BEHIND[:1]), noun="bird"),
+        Taught("one carpet, 8 free vectors", "carpet-8", nameless(5 * BEHIND[:1]), FREE_8, "bird"),
+        Taught("5 backgrounds, 8 free vectors", "backgrounds-8", nameless(BEHIND), FREE_8, "bird"),
     ),
     "sentences": (
         Taught("only “a photo of a …”", "sentence", some(5, "a photo of a {}"), {"captions": True}),
@@ -123,6 +124,7 @@ FIGURES: dict[str, tuple[Taught, ...]] = {
         Taught("8 vectors", "eight-vectors", flags={"num_vectors": 8}),
     ),
     "rates": (
+        Taught("1e-5", "1e-5", flags={"learning_rate": 1e-5}),
         Taught("5e-4", "5e-4", flags={"learning_rate": 5e-4}),
         Taught("5e-3, the default"),
         Taught("5e-2", "5e-2", flags={"learning_rate": 5e-2}),
@@ -186,8 +188,8 @@ def drawn_row(label: str, word: Path | np.ndarray, judges: ablation.Judges, kept
 def labeled(row: Row, known: bool = True) -> str:
     """The row's label with its shares below; `known` things are those that the witness has photos of."""
     counted = row.counted
-    thing = f"thing {counted['among_five']:.2f}\n" if known else ""
-    return f"{row.label}\n{thing}place {counted['place']:.2f}\nsensitivity {counted['sensitivity']:.2f}"
+    thing = f"thing {counted['among_five']:.2f}, " if known else ""
+    return f"{row.label}: {thing}place {counted['place']:.2f}, sensitivity {counted['sensitivity']:.2f}"
 
 
 def grid(rows: Sequence[Row], title: str, known: bool = True) -> Figure:
@@ -206,7 +208,7 @@ TITLES = {
     "backgrounds": "A thing without a name, from five photos on one carpet, and on five backgrounds",
     "sentences": "Trained with one sentence, and with 27",
     "vectors": "One vector, two, and eight",
-    "rates": "Learning rates over three decades and more",
+    "rates": "Learning rates from 1e-5 to 1",
     "bits": "A row in 32, 8, and 4 bits for each number",
     "mixture": "The learned word, and the three nearest words in its place",
     "length": "Three rows of different lengths, in times the length of “toy”",
@@ -340,6 +342,14 @@ def write_histories(runs: dict[str, Path]) -> None:
     (FOLDER / "broken.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
+def write(figure: Figure, name: str) -> None:
+    """Save a figure of pictures in true color, with its alt text."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white")
+    alt = output.alt_text(figure)
+    output.save(Image.open(buffer).convert("RGB"), FOLDER / f"{name}.png", alt=alt)
+
+
 def main() -> int:
     """Teach, draw and judge what is missing; write figures, record and the two broken words."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -362,7 +372,7 @@ def main() -> int:
     near, mixture = nearest_mixture(learned)
     others = {
         "bits": {"32 bits": learned, "8 bits": in_bits(learned, 8), "4 bits": in_bits(learned, 4)},
-        "mixture": {"learned": learned, "\n+ ".join(near): mixture},
+        "mixture": {"learned": learned, " + ".join(near): mixture},
     }
     for name, variants in others.items():
         folder = given.runs / identity.fingerprint(BUNDLED_MODEL) / name
@@ -371,21 +381,21 @@ def main() -> int:
             for number, (label, row) in enumerate(variants.items())
         ]
     rows["length"] = [
-        drawn_row(f"{label}\n{_lengths(judges.model, word)}", word, judges, kept)
+        drawn_row(f"{label}, {_lengths(judges.model, word)}", word, judges, kept)
         for label, word, kept in of_three_lengths(given.runs, judges.model)
     ]
     gains = gains_by_level()
     for name, title in TITLES.items():
-        output.save(grid(rows[name], title, name != "backgrounds"), FOLDER / f"{name}.png")
+        write(grid(rows[name], title, name != "backgrounds"), name)
     output.save(levels_figure(gains), FOLDER / "levels.png")
     broken = {
         "A": (rows["photos"][-1], words["photos"][-1][1]),
-        "B": (rows["rates"][-1], words["rates"][-1][1]),
+        "B": (rows["rates"][0], words["rates"][0][1]),
         "C": (rows["backgrounds"][1], words["backgrounds"][1][1]),
     }
     folders = {name: run for name, (_, run) in broken.items()}
     pictures = broken_figure({name: row for name, (row, _) in broken.items()}, folders, judges)
-    output.save(pictures, FOLDER / "broken.png")
+    write(pictures, "broken")
     write_histories(folders)
     counted = {name: {row.label: row.counted for row in some} for name, some in rows.items()}
     record = {"command": "python -m benchmarks.recommendations", "rows": counted, "gains": gains}

@@ -14,4 +14,4 @@ def weaken(learned, start, strength):
 
 def diagnose(run):
     """Exercise 3: what went wrong in each of the three runs."""
-    return {"A": "name taken", "B": "rate too large", "C": "one background"}[run]
+    return {"A": "name taken", "B": "rate too small", "C": "one background"}[run]

@@ -169,8 +169,8 @@ def test_wrong_answers_are_refused(name, function):
 @pytest.mark.parametrize("swapped, said", [
     ({"A": "one background"}, "run A has another fault than 'one background': its curves are healthy"),
     ({"B": "name taken"}, "run B has another fault than 'name taken': look at its loss"),
-    ({"C": "rate too large"}, "run C has another fault than 'rate too large': look at what stands"),
-    ({"C": "bad luck"}, "run C has 'bad luck', which is none of rate too large, one background"),
+    ({"C": "rate too small"}, "run C has another fault than 'rate too small': look at what stands"),
+    ({"C": "bad luck"}, "run C has 'bad luck', which is none of rate too small, one background"),
 ])  # fmt: skip
 def test_a_wrong_diagnosis_is_told_where_to_look(swapped, said):
     right = {run: SOLUTIONS["diagnose"](run) for run in "ABC"}
@@ -178,9 +178,10 @@ def test_a_wrong_diagnosis_is_told_where_to_look(swapped, said):
 
 
 def test_the_curves_say_what_the_faults_are():
-    """B never settles; A and C learn; C alone keeps its carpet (seen in the figure)."""
+    """B's loss hardly falls; A's and C's do, and C's word drowns out the sentence."""
     histories = json.loads((pages.ROOT / "docs" / "recommendations" / "broken.json").read_text())
-    last = {run: list(history["fixed_losses"].values())[-10:] for run, history in histories.items()}
-    spread = {run: np.std(losses) / np.mean(losses) for run, losses in last.items()}
-    assert spread["B"] > 3 * max(spread["A"], spread["C"])
-    assert np.mean(last["B"]) > 1.1 * np.mean(last["A"])
+    curves = {run: list(history["fixed_losses"].values()) for run, history in histories.items()}
+    fallen = {run: losses[0] - min(losses) for run, losses in curves.items()}
+    assert fallen["B"] < 0.2 * min(fallen["A"], fallen["C"])
+    heard = {run: list(h["prompt_sensitivity"].values())[-1] for run, h in histories.items()}
+    assert heard["C"] < 0.6 < 0.8 < min(heard["A"], heard["B"])

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tiutils.course.exercises import attempt, check_cases
 
-FAULTS = ("rate too large", "one background", "name taken")
+FAULTS = ("rate too small", "one background", "name taken")
 _EVIDENCE = {  # run: its fault, and where to look
     "A": ("name taken", "its curves are healthy; look at the horses"),
-    "B": ("rate too large", "look at its loss from one step to the next, and at all its pictures"),
+    "B": ("rate too small", "look at its loss, and at whose pictures these are"),
     "C": ("one background", "look at what stands behind and below the thing, whatever the place"),
 }
 
