@@ -46,6 +46,11 @@ def test_there_is_a_notebook():
     assert NOTEBOOKS
 
 
+def test_what_tests_shorten_is_there():
+    code = "\n".join(source for path in NOTEBOOKS for source in pages.sources(path.stem).values())
+    assert [long for long in pages.SHORTER if long not in code] == []
+
+
 def test_valid_and_small(path, notebook):
     nbformat.validate(notebook)
     assert path.stat().st_size < 600_000

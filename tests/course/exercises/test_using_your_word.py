@@ -4,11 +4,9 @@ import functools
 import json
 import runpy
 
-import nbclient
 import numpy as np
 import pages
 import pytest
-import small_model
 import torch
 
 from data.recipes.results import embeddings as recipe
@@ -102,25 +100,6 @@ def test_shipping_keeps_the_word_and_names_its_model(tmp_path):
     shipped = embeddings.read(tmp_path / "steps" / "b.safetensors")
     assert shipped.metadata == {"steps": "5", "model_digest": "0123", "base_model": "tiny-sd"}
     assert shipped.token == "<t>" and np.array_equal(shipped.vectors, vectors)
-
-
-@pytest.mark.release
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name, words", [("04_inference", ["wood-toy"]), ("05_using_your_word", sorted(recipe.NAMES))]
-)
-def test_with_another_model_it_teaches_the_words_itself(tmp_path, monkeypatch, name, words):
-    """As on a GPU with Stable Diffusion 1.5, where the shipped words do not fit; every cell runs."""
-    monkeypatch.setattr(small_model, "WORDS", [*small_model.WORDS, "bear"])
-    monkeypatch.setenv("TIUTILS_MODEL", str(small_model.save_small_model(tmp_path / "small-sd")))
-    monkeypatch.setenv("TIUTILS_STEPS", "50")
-    (tmp_path / "notebooks").mkdir()
-    for folder in ("tiutils", "data"):
-        (tmp_path / folder).symlink_to(pages.ROOT / folder)
-    place = {"metadata": {"path": str(tmp_path / "notebooks")}}
-    nbclient.NotebookClient(pages.read(name), timeout=600, resources=place).execute()
-    folders = sorted((tmp_path / "notebooks" / "runs").glob("small-sd-*"))
-    assert [folder.name.removeprefix("small-sd-") for folder in folders] == words
 
 
 CHECKS = {
