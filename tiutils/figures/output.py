@@ -95,13 +95,17 @@ def show(picture: Figure | Image.Image, *, alt: str | None = None) -> Shown:
 
 
 def show_saved(path: str | Path) -> Shown:
-    """A PNG that `save` wrote, as `show` returns it; its Description is the alt text.
+    """A PNG that `save` wrote, as `show` returns it, but with a PNG of half the width; its Description is the alt text.
 
     Raises:
         InputError: it has no Description.
     """
     with Image.open(files.given(path), formats=["PNG"]) as picture:
-        return show(picture, alt=picture.info.get("Description"))
+        whole, alt = picture.convert("RGB"), picture.info.get("Description")
+    half = whole.reduce(2)
+    return Shown(
+        to_png(half, alt=alt, colors=FEW_COLORS), as_html(whole, alt=alt), _alt_of(half, alt)
+    )
 
 
 @dataclass(frozen=True)
