@@ -39,9 +39,9 @@ def definitions(name: str, *cells: str, **known: Any) -> dict[str, Any]:
 # What takes long in the notebooks, and what stands there instead where a few steps will do.
 SHORTER = {
     "STEPS = 300": "STEPS = 30",
-    "train_by_hand(60)": "train_by_hand(6)",
-    "train_by_hand(40, ": "train_by_hand(4, ",
-    "for _ in range(3)), key=": "for _ in range(1)), key=",
+    "train_by_hand(40)": "train_by_hand(4)",
+    "train_by_hand(25, ": "train_by_hand(4, ",
+    "for _ in range(2)), key=": "for _ in range(1)), key=",
     "max_train_steps=24, ": "max_train_steps=4, ",
     "callbacks=[lambda progress: progress.step == 10]": "callbacks=[lambda progress: progress.step == 2]",
 }
