@@ -324,6 +324,15 @@ def test_claims_are_checked_while_a_notebook_is_stored_and_leave_no_trace():
     assert book.cells[0].source.endswith(f"\n{last}")
 
 
+def test_time_and_memory_are_those_of_the_stored_run(notebook):
+    (row,) = (
+        line for line in notebook.cells[0].source.splitlines() if line.startswith(store.COST_ROW)
+    )
+    *_, time_said, memory, _ = row.split("|")
+    assert re.fullmatch(r"\d+ (seconds|minutes) of processor time", time_said.strip())
+    assert re.fullmatch(r"\d\.\d GB", memory.strip())
+
+
 def test_claims_are_about_things_and_places_that_somebody_knows(notebook):
     for cell in cells_of(notebook, "code"):
         for claim in cell.metadata.get("shows", []):
