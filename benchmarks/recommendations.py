@@ -111,8 +111,20 @@ FIGURES: dict[str, tuple[Taught, ...]] = {
     ),
     "backgrounds": (
         Taught("one carpet, 1 vector", "carpet", nameless(5 * BEHIND[:1]), noun="bird"),
-        Taught("one carpet, 8 free vectors", "carpet-8", nameless(5 * BEHIND[:1]), FREE_8, "bird"),
-        Taught("5 backgrounds, 8 free vectors", "backgrounds-8", nameless(BEHIND), FREE_8, "bird"),
+        Taught(
+            "one carpet, 8 vectors, no norm control",
+            "carpet-8",
+            nameless(5 * BEHIND[:1]),
+            FREE_8,
+            "bird",
+        ),
+        Taught(
+            "5 backgrounds, 8 vectors, no norm control",
+            "backgrounds-8",
+            nameless(BEHIND),
+            FREE_8,
+            "bird",
+        ),
     ),
     "sentences": (
         Taught("only “a photo of a …”", "sentence", some(5, "a photo of a {}"), {"captions": True}),
@@ -129,7 +141,7 @@ FIGURES: dict[str, tuple[Taught, ...]] = {
         Taught("5e-3, the default"),
         Taught("5e-2", "5e-2", flags={"learning_rate": 5e-2}),
         Taught("1", "1", flags={"learning_rate": 1.0}),
-        Taught("1, nothing pulls", "1-free", flags={"learning_rate": 1.0, "norm_control": 0.0}),
+        Taught("1, no norm control", "1-free", flags={"learning_rate": 1.0, "norm_control": 0.0}),
     ),
 }
 
@@ -188,16 +200,20 @@ def drawn_row(label: str, word: Path | np.ndarray, judges: ablation.Judges, kept
 def labeled(row: Row, known: bool = True) -> str:
     """The row's label with its shares below; `known` things are those that the witness has photos of."""
     counted = row.counted
-    thing = f"thing {counted['among_five']:.2f}, " if known else ""
+    thing = f"thing {(counted['first'] + counted['first_in_places']) / 2:.2f}, " if known else ""
     return f"{row.label}: {thing}place {counted['place']:.2f}, sensitivity {counted['sensitivity']:.2f}"
 
 
-def grid(rows: Sequence[Row], title: str, known: bool = True) -> Figure:
-    """A line for each row, all from the same noise."""
+def grid(rows: Sequence[Row], title: str, photos: Sequence[Path] = ()) -> Figure:
+    """A line for each row, all from the same noise; with `photos`, folders, the first photo of each before it."""
+    firsts = [[witness.photo(min(folder.glob("*.jpg")))] for folder in photos]
     return grids.image_grid(
-        [row.cells() for row in rows],
-        row_labels=[labeled(row, known) for row in rows],
-        column_labels=HEADS,
+        [
+            [*first, *row.cells()]
+            for first, row in zip(firsts or [[]] * len(rows), rows, strict=True)
+        ],
+        row_labels=[labeled(row, known=not photos) for row in rows],
+        column_labels=["one of its five photos", *HEADS] if photos else HEADS,
         title=title,
         cell=1.2,
     )
@@ -205,13 +221,13 @@ def grid(rows: Sequence[Row], title: str, known: bool = True) -> Figure:
 
 TITLES = {
     "photos": "The same word from one, three, and five photos",
-    "backgrounds": "A thing without a name, from five photos on one carpet, and on five backgrounds",
+    "backgrounds": "A made-up bird, from five photos on one carpet, and on five backgrounds",
     "sentences": "Trained with one sentence, and with 27",
     "vectors": "One vector, two, and eight",
     "rates": "Learning rates from 1e-5 to 1",
     "bits": "A row in 32, 8, and 4 bits for each number",
     "mixture": "The learned word, and the three nearest words in its place",
-    "length": "Three rows of different lengths, in times the length of “toy”",
+    "length": "Three words, and how many times as long as that of “toy” their rows are",
 }
 
 
@@ -224,7 +240,7 @@ def of_three_lengths(runs: Path, model: Path) -> list[tuple[str, Path, Path]]:
     kept = runs / identity.fingerprint(BUNDLED_MODEL) / "length"
     return [
         ("defaults", WORDS / f"{TOY}.safetensors", kept / "0"),
-        ("nothing pulls, 1200 steps", WORDS / "steps" / f"{TOY}-1200.safetensors", kept / "1"),
+        ("1200 steps, no norm control", WORDS / "steps" / f"{TOY}-1200.safetensors", kept / "1"),
         ("Prodigy", prodigy / "learned_embeds.safetensors", kept / "2"),
     ]
 
@@ -279,7 +295,7 @@ def loss_at(parts: models.Models, photos: concept.Concept, name: str, level: int
 
 
 def levels_figure(gains: dict[str, list[float]]) -> Figure:
-    """Bars for each tenth of the timesteps, on a logarithmic scale."""
+    """Bars for each tenth of the timesteps."""
     figure = Figure(figsize=(8, 3.4), dpi=output.DPI, layout="constrained")
     axis = figure.subplots()
     colors = (output.BLUE, output.VERMILION, output.GREEN)
@@ -288,7 +304,7 @@ def levels_figure(gains: dict[str, list[float]]) -> Figure:
         axis.bar(x, values, 0.25, color=colors[number], label=f"<{thing}>")
     axis.set(
         xlabel="timestep: 0 is nearly the photo, 1000 nearly pure noise",
-        ylabel="loss of the noun less that of the word",
+        ylabel="noun's loss minus the word's",
         xticks=np.arange(LEVELS + 1) - 0.5,
         xticklabels=[100 * n for n in range(LEVELS + 1)],
     )
@@ -297,7 +313,8 @@ def levels_figure(gains: dict[str, list[float]]) -> Figure:
     means = np.mean(list(gains.values()), axis=0)
     figure.set_label(
         "By how much a learned word lowers the loss on unseen sides, for each tenth of the timesteps: "
-        f"{means[0]:.4f} in the lowest, {means[-3:].mean():.4f} on average in the highest three."
+        f"{means[0]:.4f} in the lowest, {means.max():.4f} in that from {100 * means.argmax()} on, "
+        f"{means[-3:].mean():.4f} on average in the highest three."
     )
     return figure
 
@@ -308,7 +325,7 @@ def broken_figure(rows: dict[str, Row], runs: dict[str, Path], judges: ablation.
     parts = tiutils.load(judges.model)
     horses = tiutils.generate(parts, PROMPT_OF_A_NOUN, num_images_per_prompt=2)
     taken = token_embedding.vector_of(parts, OTHER_NOUN)
-    row = torch.from_numpy(embeddings.read(WORDS / f"{TOY}.safetensors").vectors[0])
+    row = torch.from_numpy(embeddings.read(runs["A"] / "learned_embeds.safetensors").vectors[0])
     row_of_table = parts.tokenizer.convert_tokens_to_ids(f"{OTHER_NOUN}</w>")
     token_embedding.table_of(parts)[row_of_table] = row
     toys = tiutils.generate(parts, PROMPT_OF_A_NOUN, num_images_per_prompt=2)
@@ -321,7 +338,7 @@ def broken_figure(rows: dict[str, Row], runs: dict[str, Path], judges: ablation.
     return grids.image_grid(
         cells,
         row_labels=[f"run {name}" for name in rows],
-        column_labels=["a photo of its five", *HEADS[:4], PROMPT_OF_A_NOUN, ""],
+        column_labels=["one of its five photos", *HEADS[:4], PROMPT_OF_A_NOUN, ""],
         title="Three words that went wrong, and the plain noun “horse” afterwards",
         cell=1.1,
     )
@@ -386,7 +403,8 @@ def main() -> int:
     ]
     gains = gains_by_level()
     for name, title in TITLES.items():
-        write(grid(rows[name], title, name != "backgrounds"), name)
+        own = [photos_of(run) for _, run in words[name]] if name == "backgrounds" else []
+        write(grid(rows[name], title, own), name)
     output.save(levels_figure(gains), FOLDER / "levels.png")
     broken = {
         "A": (rows["photos"][-1], words["photos"][-1][1]),

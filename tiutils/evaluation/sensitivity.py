@@ -50,6 +50,6 @@ def prompt_spread(predict: Predict, plan: BatchPlan, word: str) -> float:
 def prompt_sensitivity(spread: float, plain_spread: float) -> float:
     """The spread of a learned word over that of the plain word; NaN where the plain word's sentences all say the same.
 
-    Near 1 the sentence counts as much as with a plain word. Words of several vectors may lie above 1.
+    Near 1 the sentence counts as much as with a plain word.
     """
     return spread / plain_spread if plain_spread > 0 else math.nan

@@ -147,7 +147,7 @@ def test_wrong_answers_are_refused(name, function):
 
 @pytest.mark.parametrize("swapped, said", [
     ({"A": "one background"}, "run A has another fault than 'one background': its curves are healthy"),
-    ({"B": "name taken"}, "run B has another fault than 'name taken': look at its loss"),
+    ({"B": "name taken"}, "run B has another fault than 'name taken': its loss hardly moves"),
     ({"C": "rate too small"}, "run C has another fault than 'rate too small': look at what stands"),
     ({"C": "bad luck"}, "run C has 'bad luck', which is none of rate too small, one background"),
 ])  # fmt: skip

@@ -13,7 +13,7 @@ from tiutils.course.exercises import attempt, check_cases
 FAULTS = ("rate too small", "one background", "name taken")
 _EVIDENCE = {  # run: its fault, and where to look
     "A": ("name taken", "its curves are healthy; look at the horses"),
-    "B": ("rate too small", "look at its loss, and at whose pictures these are"),
+    "B": ("rate too small", "its loss hardly moves, and its pictures are those of the plain word"),
     "C": ("one background", "look at what stands behind and below the thing, whatever the place"),
 }
 
