@@ -280,7 +280,7 @@ def test_settings_from_an_earlier_run(tmp_path):
         ("a.toml", "[train]\nseed = 1", "'train', which is not a flag"),
         ("a.toml", "learning_rat = 1", "'learning_rat', which is not a flag"),
         ("a.json", "{", "cannot be read"),
-        ("a.json", "[1]", "contains a list"),
+        ("a.json", "[1]", "has a value of type list"),
         ("a.json", "[" * 100_000, "cannot be read"),
         ("a.json", '{"flags": 3}', "has a value of type int"),
         ("a.json", '{"seed": "1"}', "--seed is '1'; it must be a whole number"),
