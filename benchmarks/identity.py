@@ -200,6 +200,12 @@ def teach(model: Path, thing: str, seed: int, settings: Settings, folder: Path) 
     shutil.rmtree(folder / "run")
 
 
+def is_finished(run: Path) -> bool:
+    """Whether a run was trained to its end: one that was interrupted leaves a word, too."""
+    record = run / "run.json"
+    return record.exists() and json.loads(record.read_text()).get("status") == "finished"
+
+
 def in_place(clip: clip_model.ClipScorer, placed: Sequence[Image.Image]) -> np.ndarray:
     """Whether the evaluator, choosing among all places, finds each picture in the one asked for: bool (n,)."""
     names = list(PLACES)

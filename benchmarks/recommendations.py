@@ -149,7 +149,7 @@ FIGURES: dict[str, tuple[Taught, ...]] = {
 def teach(taught: Taught, runs: Path) -> Path:
     """The folder of the word's run, with its photos."""
     folder = runs / identity.fingerprint(BUNDLED_MODEL) / taught.run
-    if not (folder / "learned_embeds.safetensors").exists():
+    if not identity.is_finished(folder):
         config = tiutils.TrainingConfig(
             pretrained_model_name_or_path=str(BUNDLED_MODEL),
             train_data_dir=str(taught.photos(folder / "photos")),

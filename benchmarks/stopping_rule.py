@@ -155,7 +155,7 @@ def main() -> int:
     for thing in given.things:
         for setting in SETTINGS:
             folder = given.runs / f"{thing}-{setting.replace(' ', '-')}"
-            if not (folder / "learned_embeds.safetensors").exists():
+            if not identity.is_finished(folder):
                 teach(thing, setting, folder)
             runs[setting][thing] = {step: look(thing, step, folder, judges) for step in LOOKS}
             print(

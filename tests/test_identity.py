@@ -236,3 +236,10 @@ def test_the_witness_knows_real_photos():
         assert first >= 0.8 and five == 1.0, thing
     ranks = np.concatenate([judging.real(thing) for thing in witness.taught()])
     assert witness.shares(ranks)[0] >= 0.95
+
+
+@pytest.mark.parametrize("status, finished", [("finished", True), ("stopped by request", False)])
+def test_an_interrupted_run_is_not_finished(tmp_path, status, finished):
+    assert not identity.is_finished(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"status": status}))
+    assert identity.is_finished(tmp_path) is finished
