@@ -32,7 +32,7 @@ def check_guided_noise(function: Callable[..., Tensor]) -> str:
         complaint = complaint or check_tensor(answer, expected, reason)
         if complaint:
             return complaint
-    return "right: two questions and one line, and the prompt has a say as strong as you like"
+    return "right: two questions and one line; the scale decides how strongly the prompt counts"
 
 
 def check_ddim_step(function: Callable[..., Tensor]) -> str:
