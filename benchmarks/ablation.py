@@ -35,13 +35,13 @@ from benchmarks import identity, witness
 from benchmarks.quality import ROOT, write_between_markers
 from tiutils import batches, diffusion, models, token_embedding, training
 from tiutils.config import AS_THE_SCRIPT
-from tiutils.evaluation import clip, metrics, sensitivity
+from tiutils.evaluation import metrics, sensitivity
 from tiutils.figures import output
 from tiutils.io.pretrained import BUNDLED_MODEL
 
 RECORD = ROOT / "benchmarks" / "ablation.json"
 FIGURE = ROOT / "docs" / "ablation.png"
-STEPS, PICTURES, DRAWS = 300, 16, 64
+STEPS, PICTURES = 300, 16
 THINGS = ("wood-toy", "teddy-bear", "rocking-horse", "moka-pot")
 DIRECTIONAL: dict[str, Any] = {"optimizer": "directional", "learning_rate": 0.01}
 PRODIGY: dict[str, Any] = {"prodigy": True, "learning_rate": 1.0}
@@ -132,8 +132,7 @@ class Judges:
     @classmethod
     def call(cls, model: Path) -> Judges:
         """With the model's own evaluator for the places."""
-        eye, sharp = witness.Witness.call(), witness.Witness.call(sharp=True)
-        return cls(model, identity.Judges(eye, sharp, clip.load(model / "evaluator")))
+        return cls(model, identity.Judges.call(model / "evaluator"))
 
     def row(self, folder: Path, thing: str) -> dict[str, float]:
         """Prompt sensitivity, loss on held-out photos, and length, the last two as shares of the plain noun's."""
@@ -155,7 +154,7 @@ def spread(parts: models.Models, word: str) -> float:
 def held_out_loss(parts: models.Models, thing: str, word: str) -> float:
     """The mean loss on the photos that no word is taught with, over the same draws for every word."""
     photos = witness.gallery()[thing]
-    return float(metrics.evaluation_losses(parts, photos, word, "object", DRAWS).mean())
+    return metrics.fixed_evaluation_loss(parts, photos, word)
 
 
 def length(parts: models.Models, word: str) -> float:

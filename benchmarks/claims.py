@@ -17,17 +17,11 @@ from PIL import Image
 
 from benchmarks import identity, witness
 from data.recipes.world.places import PLACES
-from tiutils.evaluation import clip
-from tiutils.io.pretrained import BUNDLED_MODEL
 
 SHARE = 0.5  # of the pictures that must show what is claimed, at least
 
 
-@functools.cache
-def judges() -> identity.Judges:
-    """The witness at both of its sizes, and the bundled model's evaluator."""
-    both = witness.Witness.call(), witness.Witness.call(sharp=True)
-    return identity.Judges(*both, clip.load(BUNDLED_MODEL / "evaluator"))
+judges = functools.cache(identity.Judges.call)  # called once, with the bundled model's evaluator
 
 
 def check(
@@ -51,9 +45,7 @@ def check(
     if place is not None:
         if place not in PLACES:
             raise ValueError(f"no place is called {place!r}; there are {', '.join(PLACES)}")
-        scorer, names = judges().clip, list(PLACES)
-        nearest = (scorer.encode_images(list(pictures)) @ scorer.encode_text(names).T).argmax(dim=1)
-        found[place] = float((nearest == names.index(place)).float().mean())
+        found[place] = float((identity.places_of(judges().clip, pictures) == place).mean())
     said = ", ".join(f"{name} in {share:.2f}" for name, share in found.items())
     assert min(found.values()) >= SHARE, f"of {len(pictures)} pictures, too few show it: {said}"
     return f"{len(pictures)} pictures: {said}"

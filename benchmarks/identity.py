@@ -42,7 +42,7 @@ from benchmarks import witness
 from data.recipes.world.places import PLACES
 from tiutils import models
 from tiutils.evaluation import clip as clip_model
-from tiutils.io import pretrained
+from tiutils.io import pretrained, run_folder
 
 PROMPT = "a photo of a {}"
 ASKED = ("on the beach", "in the snow", "in space", "in the desert")
@@ -202,16 +202,19 @@ def teach(model: Path, thing: str, seed: int, settings: Settings, folder: Path) 
 
 def is_finished(run: Path) -> bool:
     """Whether a run was trained to its end: one that was interrupted leaves a word, too."""
-    record = run / "run.json"
-    return record.exists() and json.loads(record.read_text()).get("status") == "finished"
+    return run_folder.read_record(run).get("status") == "finished"
 
 
 def in_place(clip: clip_model.ClipScorer, placed: Sequence[Image.Image]) -> np.ndarray:
     """Whether the evaluator, choosing among all places, finds each picture in the one asked for: bool (n,)."""
+    return places_of(clip, placed) == np.repeat(ASKED, len(placed) // len(ASKED))
+
+
+def places_of(clip: clip_model.ClipScorer, pictures: Sequence[Image.Image]) -> np.ndarray:
+    """The place that the evaluator finds in each picture, out of all: str (n,)."""
     names = list(PLACES)
-    found = (clip.encode_images(placed) @ clip.encode_text(names).T).argmax(dim=1).numpy()
-    asked = np.repeat([names.index(place) for place in ASKED], len(placed) // len(ASKED))
-    return found == asked
+    found = (clip.encode_images(list(pictures)) @ clip.encode_text(names).T).argmax(dim=1)
+    return np.array(names)[found.numpy()]
 
 
 @torch.no_grad()
@@ -234,6 +237,12 @@ class Judges:
     soft: witness.Witness
     sharp: witness.Witness
     clip: clip_model.ClipScorer
+
+    @classmethod
+    def call(cls, evaluator: Path = pretrained.BUNDLED_MODEL / "evaluator") -> Judges:
+        """The witness at both of its sizes, and the evaluator in a folder."""
+        both = witness.Witness.call(), witness.Witness.call(sharp=True)
+        return cls(*both, clip_model.load(evaluator))
 
     def identity(self, pictures: Sequence[Image.Image], thing: str, end: str = "") -> dict:
         """Shares of pictures for which the right thing comes first, and among the first five."""
@@ -423,8 +432,7 @@ def main() -> None:
     results = collect(given)
     if not results:
         sys.exit("nothing was drawn before with these models and settings: leave --drawn out")
-    clip = clip_model.load(given.evaluator or given.model[0] / "evaluator")
-    judges = Judges(witness.Witness.call(), witness.Witness.call(sharp=True), clip)
+    judges = Judges.call(given.evaluator or given.model[0] / "evaluator")
     rows = measure(judges, results)
     rows += grouped(rows)
     record = {

@@ -324,12 +324,10 @@ def broken_figure(rows: dict[str, Row], runs: dict[str, Path], judges: ablation.
     """Three words that went wrong, in three sentences, and a plain noun drawn beside each."""
     parts = tiutils.load(judges.model)
     horses = tiutils.generate(parts, PROMPT_OF_A_NOUN, num_images_per_prompt=2)
-    taken = token_embedding.vector_of(parts, OTHER_NOUN)
     row = torch.from_numpy(embeddings.read(runs["A"] / "learned_embeds.safetensors").vectors[0])
     row_of_table = parts.tokenizer.convert_tokens_to_ids(f"{OTHER_NOUN}</w>")
     token_embedding.table_of(parts)[row_of_table] = row
     toys = tiutils.generate(parts, PROMPT_OF_A_NOUN, num_images_per_prompt=2)
-    token_embedding.table_of(parts)[row_of_table] = taken
     cells = [
         [witness.photo(sorted((photos_of(runs[name])).glob("*.jpg"))[0]), *rows[name].cells()[:4]]
         + (toys if name == "A" else horses)
@@ -368,7 +366,7 @@ def write(figure: Figure, name: str) -> None:
 
 
 def main() -> int:
-    """Teach, draw and judge what is missing; write figures, record and the two broken words."""
+    """Teach, draw and judge what is missing; write the figures, their record, and the three broken runs' curves."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/recommendations"))
     given = parser.parse_args()
