@@ -289,3 +289,15 @@ def test_a_comparison_of_many_large_pictures_stays_small():
     pictures = {f"word {n}": [noise] * 8 for n in range(8)}
     page = web_page.render_comparison(make_comparison(pictures=pictures))
     assert len(page.encode()) <= web_page.MAX_BYTES
+
+
+@pytest.mark.parametrize("flags, changed", [
+    ({"learning_rate": 5e-3}, []),
+    ({"learning_rate": 5e-4, "scale_lr": True}, []),
+    ({"learning_rate": 1e-2, "optimizer": "directional"}, ["optimizer"]),
+    ({"learning_rate": 1e-2, "seed": 3}, ["learning_rate", "seed"]),
+    ({"learning_rate": 5e-3, "scale_lr": True}, ["learning_rate", "scale_lr"]),
+    ({"learning_rate": [1], "optimizer": None}, ["learning_rate", "optimizer"]),
+])  # fmt: skip
+def test_the_learning_rate_of_a_models_width_is_no_change(flags, changed):
+    assert sorted(web_page._changed(flags)) == changed

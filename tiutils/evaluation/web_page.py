@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tiutils import concept
-from tiutils.config import TrainingConfig
+from tiutils.config import LARGE_WIDTH, TrainingConfig
 from tiutils.errors import printable
 from tiutils.evaluation import overfitting
 from tiutils.evaluation.comparison import METRICS, Score
@@ -197,9 +197,7 @@ def render(page: Page) -> str:
     Everything that comes from a person or a file is escaped.
     """
     scores, plain = page.scores or ({}, {})
-    defaults = {each.name: each.default for each in fields(TrainingConfig)}
     flags = _shown(page.flags)
-    changed = {name: value for name, value in flags.items() if value != defaults.get(name)}
     return _small_enough(
         "run.html",
         page=page,
@@ -215,7 +213,7 @@ def render(page: Page) -> str:
             for engine in ENGINES.values()
         ],
         settings=[(f"--{name}", _value(flags[name])) for name in flags],
-        changed=[(f"--{name}", _value(changed[name])) for name in changed],
+        changed=[(f"--{name}", _value(value)) for name, value in _changed(flags).items()],
     )
 
 
@@ -283,6 +281,17 @@ def _values(score: Score, plain: float) -> list[str]:
     low, high = (f"{end:+.4f}" for end in (score.low, score.high))
     numbers = f"{plain:.4f}", f"{score.value:.4f}", f"{score.better_by:+.4f}", f"{low} to {high}"
     return [*(number.replace("-", "−") for number in numbers), verdict]
+
+
+def _changed(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are no defaults; the learning rate that suits a model's width is one."""
+    defaults = {each.name: each.default for each in fields(TrainingConfig)}
+    plain = TrainingConfig(optimizer=flags.get("optimizer", defaults["optimizer"]))
+    for settled in map(plain.with_learning_rate, (0, LARGE_WIDTH)):
+        rate = {"learning_rate": settled.learning_rate, "scale_lr": settled.scale_lr}
+        if rate == {name: flags.get(name, defaults[name]) for name in rate}:
+            defaults |= rate
+    return {name: value for name, value in flags.items() if value != defaults.get(name)}
 
 
 def _shown(flags: Mapping[str, Any]) -> dict[str, Any]:
