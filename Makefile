@@ -9,7 +9,8 @@ SHELL       := bash
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY     := .venv/bin/python
-PIP    := $(PY) -m pip install
+# Python compiles what is imported; pip would compile all, which takes it longer than installing
+PIP    := $(PY) -m pip install --no-compile
 # one thread each: two workers with two threads each would wait for one another
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal --durations 20 --durations-min 5
 OTHERS := --editable '.[test,browser,book,8bit,flax,benchmarks]'

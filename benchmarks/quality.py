@@ -232,7 +232,7 @@ def picture(results: list[Measured]) -> Any:
         column_labels=["photo", *columns, *columns],
         title="photo | with the plain word | with the learned word",
         alt=alt,
-        cell=0.86,
+        cell=1.07,
         gaps=(0, len(PROMPTS)),
     )
 

@@ -59,10 +59,17 @@ def test_a_picture_is_written_in_full_color_and_a_figure_in_256_colors(tmp_path)
 def test_saved_figures_are_small(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (15, 8, 8, 3), dtype=np.uint8)
     pictures = [Image.fromarray(n).resize((64, 64), Image.Resampling.BICUBIC) for n in noise]
-    path = output.save(
-        grids.image_grid([pictures[:5], pictures[5:10], pictures[10:]]), tmp_path / "a.png"
-    )
-    assert path.stat().st_size < 120_000
+    figure = grids.image_grid([pictures[:5], pictures[5:10], pictures[10:]])
+    path = output.save(figure, tmp_path / "a.png")
+    assert path.stat().st_size < 0.4 * len(output.to_png(figure, colors=None))
+
+
+def test_figures_are_sharp_and_small_for_programs_without_html():
+    figure = Figure(figsize=(4, 2), dpi=72)
+    shown = output.show(figure, alt="an empty page")
+    assert Image.open(io.BytesIO(shown.png)).size == (2 * output.DPI, output.DPI)
+    webp = base64.b64decode(re.search(r"base64,([^\"]+)", shown.html)[1])
+    assert Image.open(io.BytesIO(webp)).size == (4 * output.DPI, 2 * output.DPI)
 
 
 def test_show_gives_notebooks_png_alt_text_and_plain_text():

@@ -176,7 +176,7 @@ def attention_figure(
         for word, heat in words.items()
     )
     return image_grid(
-        rows, column_labels=["picture", *maps[0]], title=title, alt=alt, gaps=(0,), cell=0.85
+        rows, column_labels=["picture", *maps[0]], title=title, alt=alt, gaps=(0,), cell=1.07
     )
 
 

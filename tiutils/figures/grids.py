@@ -30,7 +30,7 @@ def image_grid(
         column_labels: one per column, wrapped.
         title: above everything, wrapped.
         alt: the alt text; made from title and labels by default.
-        cell: the side of an image in inches (100 pixels each).
+        cell: the side of an image in inches (`output.DPI` pixels each).
         gaps: columns to be followed by a gap.
 
     Raises:
@@ -160,8 +160,8 @@ def class_gallery(
         f"A column for each prompt: {'; '.join(columns)}."
     )
     labels, gaps = (["a photo", *columns], (0,)) if photos else (columns, ())
-    return image_grid(rows, row_labels=list(pictures), column_labels=labels, title=title, alt=alt,
-                      gaps=gaps, cell=0.9)  # fmt: skip
+    words = list(pictures)
+    return image_grid(rows, row_labels=words, column_labels=labels, title=title, alt=alt, gaps=gaps)
 
 
 def wipe(before: Image.Image, after: Image.Image, percent: int) -> Figure:

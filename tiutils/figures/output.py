@@ -28,8 +28,8 @@ from tiutils.io import files
 # Okabe and Ito's colors, which color-blind readers can tell apart; dashes and markers help as well
 BLUE, GREEN, VERMILION, GRAY = "#0072B2", "#009E73", "#D55E00", "#7F7F7F"
 
-DPI = 100
-COLORS, FEW_COLORS = 256, 64  # of a PNG; of one that only few programs display
+DPI = 150  # a grid's cell of 1.15 inches has 172 pixels
+COLORS, FEW_COLORS = 256, 48  # of a PNG; of one that only few programs display
 Images = Sequence[Image.Image]
 
 
@@ -90,22 +90,21 @@ def numbered(folder: Path) -> Iterator[str]:
 
 def show(picture: Figure | Image.Image, *, alt: str | None = None) -> Shown:
     """An object that a notebook displays as an image with its alt text as a caption; arguments as in `save`."""
-    png, html = to_png(picture, alt=alt, colors=FEW_COLORS), as_html(picture, alt=alt)
-    return Shown(png, html, _alt_of(picture, alt))
+    whole, alt = _render(picture), _alt_of(picture, alt)
+    small = whole.reduce(2) if isinstance(picture, Figure) else whole
+    return Shown(to_png(small, alt=alt, colors=FEW_COLORS), as_html(whole, alt=alt), alt)
 
 
 def show_saved(path: str | Path) -> Shown:
-    """A PNG that `save` wrote, as `show` returns it, but with a PNG of half the width; its Description is the alt text.
+    """A figure that `save` wrote, as `show` returns it; its Description is the alt text.
 
     Raises:
         InputError: it has no Description.
     """
     with Image.open(files.given(path), formats=["PNG"]) as picture:
         whole, alt = picture.convert("RGB"), picture.info.get("Description")
-    half = whole.reduce(2)
-    return Shown(
-        to_png(half, alt=alt, colors=FEW_COLORS), as_html(whole, alt=alt), _alt_of(half, alt)
-    )
+    small = to_png(whole.reduce(2), alt=alt, colors=FEW_COLORS)
+    return Shown(small, as_html(whole, alt=alt), _alt_of(whole, alt))
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,8 @@ class Shown:
     """An image in the forms that readers of notebooks take.
 
     Neither nbconvert's default template nor JupyterLab reads alt text from the metadata of an `image/png`. So the HTML
-    has it, and a caption; the PNG is for programs without HTML, the plain text for those without images.
+    has it, and a caption; the PNG, a figure's at half the width, is for programs without HTML, the plain text for those
+    without images.
     """
 
     png: bytes
@@ -135,7 +135,7 @@ def as_html(picture: Figure | Image.Image, *, alt: str | None = None) -> str:
     The caption is hidden from screen readers, which read the alt text.
     """
     text, buffer = escape(_alt_of(picture, alt)), io.BytesIO()
-    _render(picture).save(buffer, format="webp", quality=75, method=6)
+    _render(picture).save(buffer, format="webp", quality=60, method=6)
     data = base64.b64encode(buffer.getvalue()).decode()
     return (
         '<figure style="margin: 0">'
@@ -151,7 +151,8 @@ def to_png(
     info, buffer = PngInfo(), io.BytesIO()
     info.add_itxt("Description", encodable(_alt_of(picture, alt)))
     image = _render(picture)
-    image = image.quantize(colors) if colors else image
+    if colors:  # few are placed with care, so that rare ones survive; for many that would take seconds
+        image = image.quantize(colors, Image.Quantize.MAXCOVERAGE, kmeans=int(colors < COLORS))
     image.save(buffer, format="png", optimize=True, pnginfo=info)
     return buffer.getvalue()
 
@@ -166,7 +167,7 @@ def plot_image(axis: Any, picture: Image.Image, side: int) -> None:
 def _render(picture: Figure | Image.Image) -> Image.Image:
     if isinstance(picture, Figure):
         plotted = io.BytesIO()
-        picture.savefig(plotted, format="png", facecolor="white")
+        picture.savefig(plotted, format="png", facecolor="white", dpi=max(picture.dpi, DPI))
         picture = Image.open(plotted, formats=["PNG"])
     return picture.convert("RGB")
 
