@@ -23,7 +23,7 @@ export TIUTILS_TRANSFORMERS4 := $(CURDIR)/build/transformers-4.57
 export TIUTILS_COLAB := $(CURDIR)/build/colab
 export TIUTILS_INVOKEAI := $(CURDIR)/build/invokeai
 
-.PHONY: setup run test tested test-all lint audit types quick slow release fuzz bench notebooks book colab browser overlays clean
+.PHONY: setup run test tested test-all lint audit types quick tests release fuzz bench notebooks book colab browser overlays clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -57,8 +57,7 @@ tested:
 	@.ci/stage set-up $(MAKE) setup
 	@.ci/stage lint $(MAKE) lint
 	@.ci/stage types $(MAKE) types
-	@.ci/stage quick $(MAKE) quick
-	@.ci/stage slow $(MAKE) slow
+	@.ci/stage tests $(MAKE) tests
 	@.ci/stage notebooks $(MAKE) notebooks
 
 test-all: tested
@@ -84,8 +83,9 @@ types: setup
 quick: setup
 	$(PYTEST) -m "not slow"
 
-slow: setup
-	$(PYTEST) -m "slow and not release" --ignore tests/colab --ignore tests/browser
+# The quick ones and those that take longer, in one go.
+tests: setup
+	$(PYTEST) -m "not release" --ignore tests/browser --ignore tests/colab/test_notebooks_on_colab.py
 
 # Slow tests that few changes can break, or that a faster one stands for: other versions, rehearsals, long runs.
 release: setup overlays

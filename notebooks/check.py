@@ -68,6 +68,12 @@ def execute(path: Path) -> tuple[int, float, float, str]:
     return process.returncode, used.ru_utime + used.ru_stime, took, said
 
 
+def seconds_said(notebook: nbformat.NotebookNode) -> int:
+    """The processor time that the table at the head of a notebook gives; 0 if it has none."""
+    found = re.search(r"(\d+) (second|minute)s? of processor time", notebook.cells[0].source)
+    return int(found[1]) * {"second": 1, "minute": 60}[found[2]] if found else 0
+
+
 def printed(cell: nbformat.NotebookNode) -> str:
     """The text of a cell's outputs."""
     data = [output.get("data", {}).get("text/plain", "") for output in cell.outputs]
@@ -128,12 +134,13 @@ def main() -> int:
     paths = copy_course(COPY)
     stored = {path: nbformat.read(path, as_version=4) for path in paths}
     rows = {path: weigh(path) for path in paths}
+    longest_first = sorted(paths, key=lambda path: -seconds_said(stored[path]))
     with ThreadPoolExecutor(2) as both_cores:
-        longest_first = list(both_cores.map(execute, reversed(paths)))
-    runs = longest_first[::-1]
+        runs = dict(zip(longest_first, both_cores.map(execute, longest_first), strict=True))
     wrong = []
     print(f"{'':24}", *(f"{name:>{max(5, len(name))}}" for name in COLUMNS))
-    for path, (status, computing, took, said) in zip(paths, runs, strict=True):
+    for path in paths:
+        status, computing, took, said = runs[path]
         if status:
             print(said, file=sys.stderr)
             wrong.append(f"{path.name}: nbmake failed")
@@ -142,7 +149,7 @@ def main() -> int:
         row = {**rows[path], "differ": len(changed), "CPU s": computing, "s": took}
         wrong += complaints(path.name, row)
         print(f"{path.stem:24}", *(f"{row[name]:{max(5, len(name))}.0f}" for name in COLUMNS))
-    in_all = sum(computing for _, computing, _, _ in runs)
+    in_all = sum(computing for _, computing, _, _ in runs.values())
     print(f"together {in_all / 60:.1f} minutes of computing, {SECONDS_IN_ALL // 60} are allowed")
     if in_all > SLOWER * SECONDS_IN_ALL:
         wrong.append("the notebooks compute too long together")

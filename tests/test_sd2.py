@@ -94,6 +94,7 @@ def test_stock_diffusers_draws_the_word_as_we_do(sd2, result):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_jax_learns_and_draws_the_same(sd2, photos, tmp_path):
     pytest.importorskip("jax")
     runs = {f: train(f, sd2, photos, tmp_path / f) for f in ("pytorch", "flax")}

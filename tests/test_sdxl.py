@@ -245,6 +245,7 @@ def test_micro_batches_and_early_stopping(sdxl, photos, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_two_processes_learn_the_same_rows(sdxl, photos, tmp_path):
     rows = []
     for number in (1, 2):

@@ -42,7 +42,7 @@ def course(tmp_path_factory):
 def jupyter(course, tmp_path_factory):
     """The server's address and token."""
     home = tmp_path_factory.mktemp("home")
-    variables = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TIUTILS_STEPS": "50"}
+    variables = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TIUTILS_STEPS": "8"}
     if os.environ.get("TIUTILS_BROWSER_MODEL") != "bundled":
         variables["TIUTILS_MODEL"] = str(save_sd15_shaped(home / "sd15-shaped", resolution=128))
     with server(course, home, variables) as address_and_token:

@@ -105,7 +105,7 @@ def test_run_all(python, content, environment, name, tmp_path):
     if name != "00_start_here":
         model = tmp_path / "sd15-shaped"
         save_sd15_shaped(model, resolution=RESOLUTION.get(name, 64))
-        environment |= {"TIUTILS_MODEL": str(model), "TIUTILS_STEPS": "50"}
+        environment |= {"TIUTILS_MODEL": str(model), "TIUTILS_STEPS": "8"}
     if name == "06_flax_tpu" and COMPILED.is_dir():
         shutil.copytree(COMPILED, content / "runs" / "jax-cache")
     nbformat.write(pages.shortened(pages.read(name)), content / f"{name}.ipynb")

@@ -139,6 +139,7 @@ def test_one_and_more_processes_learn_the_same(small_model, tmp_path, learn, num
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_they_stop_by_themselves_at_the_same_step(small_model, tmp_path, learn):
     flags = [*STOPPING, "--average_rows", "5"]  # the mean is judged, and is the same in both
     one, two = (learn(tmp_path / str(number), number, *flags) for number in (1, 2))

@@ -133,11 +133,11 @@ def _learn(models: Models, name: str) -> Path:
 
     photos = DATA / "concepts" / name
     about = json.loads((photos / "concept.json").read_text())
-    on_gpu = models.device.type == "cuda"
+    on_gpu, steps = models.device.type == "cuda", int(os.getenv("TIUTILS_STEPS", "300"))
     config = TrainingConfig(
         train_data_dir=str(photos), placeholder_token=about["placeholder_token"],
         initializer_token=about["initializer_token"], pretrained_model_name_or_path=models.name,
-        max_train_steps=int(os.getenv("TIUTILS_STEPS", "300")), save_steps=50,
+        max_train_steps=steps, save_steps=min(50, steps),
         mixed_precision="fp16" if on_gpu else "no", gradient_checkpointing=on_gpu,
         resume_from_checkpoint="latest", output_dir=f"runs/{Path(models.name).name}-{name}",
     )  # fmt: skip

@@ -151,7 +151,7 @@ def to_png(
     info, buffer = PngInfo(), io.BytesIO()
     info.add_itxt("Description", encodable(_alt_of(picture, alt)))
     image = _render(picture)
-    if colors:  # few are placed with care, so that rare ones survive; for many that would take seconds
+    if colors:  # few are chosen with care, so that rare ones survive; for many that takes seconds
         image = image.quantize(colors, Image.Quantize.MAXCOVERAGE, kmeans=int(colors < COLORS))
     image.save(buffer, format="png", optimize=True, pnginfo=info)
     return buffer.getvalue()
