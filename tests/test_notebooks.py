@@ -2,6 +2,7 @@
 
 import ast
 import html
+import inspect
 import re
 import runpy
 import shutil
@@ -16,6 +17,8 @@ import pytest
 
 from benchmarks import claims, witness
 from data.recipes.world.places import PLACES
+from tiutils.figures import grids
+from tiutils.figures.output import DPI
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -54,6 +57,13 @@ def test_what_tests_shorten_is_there():
 def test_valid_and_small(path, notebook):
     nbformat.validate(notebook)
     assert path.stat().st_size < 600_000
+
+
+def test_pictures_in_a_grid_have_160_pixels_or_more(notebook):
+    code = "\n".join(cell.source for cell in cells_of(notebook, "code"))
+    sides = [float(inches) for inches in re.findall(r"\bcell=([\d.]+)", code)]
+    default = inspect.signature(grids.image_grid).parameters["cell"].default
+    assert min([*sides, default]) * DPI >= 160
 
 
 def assert_outputs_belong_to_cells(notebook):
