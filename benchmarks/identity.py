@@ -35,13 +35,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
 import tiutils
 from benchmarks import witness
 from data.recipes.world.places import PLACES
 from tiutils import models
 from tiutils.evaluation import clip as clip_model
+from tiutils.figures import output
 from tiutils.io import pretrained, run_folder
 
 PROMPT = "a photo of a {}"
@@ -129,17 +129,7 @@ def save(drawn: Drawn, path: Path, word: str) -> None:
     for number, image in enumerate(images):
         sheet.paste(image, (number % COLUMNS * side, number // COLUMNS * side))
     alt = f"{len(drawn.plain)} pictures of “{PROMPT.format(word)}”, {len(drawn.placed)} in places"
-    write(sheet, path, alt)
-
-
-def write(picture: Image.Image, path: Path, alt: str) -> None:
-    """Write a PNG in true color, which `figures.save` would reduce to 256 colors, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    info = PngInfo()
-    info.add_itxt("Description", alt)
-    part = path.with_suffix(".part")
-    picture.save(part, format="png", pnginfo=info)
-    os.replace(part, path)
+    output.save(sheet, path, alt=alt)
 
 
 def read(path: Path, pictures: int) -> Drawn:
@@ -450,7 +440,7 @@ def main() -> None:
         "A row for each thing and model: a photo; pictures drawn by the plain noun; the first "
         f"{SHOWN_LEARNED} pictures of “{PROMPT.format('…')}” by the learned word, for every seed."
     )
-    write(figure(results), given.figure, alt)
+    output.save(figure(results), given.figure, alt=alt)
     print(table(rows))
 
 

@@ -46,22 +46,21 @@ def test_an_image_without_alt_text_is_refused(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_picture_is_written_in_full_color_and_a_figure_in_256_colors(tmp_path):
+def test_a_picture_is_written_in_full_color(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     with Image.open(output.save(Image.fromarray(noise), tmp_path / "a.png", alt="noise")) as image:
         assert image.mode == "RGB"
         np.testing.assert_array_equal(np.asarray(image), noise)
-    figure = grids.image_grid([[Image.fromarray(noise)]])
-    with Image.open(output.save(figure, tmp_path / "b.png")) as image:
-        assert image.mode == "P"
 
 
-def test_saved_figures_are_small(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 255, (15, 8, 8, 3), dtype=np.uint8)
-    pictures = [Image.fromarray(n).resize((64, 64), Image.Resampling.BICUBIC) for n in noise]
-    figure = grids.image_grid([pictures[:5], pictures[5:10], pictures[10:]])
-    path = output.save(figure, tmp_path / "a.png")
-    assert path.stat().st_size < 0.4 * len(output.to_png(figure, colors=None))
+def test_few_colors_make_a_small_file_and_keep_the_rare_ones():
+    noise = np.random.default_rng(0).integers(90, 160, (48, 64, 3), dtype=np.uint8)
+    noise[:4, :4] = (40, 30, 240)
+    image = Image.fromarray(noise)
+    few = output.to_png(image, alt="gray noise, and a blue corner", colors=output.FEW_COLORS)
+    assert len(few) < 0.5 * len(output.to_png(image, alt="the same"))
+    with Image.open(io.BytesIO(few)) as small:
+        assert small.convert("RGB").getpixel((1, 1)) == pytest.approx((40, 30, 240), abs=8)
 
 
 def test_figures_are_sharp_and_small_for_programs_without_html():

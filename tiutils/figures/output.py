@@ -29,7 +29,7 @@ from tiutils.io import files
 BLUE, GREEN, VERMILION, GRAY = "#0072B2", "#009E73", "#D55E00", "#7F7F7F"
 
 DPI = 150  # a grid's cell of 1.15 inches has 172 pixels
-COLORS, FEW_COLORS = 256, 48  # of a PNG; of one that only few programs display
+FEW_COLORS = 48  # of a PNG that only few programs display
 Images = Sequence[Image.Image]
 
 
@@ -63,13 +63,11 @@ def alt_text(figure: Figure) -> str:
 def save(picture: Figure | Image.Image, path: str | Path, *, alt: str | None = None) -> Path:
     """Write a PNG with alt text atomically, creating its folder; return its path.
 
-    An image keeps its exact colors; a figure is reduced to 256, for a third of the size.
-
     Raises:
         InputError: the image has no `alt`, or the file cannot be written.
     """
     path = files.given(path)
-    files.write(path, to_png(picture, alt=alt, colors=_colors_of(picture)))
+    files.write(path, to_png(picture, alt=alt))
     return path
 
 
@@ -77,7 +75,7 @@ def save_new(
     picture: Figure | Image.Image, folder: Path, names: Iterator[str], *, alt: str | None = None
 ) -> Path:
     """Write a PNG as `save` does, into `folder` under the first name that is free; return its path."""
-    data = to_png(picture, alt=alt, colors=_colors_of(picture))
+    data = to_png(picture, alt=alt)
     return files.write_new((folder / name for name in names), data)
 
 
@@ -145,14 +143,14 @@ def as_html(picture: Figure | Image.Image, *, alt: str | None = None) -> str:
 
 
 def to_png(
-    picture: Figure | Image.Image, *, alt: str | None = None, colors: int | None = COLORS
+    picture: Figure | Image.Image, *, alt: str | None = None, colors: int | None = None
 ) -> bytes:
     """A PNG whose Description is the alt text; with this many colors, or with all if None."""
     info, buffer = PngInfo(), io.BytesIO()
     info.add_itxt("Description", encodable(_alt_of(picture, alt)))
     image = _render(picture)
-    if colors:  # few are chosen with care, so that rare ones survive; for many that takes seconds
-        image = image.quantize(colors, Image.Quantize.MAXCOVERAGE, kmeans=int(colors < COLORS))
+    if colors:  # chosen so that rare ones survive, which takes seconds if they are many
+        image = image.quantize(colors, Image.Quantize.MAXCOVERAGE, kmeans=1)
     image.save(buffer, format="png", optimize=True, pnginfo=info)
     return buffer.getvalue()
 
@@ -170,10 +168,6 @@ def _render(picture: Figure | Image.Image) -> Image.Image:
         picture.savefig(plotted, format="png", facecolor="white", dpi=max(picture.dpi, DPI))
         picture = Image.open(plotted, formats=["PNG"])
     return picture.convert("RGB")
-
-
-def _colors_of(picture: Figure | Image.Image) -> int | None:
-    return None if isinstance(picture, Image.Image) else COLORS
 
 
 def _alt_of(picture: Figure | Image.Image, alt: str | None) -> str:
