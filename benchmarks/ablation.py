@@ -208,15 +208,21 @@ def as_markdown(results: Results) -> str:
 
 
 def frontier(results: Results) -> Figure:
-    """Identity against place: a point for each variant."""
+    """Identity against place: a point for each variant, with one standard error of its difference from the defaults."""
     figure = Figure(figsize=(9, 5.6), dpi=output.DPI, layout="constrained")
     axis = figure.subplots()
     text = []
     for variant in results:
         x, y = (mean_of(results, variant, m) for m in ("place", "among_five"))
         is_plain = variant == PLAIN
-        axis.plot(
-            x, y, "D" if is_plain else "o", color=output.VERMILION if is_plain else output.BLUE
+        axis.errorbar(
+            x,
+            y,
+            xerr=None if is_plain else error(differences(results, variant, "place")),
+            yerr=None if is_plain else error(differences(results, variant, "among_five")),
+            fmt="D" if is_plain else "o",
+            color=output.VERMILION if is_plain else output.BLUE,
+            elinewidth=0.8,
         )
         axis.annotate(variant, (x, y), xytext=(6, 3), textcoords="offset points", fontsize=8)
         text.append(f"{variant} {y:.2f}, {x:.2f}")
@@ -228,7 +234,8 @@ def frontier(results: Results) -> Figure:
     axis.spines[["top", "right"]].set_visible(False)
     figure.set_label(
         "A point for each setting: how often the right thing is among the first five of 60, against how often the "
-        f"pictures show the place asked for. {'; '.join(text)}."
+        "pictures show the place asked for. Lines: one standard error of the difference from the defaults. "
+        f"{'; '.join(text)}."
     )
     return figure
 
