@@ -235,7 +235,7 @@ def grid(rows: Sequence[Row], title: str, photos: Sequence[Path] = ()) -> Figure
 
 TITLES = {
     "photos": "The same word from one, three, and five photos",
-    "twenty": "A made-up bird, from five photos and from twenty, each with another background",
+    "twenty": "A made-up bird, from five photos and from twenty",
     "backgrounds": "A made-up bird, from five photos on one carpet, and on five backgrounds",
     "sentences": "Trained with one sentence, and with 27",
     "vectors": "One vector, two, and eight",

@@ -111,7 +111,7 @@ def test_a_saved_figure_is_shown_again_with_its_alt_text(tmp_path):
     shown = output.show_saved(path)
     assert shown.alt == "a red and a green square"
     first = Image.open(path).convert("RGB")
-    assert Image.open(io.BytesIO(shown.png)).size == first.reduce(2).size
+    assert Image.open(io.BytesIO(shown.png)).size == first.reduce(3).size
     webp = base64.b64decode(re.search(r"base64,([^\"]+)", shown.html)[1])
     assert Image.open(io.BytesIO(webp)).size == first.size
     RED.save(tmp_path / "plain.png")

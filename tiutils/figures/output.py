@@ -29,7 +29,7 @@ from tiutils.io import files
 BLUE, GREEN, VERMILION, GRAY = "#0072B2", "#009E73", "#D55E00", "#7F7F7F"
 
 DPI = 150  # a grid's cell of 1.15 inches has 172 pixels
-FEW_COLORS = 48  # of a PNG that only few programs display
+FEW_COLORS = 32  # of a PNG that only few programs display
 Images = Sequence[Image.Image]
 
 
@@ -94,14 +94,16 @@ def show(picture: Figure | Image.Image, *, alt: str | None = None) -> Shown:
 
 
 def show_saved(path: str | Path) -> Shown:
-    """A figure that `save` wrote, as `show` returns it; its Description is the alt text.
+    """A figure that `save` wrote, as `show` returns it, but with a PNG of a third of the width.
+
+    Its Description is the alt text.
 
     Raises:
         InputError: it has no Description.
     """
     with Image.open(files.given(path), formats=["PNG"]) as picture:
         whole, alt = picture.convert("RGB"), picture.info.get("Description")
-    small = to_png(whole.reduce(2), alt=alt, colors=FEW_COLORS)
+    small = to_png(whole.reduce(3), alt=alt, colors=FEW_COLORS)
     return Shown(small, as_html(whole, alt=alt), _alt_of(whole, alt))
 
 
@@ -133,7 +135,7 @@ def as_html(picture: Figure | Image.Image, *, alt: str | None = None) -> str:
     The caption is hidden from screen readers, which read the alt text.
     """
     text, buffer = escape(_alt_of(picture, alt)), io.BytesIO()
-    _render(picture).save(buffer, format="webp", quality=60, method=6)
+    _render(picture).save(buffer, format="webp", quality=50, method=6)
     data = base64.b64encode(buffer.getvalue()).decode()
     return (
         '<figure style="margin: 0">'
