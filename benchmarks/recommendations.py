@@ -241,7 +241,7 @@ TITLES = {
     "vectors": "One vector, two, and eight",
     "rates": "Learning rates from 1e-5 to 1",
     "timesteps": "Three ways to draw the noise levels of training",
-    "bits": "A row in 32, 8, and 4 bits for each number",
+    "bits": "A row in 32, 16, 8, and 4 bits for each number",
     "mixture": "The learned word, and the three nearest words in its place",
     "length": "Three words, and how many times as long as that of “toy” their rows are",
 }
@@ -424,14 +424,19 @@ def main() -> int:
     learned = embeddings.read(WORDS / f"{TOY}.safetensors").vectors
     near, mixture = nearest_mixture(learned)
     others = {
-        "bits": {"32 bits": learned, "8 bits": in_bits(learned, 8), "4 bits": in_bits(learned, 4)},
+        "bits": {
+            "32 bits": learned,
+            "16 bits": learned.astype(np.float16).astype(np.float32),
+            "8 bits": in_bits(learned, 8),
+            "4 bits": in_bits(learned, 4),
+        },
         "mixture": {"learned": learned, " + ".join(near): mixture},
     }
     for name, variants in others.items():
         folder = given.runs / identity.fingerprint(BUNDLED_MODEL) / name
         rows[name] = [
-            drawn_row(label, row, judges, folder / str(number))
-            for number, (label, row) in enumerate(variants.items())
+            drawn_row(label, row, judges, folder / label.replace(" ", "-"))
+            for label, row in variants.items()
         ]
     rows["length"] = [
         drawn_row(f"{label}, {_lengths(judges.model, word)}", word, judges, kept)
