@@ -9,8 +9,9 @@ SHELL       := bash
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY     := .venv/bin/python
-# Python compiles what is imported; pip would compile all, which takes it longer than installing
+# pip would compile one file after another, which takes it longer than installing; all cores do it afterward
 PIP    := $(PY) -m pip install --no-compile
+COMPILE = @echo "    compiling"; $(PY) -m compileall -qq -j 0 $(1) || true # some packages have templates that are no Python
 # one thread each: two workers with two threads each would wait for one another
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal --durations 20 --durations-min 5
 OTHERS := --editable '.[test,browser,book,8bit,flax,benchmarks]'
@@ -35,10 +36,12 @@ setup: .venv/installed
 	$(call install,1/4 PyTorch,torch)
 	$(call install,2/4 tiutils with diffusers and transformers,--editable '.[heif]')
 	$(call install,3/4 Jupyter,--editable '.[notebooks]')
+	$(call COMPILE,.venv/lib)
 	@touch $@
 
 .venv/installed: .venv/product
 	$(call install,4/4 JAX and what the tests need,$(OTHERS))
+	$(call COMPILE,.venv/lib)
 	@touch $@
 
 run: .venv/product
@@ -136,6 +139,7 @@ build/%/installed: tests/versions/%.txt | .venv/installed
 	rm -rf $(@D)
 	@echo "Installing build/$*/ ..."
 	@$(PIP) --quiet --no-deps --target $(@D) --requirement $<
+	$(call COMPILE,$(@D))
 	@touch $@
 
 clean:
