@@ -19,6 +19,7 @@ import functools
 import json
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -270,7 +271,7 @@ def main() -> int:
         }
         print(f"{variant}: {time.perf_counter() - begun:.0f} s", flush=True)
     record = {
-        "command": "python -m benchmarks.ablation",
+        "command": shlex.join(["python", "-m", "benchmarks.ablation", "--variants", *results]),
         "model": identity.fingerprint(judges.model),
         "steps": STEPS,
         "pictures": PICTURES,
