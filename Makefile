@@ -88,11 +88,11 @@ quick: setup
 
 # The quick ones and those that take longer, in one go.
 tests: setup
-	$(PYTEST) -m "not release" --ignore tests/browser --ignore tests/colab/test_notebooks_on_colab.py
+	$(PYTEST) -m "not release" --ignore tests/browser
 
 # Slow tests that few changes can break, or that a faster one stands for: other versions, rehearsals, long runs.
 release: setup overlays
-	$(PYTEST) -m release
+	$(PYTEST) -m release --ignore tests/colab
 
 # The property tests, ten times, each time with examples never tried before.
 fuzz: setup
@@ -124,7 +124,7 @@ ON_COLAB := colab course/test_attention.py course/test_live.py course/test_widge
     test_models.py test_sd2.py test_sdxl.py test_token_embedding.py test_tokenizer.py test_training.py
 colab: setup overlays
 	PYTHONPATH=$(CURDIR)/build/colab $(PYTEST) -m "not slow" -W ignore::DeprecationWarning $(ON_COLAB:%=tests/%)
-	$(PYTEST) -m slow tests/colab
+	$(PYTEST) -m release tests/colab
 
 # JupyterLab and the book in headless Chromium; screenshots in build/browser/.
 browser: setup book

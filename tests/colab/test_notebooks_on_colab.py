@@ -23,7 +23,11 @@ from small_model import save_sd15_shaped
 
 from data.recipes.results import embeddings as recipe
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not shutil.which("git"), reason="needs git")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.release,
+    pytest.mark.skipif(not shutil.which("git"), reason="needs git"),
+]
 RESOLUTION = {"03_training_loop": 256}
 TAUGHT = {"04_inference": ["wood-toy"], "05_using_your_word": sorted(recipe.NAMES)}
 # What JAX has compiled of 06 in `make notebooks`, if that ran before: the versions of JAX are the same.

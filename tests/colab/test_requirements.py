@@ -83,6 +83,7 @@ def would_install(python: Path, question: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_the_set_up_replaces_nothing_that_matters(image):
     kind, python = image
     there, new = on_image(kind), would_install(python, ASK_PIP)
@@ -95,6 +96,7 @@ def test_the_set_up_replaces_nothing_that_matters(image):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_pip_replaces_what_it_is_not_told_to_keep(image):
     """That the test above can fail: alone, today's diffusers brings a Hub client that transformers 5.15 refuses."""
     new = would_install(image[1], PLAIN_PIP)
