@@ -3,9 +3,9 @@
     python -m benchmarks.ablation
 
 Teaches three concepts and a held-out thing to the bundled model with the defaults, with one setting changed at a
-time, with the field guide's settings, and with Prodigy, an optimizer that needs no learning rate. The words and their
-pictures are those of `benchmarks.identity`, which keeps them in `--runs`: what is there is not made again, and an
-interrupted benchmark continues where it stopped. Writes benchmarks/ablation.json, docs/ablation.png and the table in
+time, with the field guide's settings, and with `benchmarks.experiments`, which tiutils does not have. The words and
+their pictures are those of `benchmarks.identity`, which keeps them in `--runs`: what is there is not made again, and
+an interrupted benchmark continues where it stopped. Writes benchmarks/ablation.json, docs/ablation.png and the table in
 docs/better_rows.md; `--tables` does so from the record, without teaching anything.
 
 Captions and masks are left out: the course's photos have neither.
@@ -14,7 +14,6 @@ Captions and masks are left out: the course's photos have neither.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
 import logging
@@ -22,7 +21,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,10 @@ import torch
 from matplotlib.figure import Figure
 
 import tiutils
-from benchmarks import identity, witness
+from benchmarks import experiments, identity, witness
+from benchmarks.experiments import EXPERIMENTS
 from benchmarks.quality import ROOT, write_between_markers
-from tiutils import batches, diffusion, models, token_embedding, training
+from tiutils import batches, diffusion, models, token_embedding
 from tiutils.config import AS_THE_SCRIPT
 from tiutils.evaluation import metrics, sensitivity
 from tiutils.figures import output
@@ -66,6 +66,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "start from photos": {"start": "look"},
     "start from a picked word": {"pick_initializer": True},
     "cross initialization": {"cross_initialization": True},
+    "start from five nouns": {"several_nouns": True},
+    "start from no word": {"no_word": True},
+    "a term that keeps the sentence": {"keep_sentence": True},
 }
 # what the table shows: measure, column, digits, and whether more is better
 COLUMNS = (
@@ -82,12 +85,11 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Settings(identity.Settings):
-    """Those of `benchmarks.identity`, and Prodigy, which is no part of tiutils."""
+    """Those of `benchmarks.identity`, and experiments, which are no part of tiutils."""
 
     def flags(self, word: str, noun: str) -> dict[str, Any]:
         flags = super().flags(word, noun)
-        flags.pop("prodigy", None)
-        return flags
+        return {name: value for name, value in flags.items() if name not in EXPERIMENTS}
 
 
 def settings_of(variant: str) -> Settings:
@@ -97,26 +99,12 @@ def settings_of(variant: str) -> Settings:
     return Settings(STEPS, PICTURES, start, tuple(more.items()))
 
 
-@contextlib.contextmanager
-def optimizer_of(settings: identity.Settings) -> Iterator[None]:
-    """Put the authors' Prodigy (Mishchenko & Defazio 2023, arXiv 2306.06101) in the optimizer's place, if asked for."""
-    usual = training.make_optimizer
-    if dict(settings.more).get("prodigy"):
-        from prodigyopt import Prodigy
-
-        training.make_optimizer = lambda rows, config, widths=None: Prodigy([rows], lr=1.0)
-    try:
-        yield
-    finally:
-        training.make_optimizer = usual
-
-
 def judged(variant: str, thing: str, seed: int, runs: Path, judges: Judges) -> dict[str, float]:
     """Everything that is measured of one word, kept beside its pictures."""
     settings = settings_of(variant)
     path = identity.word_folder(judges.model, thing, seed, settings, runs) / "judged.json"
     if not path.exists():
-        with optimizer_of(settings):
+        with experiments.put_in_place(dict(settings.more), *identity.card(thing)):
             drawn = identity.word_pictures(judges.model, thing, seed, settings, runs)
         found = judges.pictures.all(drawn, thing) | judges.row(path.parent, thing)
         path.write_text(json.dumps(found, indent=2) + "\n")

@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import tiutils
-from benchmarks import ablation, identity, witness
+from benchmarks import ablation, experiments, identity, witness
 from benchmarks.quality import ROOT
 from data.recipes.results.embeddings import WORDS
 from data.recipes.world import compose, places, things
@@ -280,7 +280,7 @@ def stages_figure(rows: dict[str, dict[int, Row]]) -> Figure:
 def of_three_lengths(runs: Path, model: Path) -> list[tuple[str, Path, Path]]:
     """The default word, one that trained far too long without norm control, and Prodigy's: label, file, folder."""
     settings = ablation.settings_of("Prodigy without norm control")
-    with ablation.optimizer_of(settings):
+    with experiments.put_in_place(dict(settings.more), *identity.card(TOY)):
         identity.word_pictures(model, TOY, 0, settings, runs)
     prodigy = identity.word_folder(model, TOY, 0, settings, runs)
     kept = runs / identity.fingerprint(BUNDLED_MODEL) / "length"

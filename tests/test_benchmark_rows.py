@@ -9,9 +9,18 @@ import torch
 from PIL import Image
 
 import tiutils
-from benchmarks import ablation, diffusers_script, early_stopping, recommendations, stopping_rule
-from tiutils import training
+from benchmarks import (
+    ablation,
+    diffusers_script,
+    early_stopping,
+    experiments,
+    recommendations,
+    stopping_rule,
+)
+from tiutils import token_embedding, training
+from tiutils.diffusion import losses_at
 from tiutils.figures import output
+from tiutils.runs import run
 
 
 @pytest.fixture
@@ -88,15 +97,41 @@ def test_the_frontier_has_a_point_for_each_setting():
     assert alt.endswith("defaults 0.50, 0.50; other 0.50, 0.25.")
 
 
-def test_prodigy_is_put_in_place_for_its_words_alone():
+def test_an_experiment_is_put_in_place_for_its_words_alone():
     usual = training.make_optimizer
-    with ablation.optimizer_of(ablation.settings_of("Prodigy")):
+    with experiments.put_in_place({"prodigy": True}, "<t>", "toy"):
         assert training.make_optimizer is not usual
         rows = torch.nn.Parameter(torch.ones(1, 4))
         assert type(training.make_optimizer(rows, None)).__name__ == "Prodigy"
-    with ablation.optimizer_of(ablation.settings_of(ablation.PLAIN)):
+    with experiments.put_in_place({"norm_control": 0.0}, "<t>", "toy"):
         assert training.make_optimizer is usual
     assert "prodigy" not in ablation.settings_of("Prodigy").flags("<t>", "toy")
+
+
+@pytest.mark.parametrize("name", ["several_nouns", "no_word"])
+def test_other_starts_are_as_long_as_the_noun(small_model, name):
+    models = tiutils.load(small_model)
+    noun = token_embedding.vector_of(models, "toy")
+    with experiments.put_in_place({name: True}, "<t>", "toy"):
+        row = run.first_rows(tiutils.TrainingConfig(), None, models)
+    assert row.shape == (1, len(noun)) and row.norm() == pytest.approx(noun.norm())
+    assert 0.05 < torch.cosine_similarity(row[0], noun, dim=0) < 0.99 or name == "no_word"
+
+
+def test_the_term_that_keeps_the_sentence(small_model):
+    """It is zero for the noun's own row, and its gradient reaches any other."""
+    models = tiutils.load(small_model)
+    noun = token_embedding.vector_of(models, "toy")
+    placeholder = token_embedding.add_placeholder(models, "<t>", initializer_token="toy")
+    rows = token_embedding.rows_of(models, placeholder)
+    assert torch.equal(rows[0], noun)
+    assert experiments.sentence_loss(models, 0, "<t>", "toy").item() == 0
+    rows.data *= 3
+    loss = experiments.sentence_loss(models, 4, "<t>", "toy")
+    loss.backward()
+    assert loss.item() > 0 and rows.grad.abs().sum() > 0
+    with experiments.put_in_place({"keep_sentence": True}, "<t>", "toy"):
+        assert training.losses_at is not losses_at
 
 
 @pytest.mark.parametrize("variant", ablation.VARIANTS)
