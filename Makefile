@@ -9,15 +9,10 @@ SHELL       := bash
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY     := .venv/bin/python
-# pip would compile one file after another, which takes it longer than installing; all cores do it afterward
-PIP    := $(PY) -m pip install --no-compile
-COMPILE = @echo "    compiling"; $(PY) -m compileall -qq -j 0 $(1) || true # some packages have templates that are no Python
 # one thread each: two workers with two threads each would wait for one another
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal --durations 20 --durations-min 5
-OTHERS := --editable '.[test,browser,book,8bit,flax,benchmarks]'
-# $(call install,SAID,PACKAGES): of all that pip says, what is large enough to be waited for, and from an error on all
-install = @echo "$(1)" && $(PIP) --constraint constraints.txt $(2) 2>&1 \
-    | awk '/ERROR|error:/ { all = 1 } all || /(Downloading|Using cached) .*\([0-9][0-9.]+ MB\)/ { print "    " $$0; fflush() }'
+# $(call install,ARGUMENTS): the pinned versions, compiled, so that no first import is slow; said is all but 200 names
+install = $(PY) .ci/install --compile-bytecode --constraint constraints.txt $(1) 2>&1 | awk '!/^ [-+~] / { print "    " $$0; fflush() }'
 
 OVERLAYS := transformers-4.57 colab invokeai
 export TIUTILS_TRANSFORMERS4 := $(CURDIR)/build/transformers-4.57
@@ -30,18 +25,17 @@ export TIUTILS_INVOKEAI := $(CURDIR)/build/invokeai
 setup: .venv/installed
 
 # What `make run` and the notebooks need; then what only tests and JAX need.
-.venv/product: pyproject.toml constraints.txt
-	@echo "Installing the versions of constraints.txt into .venv/ (minutes, once):"
+.venv/product: pyproject.toml constraints.txt .ci/install
+	@echo "Installing the versions of constraints.txt into .venv/ (a minute or two, and the downloads, once):"
 	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv
-	$(call install,1/4 PyTorch,torch)
-	$(call install,2/4 tiutils with diffusers and transformers,--editable '.[heif]')
-	$(call install,3/4 Jupyter,--editable '.[notebooks]')
-	$(call COMPILE,.venv/lib)
+	@$(PY) -m pip install --quiet --constraint constraints.txt uv
+	@echo "1/2 tiutils with PyTorch and diffusers, and Jupyter"
+	@$(call install,--editable '.[heif,notebooks]')
 	@touch $@
 
 .venv/installed: .venv/product
-	$(call install,4/4 JAX and what the tests need,$(OTHERS))
-	$(call COMPILE,.venv/lib)
+	@echo "2/2 JAX, and what the tests need"
+	@$(call install,--editable '.[test,browser,book,8bit,flax,benchmarks]')
 	@touch $@
 
 run: .venv/product
@@ -138,8 +132,7 @@ overlays: $(OVERLAYS:%=build/%/installed)
 build/%/installed: tests/versions/%.txt | .venv/installed
 	rm -rf $(@D)
 	@echo "Installing build/$*/ ..."
-	@$(PIP) --quiet --no-deps --target $(@D) --requirement $<
-	$(call COMPILE,$(@D))
+	@$(PY) .ci/install --quiet --compile-bytecode --no-deps --target $(@D) --requirement $<
 	@touch $@
 
 clean:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import runpy
 import sys
 import tomllib
 from importlib import metadata
@@ -113,6 +114,30 @@ def test_what_is_installed_is_what_is_pinned():
     assert {name: found[name] for name in ALL if name in found} == {
         name: other.get(name, str(PINS[name])) for name in ALL if name in found
     }
+
+
+def test_uv_looks_where_pip_would():
+    """A class behind a mirror sets pip's variables or files; `make setup` must not pass them over."""
+    handed_on = runpy.run_path(str(ROOT / ".ci" / "install"))["handed_on"]
+    listed = """\
+:env:.extra-index-url='https://example.org/cpu'
+:env:.timeout='99'
+global.cert='/etc/some.pem'
+global.extra-index-url='https://example.org/not-this'
+global.find-links='/wheels /more'
+global.index-url='https://example.org/simple'
+global.no-color='true'
+install.trusted-host='example.org'"""
+    options, variables = handed_on(listed)
+    assert options == [
+        *("--default-index", "https://example.org/simple"),
+        *("--index", "https://example.org/cpu"),
+        *("--find-links", "/wheels", "--find-links", "/more"),
+        *("--allow-insecure-host", "example.org"),
+    ]
+    assert variables == {"SSL_CERT_FILE": "/etc/some.pem", "UV_HTTP_TIMEOUT": "99"}
+    assert handed_on("") == ([], {})
+    assert handed_on("global.no-index='true'")[0] == ["--no-index"]
 
 
 @pytest.mark.parametrize("folder", ["tiutils", "tests", "benchmarks"])
