@@ -11,6 +11,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY     := .venv/bin/python
 # one thread each: two workers with two threads each would wait for one another
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal --durations 20 --durations-min 5
+PRODUCT := --editable '.[heif,notebooks]'
+OTHERS := --editable '.[test,browser,book,8bit,flax,benchmarks]'
 # $(call install,ARGUMENTS): the pinned versions, compiled, so that no first import is slow; said is all but 200 names
 install = $(PY) .ci/install --compile-bytecode --constraint constraints.txt $(1) 2>&1 | awk '!/^ [-+~] / { print "    " $$0; fflush() }'
 
@@ -30,12 +32,12 @@ setup: .venv/installed
 	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --constraint constraints.txt uv
 	@echo "1/2 tiutils with PyTorch and diffusers, and Jupyter"
-	@$(call install,--editable '.[heif,notebooks]')
+	@$(call install,$(PRODUCT))
 	@touch $@
 
 .venv/installed: .venv/product
 	@echo "2/2 JAX, and what the tests need"
-	@$(call install,--editable '.[test,browser,book,8bit,flax,benchmarks]')
+	@$(call install,$(OTHERS))
 	@touch $@
 
 run: .venv/product
