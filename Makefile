@@ -13,8 +13,10 @@ PY     := .venv/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal --durations 20 --durations-min 5
 PRODUCT := --editable '.[heif,notebooks]'
 OTHERS := --editable '.[test,browser,book,8bit,flax,benchmarks]'
-# $(call install,ARGUMENTS): the pinned versions, compiled, so that no first import is slow; said is all but 200 names
-install = $(PY) .ci/install --compile-bytecode --constraint constraints.txt $(1) 2>&1 | awk '!/^ [-+~] / { print "    " $$0; fflush() }'
+# $(call install,ARGUMENTS): the pinned versions, compiled, so that no first import is slow; said is what it waits
+# for, and all that is wrong
+install = $(PY) .ci/install --compile-bytecode --constraint constraints.txt $(1) 2>&1 \
+    | awk '!/^ [-+~] |^ *(Building|Built|Downloaded|Uninstalled|Downloading .*[ (][0-9]\.[0-9]MiB.) / { print "    " $$0; fflush() }'
 
 OVERLAYS := transformers-4.57 colab invokeai
 export TIUTILS_TRANSFORMERS4 := $(CURDIR)/build/transformers-4.57

@@ -61,6 +61,15 @@ def start_from_no_word(word: str, noun: str) -> AbstractContextManager[Any]:
     return mock.patch.object(run, "first_rows", first_rows)
 
 
+def cross_initialization(word: str, noun: str) -> AbstractContextManager[Any]:
+    """What the text encoder makes of the noun alone (Cross Initialization, Pang et al. 2023, arXiv 2312.15905)."""
+
+    def first_rows(config: TrainingConfig, concept: Concept, models: Models) -> Tensor:
+        return conditioning.encode(models, [noun])[0][0, 1:2]
+
+    return mock.patch.object(run, "first_rows", first_rows)
+
+
 def keep_the_sentence(word: str, noun: str) -> AbstractContextManager[Any]:
     """A term that asks the word to leave a sentence's effect as it is with the noun; see `sentence_loss`."""
     usual = training.losses_at
@@ -98,6 +107,7 @@ def sentence_loss(models: Models, step: int, word: str, noun: str) -> Tensor:
 
 EXPERIMENTS: dict[str, Callable[[str, str], AbstractContextManager[Any]]] = {
     "prodigy": prodigy,
+    "cross_initialization": cross_initialization,
     "several_nouns": start_from_several_nouns,
     "no_word": start_from_no_word,
     "keep_sentence": keep_the_sentence,

@@ -118,6 +118,15 @@ def test_other_starts_are_as_long_as_the_noun(small_model, name):
     assert 0.05 < torch.cosine_similarity(row[0], noun, dim=0) < 0.99 or name == "no_word"
 
 
+def test_cross_initialization_starts_from_what_the_text_encoder_makes_of_the_noun(small_model):
+    models = tiutils.load(small_model)
+    with experiments.put_in_place({"cross_initialization": True}, "<t>", "toy"):
+        row = run.first_rows(tiutils.TrainingConfig(), None, models)
+    with torch.no_grad():
+        hidden = models.text_encoder(token_embedding.tokenize(models.tokenizer, ["toy"]))[0]
+    torch.testing.assert_close(row, hidden[0, 1:2])
+
+
 def test_the_term_that_keeps_the_sentence(small_model):
     """It is zero for the noun's own row, and its gradient reaches any other."""
     models = tiutils.load(small_model)

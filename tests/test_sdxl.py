@@ -22,7 +22,6 @@ from tiutils.cli.main import main
 from tiutils.io import checkpoints, embeddings, pretrained, run_folder
 from tiutils.io.embeddings import LearnedEmbedding
 from tiutils.publishing import model_card
-from tiutils.tokenizer import initializer_ids
 
 PROMPT = "a photo of a <my-toy> on sand"
 DRAWING = {"num_inference_steps": 3, "guidance_scale": 5.0}
@@ -256,15 +255,6 @@ def test_two_processes_learn_the_same_rows(sdxl, photos, tmp_path):
         subprocess.run(command, check=True, capture_output=True)
         rows.append(embeddings.read(tmp_path / str(number)).rows)
     np.testing.assert_allclose(rows[1], rows[0], rtol=0, atol=1e-6)
-
-
-def test_cross_initialization_starts_from_both_outputs(sdxl):
-    parts = models.load(sdxl)
-    ids = initializer_ids(parts.tokenizer, "toy")
-    start = token_embedding.start_vectors(parts, ids, encoded=True)
-    for encoder, half in zip(parts.text_encoders, start.split((32, 48), dim=1), strict=True):
-        ids = token_embedding.tokenize(parts.tokenizer, ["toy"])
-        assert torch.allclose(encoder(ids).last_hidden_state[0, 1], half[0], atol=1e-5)
 
 
 # Number formats

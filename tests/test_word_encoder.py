@@ -143,7 +143,6 @@ def refused(config):
 
 @pytest.mark.parametrize("flags", [
     {"initializer_phrase": "red toy"}, {"initializer_phrase": ""}, {"pick_initializer": True},
-    {"cross_initialization": True, "initializer_token": "toy"},
 ])  # fmt: skip
 def test_two_ways_to_start_are_refused_before_anything_is_read(tmp_path, flags):
     config = config_of("nobody/nothing", tmp_path / "no-photos", tmp_path / "run", **flags)

@@ -66,10 +66,6 @@ class TrainingConfig:
         "start from what the model's word encoder sees in the photos, if it has one [as E4T, arXiv 2302.12228]; "
         "--initializer_token then serves only as the plain word for comparison",
     )
-    cross_initialization: bool = option(
-        False,
-        "start from the text encoder's output for the initializer [Cross Initialization, arXiv 2312.15905]",
-    )
     learnable_property: str = option("object", "what the photos show", choices=("object", "style"))
     num_vectors: int = option(1, "number of vectors (rows of the embedding table) for the new word")
     pretrained_model_name_or_path: str | None = option(

@@ -24,7 +24,6 @@ from tiutils.tokenizer import (
     check_new_word,
     check_width,
     median_norm,
-    prompt_of,
     token_ids,
     whole_words,
     with_tokens,
@@ -119,19 +118,9 @@ def _look_up(models: Models, ids: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def start_vectors(models: Models, ids: Sequence[int], *, encoded: bool = False) -> Tensor:
-    """The vectors that a run's rows start from, float32 `(len(ids), hidden)`, one for each of `ids`.
-
-    They are rows of the table; or, if `encoded`, what the text encoder makes of a prompt of these tokens alone: Cross
-    Initialization (Pang et al. 2023, arXiv 2312.15905).
-    """
-    if not encoded:
-        return _look_up(models, ids).float()
-    outputs = []
-    for encoder, tokenizer in zip(models.text_encoders, models.tokenizers, strict=True):
-        prompt = torch.from_numpy(prompt_of(tokenizer, ids)).to(models.device)
-        outputs.append(encoder(prompt).last_hidden_state[0, 1 : len(ids) + 1])
-    return torch.cat(outputs, dim=1).float()
+def start_vectors(models: Models, ids: Sequence[int]) -> Tensor:
+    """The vectors that a run's rows start from, float32 `(len(ids), hidden)`: the table's rows of `ids`."""
+    return _look_up(models, ids).float()
 
 
 def remove_placeholder(models: Models, placeholder: Placeholder) -> None:

@@ -280,13 +280,6 @@ def prompt_ids(tokenizers: Sequence[CLIPTokenizer], prompts: Sequence[str]) -> n
     return np.concatenate([token_ids(first, prompts), *ids], axis=1)
 
 
-def prompt_of(tokenizer: CLIPTokenizer, ids: Sequence[int]) -> np.ndarray:
-    """A prompt of just these tokens, padded: int64 of shape `(1, model_max_length)`."""
-    prompt = token_ids(tokenizer, [""])
-    prompt[0, 1 : len(ids) + 2] = [*ids, prompt[0, 1]]  # the end token moves behind them
-    return prompt
-
-
 def warn_of_misreadings(tokenizer: CLIPTokenizer, prompts: Iterable[str]) -> None:
     """Warn of everything in the prompts that the tokenizer reads differently from how it looks."""
     for prompt in dict.fromkeys(prompts):

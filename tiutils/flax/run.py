@@ -96,7 +96,7 @@ def first_rows(config: TrainingConfig, concept: Concept, models: FlaxModels) -> 
     ids = initializer_ids(
         models.tokenizer, config.initializer_token, config.num_vectors, config.initializer_phrase
     )
-    return token_embedding.start_vectors(models, ids, encoded=config.cross_initialization)
+    return token_embedding.start_vectors(models, ids)
 
 
 def check_flax_config(config: TrainingConfig) -> None:

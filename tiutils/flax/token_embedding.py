@@ -20,7 +20,6 @@ from tiutils.tokenizer import (
     check_new_word,
     check_width,
     median_norm,
-    prompt_of,
     with_tokens,
 )
 
@@ -75,12 +74,9 @@ def insert_placeholder(
     return Placeholder(tokens[0], tuple(tokens), ids, initializer_token)
 
 
-def start_vectors(models: FlaxModels, ids: Sequence[int], *, encoded: bool = False) -> jax.Array:
+def start_vectors(models: FlaxModels, ids: Sequence[int]) -> jax.Array:
     """The vectors that a run's rows start from; see `tiutils.token_embedding.start_vectors`."""
-    if not encoded:
-        return models.text_encoder.embed(jnp.array([ids]))[0].astype(jnp.float32)
-    vectors = models.text_encoder.embed(jnp.asarray(prompt_of(models.tokenizer, ids)))
-    return models.text_encoder(vectors)[0, 1 : len(ids) + 1].astype(jnp.float32)
+    return models.text_encoder.embed(jnp.array([ids]))[0].astype(jnp.float32)
 
 
 def table_of(models: FlaxModels) -> jax.Array:

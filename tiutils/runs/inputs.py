@@ -258,7 +258,7 @@ def check_config(config: TrainingConfig) -> None:
         if not given:
             example = TrainingConfig.__dataclass_fields__[name].metadata["help"]
             raise InputError(f"--{name} is missing: {example}")
-    for name in ("initializer_phrase", "pick_initializer", "cross_initialization"):
+    for name in ("initializer_phrase", "pick_initializer"):
         if config.initializer_from_photos and getattr(config, name) not in (None, False):
             raise InputError(
                 f"--initializer_from_photos and --{name} both say where the rows start; leave one of them out"

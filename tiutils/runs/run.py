@@ -214,7 +214,7 @@ def first_rows(config: TrainingConfig, concept: Concept, models: Models) -> Tens
     ids = initializer_ids(
         models.tokenizer, config.initializer_token, config.num_vectors, config.initializer_phrase
     )
-    return token_embedding.start_vectors(models, ids, encoded=config.cross_initialization)
+    return token_embedding.start_vectors(models, ids)
 
 
 def monitor_for(
