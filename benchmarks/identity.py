@@ -105,8 +105,9 @@ def card(thing: str) -> tuple[str, str]:
 
 @functools.cache
 def fingerprint(folder: Path) -> str:
-    """Twelve hexadecimal digits that depend on a model or a thing's photos, and on the training's defaults."""
-    digest = hashlib.sha256(repr((tiutils.TrainingConfig(), PROMPT, ASKED)).encode())
+    """Twelve hexadecimal digits that depend on a model or a thing's photos, and on what the training does by default."""
+    on = {name: value for name, value in vars(tiutils.TrainingConfig()).items() if value}
+    digest = hashlib.sha256(repr((sorted(on.items()), PROMPT, ASKED)).encode())
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".safetensors", ".json", ".jpg"):
             digest.update(path.read_bytes())
