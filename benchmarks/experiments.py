@@ -6,7 +6,7 @@ Each has the name of a setting, `{"prodigy": True}`, and is made for one word an
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
@@ -17,9 +17,10 @@ from torch import Tensor
 from tiutils import conditioning, token_embedding, training
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
+from tiutils.evaluation import clip
 from tiutils.models import Models
 from tiutils.runs import run
-from tiutils.tokenizer import prompt_ids
+from tiutils.tokenizer import Placeholder, prompt_ids, whole_words
 
 NEAREST = 5  # words whose mean is a start, the noun among them
 # The term that keeps the sentence: how often it counts, and how much then, so that on average its weight is that of
@@ -36,6 +37,36 @@ def prodigy(word: str, noun: str) -> AbstractContextManager[Any]:
         return Prodigy([rows], lr=1.0)
 
     return mock.patch.object(training, "make_optimizer", optimizer)
+
+
+def pick_initializer(word: str, noun: str) -> AbstractContextManager[Any]:
+    """The row of the whole word in the vocabulary that the model's own CLIP model finds nearest to the photos.
+
+    Norm control pulls toward its length, not the noun's.
+    """
+    patches, picked = contextlib.ExitStack(), []
+
+    def first_rows(config: TrainingConfig, concept: Concept, models: Models) -> Tensor:
+        judge = clip.bundled_with(models)
+        photos = [photo.image for photo in concept.photos]
+        picked.append(token_embedding.vector_of(models, nearest_word(judge, models, photos)))
+        return picked[0][None]
+
+    def length(models: Models, placeholder: Placeholder) -> tuple[float]:
+        return (picked[0].norm().item(),)
+
+    patches.enter_context(mock.patch.object(run, "first_rows", first_rows))
+    patches.enter_context(mock.patch.object(training, "usual_norms", length))
+    return patches
+
+
+def nearest_word(judge: clip.ClipScorer, models: Models, photos: Sequence[Any]) -> str:
+    """The word for which "a photo of a …" has the highest mean cosine to the photos."""
+    words = list(whole_words(models.tokenizer))
+    sentences = [f"a photo of a {name}" for name in words]
+    parts = [judge.encode_text(sentences[k : k + 256]) for k in range(0, len(sentences), 256)]
+    fits = torch.cat(parts) @ judge.encode_images(photos).mean(dim=0)
+    return words[int(fits.argmax())]
 
 
 def start_from_several_nouns(word: str, noun: str) -> AbstractContextManager[Any]:
@@ -107,6 +138,7 @@ def sentence_loss(models: Models, step: int, word: str, noun: str) -> Tensor:
 
 EXPERIMENTS: dict[str, Callable[[str, str], AbstractContextManager[Any]]] = {
     "prodigy": prodigy,
+    "pick_initializer": pick_initializer,
     "cross_initialization": cross_initialization,
     "several_nouns": start_from_several_nouns,
     "no_word": start_from_no_word,

@@ -105,7 +105,7 @@ def card(thing: str) -> tuple[str, str]:
 
 @functools.cache
 def fingerprint(folder: Path) -> str:
-    """Twelve hexadecimal digits that depend on a model or a thing's photos, and on what the training does by default."""
+    """Twelve hexadecimal digits that depend on a model or a thing's photos, and on what training does by default."""
     on = {name: value for name, value in vars(tiutils.TrainingConfig()).items() if value}
     digest = hashlib.sha256(repr((sorted(on.items()), PROMPT, ASKED)).encode())
     for path in sorted(folder.rglob("*")):

@@ -118,6 +118,18 @@ def test_other_starts_are_as_long_as_the_noun(small_model, name):
     assert 0.05 < torch.cosine_similarity(row[0], noun, dim=0) < 0.99 or name == "no_word"
 
 
+def test_the_nearest_word_by_hand(small_model):
+    models = tiutils.load(small_model)
+    axes = torch.eye(3)
+    judge = SimpleNamespace(
+        encode_images=lambda photos: axes[[1, 1, 0]],
+        encode_text=lambda said: torch.stack([axes[int(s == "a photo of a toy")] for s in said]),
+    )
+    assert experiments.nearest_word(judge, models, []) == "toy", "two photos of three say so"
+    judge.encode_images = lambda photos: axes[[1, 0, 0]]
+    assert experiments.nearest_word(judge, models, []) != "toy"
+
+
 def test_cross_initialization_starts_from_what_the_text_encoder_makes_of_the_noun(small_model):
     models = tiutils.load(small_model)
     with experiments.put_in_place({"cross_initialization": True}, "<t>", "toy"):

@@ -1,8 +1,6 @@
 """The switches that change what a step learns: each by hand, and in JAX as in PyTorch."""
 
 import dataclasses
-import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from small_model import draw_photo
 import tiutils
 from tiutils import batches, concept, dataset, diffusion, models, token_embedding, training
 from tiutils.errors import InputError, OutOfMemory
-from tiutils.evaluation import clip as clip_model
 from tiutils.io import checkpoints
 from tiutils.runs import inputs, run
 
@@ -406,48 +403,6 @@ def test_impossible_switches_are_refused(small_model, photos, tmp_path, flags, s
     config = config_of(small_model, photos, tmp_path / "run", **flags)
     with pytest.raises(InputError, match=said):
         inputs.read_inputs(config, device="cpu")
-
-
-class Clip:
-    """Likes red things."""
-
-    def nearest_words(self, images, words, template):
-        assert len(images) == 5 and template == "a photo of a {}" and "toy" in words
-        return [("red", 0.9), ("toy", 0.1)]
-
-
-def test_the_word_to_start_from_is_picked(small_model, photos, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(run.clip_model, "load", lambda name: Clip())
-    flags = {"pick_initializer": True, "evaluator": "some/clip", "learning_rate": 1e-12}
-    flags |= {"norm_control": 0.0}  # so that the row stays where it starts
-    config = config_of(small_model, photos, tmp_path / "run", **flags, max_train_steps=1)
-    result = tiutils.train(dataclasses.replace(config, initializer_token=""))
-    assert result.placeholder.initializer_token == "red" and "starting from 'red'" in caplog.text
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["flags"]["initializer_token"] == "red", (
-        "for those who compare with the plain word"
-    )
-    table, tokenizer = models.load(small_model).text_encoder, result.models.tokenizer
-    red = table.get_input_embeddings().weight[tokenizer.encode("red", add_special_tokens=False)]
-    np.testing.assert_allclose(
-        tiutils.io.embeddings.read(result.embedding_path).vectors, red.detach(), atol=1e-6
-    )
-
-
-def test_who_is_to_pick_is_asked_for(small_model, photos, tmp_path):
-    config = config_of(small_model, photos, tmp_path / "run", pick_initializer=True)
-    with pytest.raises(InputError, match=r"none came with .* name one with --evaluator"):
-        tiutils.train(config)
-
-
-def test_nearest_words_by_hand():
-    clip = SimpleNamespace(
-        encode_text=lambda sentences: torch.tensor([[float(s[-1]), 1.0] for s in sentences]),
-        encode_images=lambda images: torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
-    )
-    words = [f"w{k % 7}" for k in range(300)]
-    found = clip_model.ClipScorer.nearest_words(clip, [], words, "a {}")
-    assert len(found) == 300 and found[0] == ("w6", 3.5) and found[-1] == ("w0", 0.5)
 
 
 SWITCHES = [

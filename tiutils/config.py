@@ -57,10 +57,6 @@ class TrainingConfig:
         None,
         "several words to start from, instead of --initializer_token; each of their tokens becomes one vector",
     )
-    pick_initializer: bool = option(
-        False,
-        "start from the word in the vocabulary that CLIP (--evaluator) finds closest to the photos",
-    )
     initializer_from_photos: bool = option(
         False,
         "start from what the model's word encoder sees in the photos, if it has one [as E4T, arXiv 2302.12228]; "

@@ -250,9 +250,8 @@ def run_code(code, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "launcher", [pytest.param("debug_launcher", marks=pytest.mark.release), "notebook_launcher"]
-)
+@pytest.mark.release
+@pytest.mark.parametrize("launcher", ["debug_launcher", "notebook_launcher"])
 def test_the_pages_code_for_notebooks(tmp_path, launcher):
     """On a CPU notebook_launcher starts two processes, too, and tiutils joins them."""
     whole, instead = CODE

@@ -19,7 +19,6 @@ from PIL import Image, ImageOps
 from torch.nn.functional import normalize
 from transformers import CLIPModel, CLIPTokenizer
 
-from tiutils import concept
 from tiutils.errors import InputError, first_line
 from tiutils.io import files, hub
 from tiutils.io.pretrained import load_tokenizer
@@ -84,15 +83,6 @@ class ClipScorer:
         if len(images) != len(prompts):
             raise InputError(f"{len(images)} pictures, {len(prompts)} prompts: give one for each")
         return (self.encode_images(images) * self.encode_text(prompts)).sum(dim=1)
-
-    def nearest_words(
-        self, images: Images, words: Sequence[str], template: str = "a photo of a {}"
-    ) -> list[tuple[str, float]]:
-        """The words with their mean cosine to the pictures, the best first."""
-        sentences = [concept.fill(template, word) for word in words]
-        parts = [self.encode_text(sentences[i : i + 256]) for i in range(0, len(sentences), 256)]
-        fits = torch.cat(parts) @ self.encode_images(images).mean(dim=0)
-        return [(words[i], fits[i].item()) for i in fits.argsort(descending=True).tolist()]
 
 
 def load(name: str | Path, *, device: str | torch.device = "cpu") -> ClipScorer:

@@ -114,7 +114,6 @@ def check_flax_config(config: TrainingConfig) -> None:
         "capture": (config.capture, "leave it out: XLA compiles the whole step"),
         "fit": (config.fit, "give --mixed_precision bf16 or --gradient_checkpointing"),
         "quantize": (config.quantize is not None, "give --mixed_precision bf16"),
-        "pick_initializer": (config.pick_initializer, "give --initializer_token"),
         "evaluator": (config.evaluator is not None, "`tiutils evaluate` asks it afterwards"),
         "mixed_precision": (config.mixed_precision == "fp16", "use bf16, which needs no scaling"),
         "report_to": (

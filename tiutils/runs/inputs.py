@@ -193,7 +193,7 @@ def check_words(
     dataset.check_templates(word, templates)  # before checks that only warn
     num_vectors = config.num_vectors
     dataset.check_num_vectors(tokenizer, word, num_vectors, templates)
-    if not (config.pick_initializer or config.initializer_from_photos):
+    if not config.initializer_from_photos:
         ids = initializer_ids(
             tokenizer, config.initializer_token, num_vectors, config.initializer_phrase
         )
@@ -251,18 +251,15 @@ def check_config(config: TrainingConfig) -> None:
             f"--logging_dir is {config.logging_dir}; it must be a folder inside --output_dir, such as logs"
         )
     for name in ("train_data_dir", "placeholder_token", "initializer_token"):
-        instead = (
-            config.initializer_phrase or config.pick_initializer or config.initializer_from_photos
-        )
+        instead = config.initializer_phrase or config.initializer_from_photos
         given = getattr(config, name) or (name == "initializer_token" and instead)
         if not given:
             example = TrainingConfig.__dataclass_fields__[name].metadata["help"]
             raise InputError(f"--{name} is missing: {example}")
-    for name in ("initializer_phrase", "pick_initializer"):
-        if config.initializer_from_photos and getattr(config, name) not in (None, False):
-            raise InputError(
-                f"--initializer_from_photos and --{name} both say where the rows start; leave one of them out"
-            )
+    if config.initializer_from_photos and config.initializer_phrase is not None:
+        raise InputError(
+            "--initializer_from_photos and --initializer_phrase both say where the rows start; leave one of them out"
+        )
     if config.use_8bit_adam and config.optimizer != "adamw":
         raise InputError(
             f"--use_8bit_adam stores AdamW's moments in 8 bits, but --optimizer {config.optimizer} has none; leave one "

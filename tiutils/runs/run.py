@@ -23,7 +23,7 @@ from accelerate.utils import (
 from torch import Tensor
 
 from tiutils import inference, token_embedding, word_encoder
-from tiutils.concept import Concept, templates
+from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
 from tiutils.errors import InputError
 from tiutils.evaluation import clip as clip_model
@@ -42,7 +42,7 @@ from tiutils.runs.session import (
     run_session,
     warn_of_changes,
 )
-from tiutils.tokenizer import initializer_ids, whole_words
+from tiutils.tokenizer import initializer_ids
 from tiutils.training import prepare, restore, train_rows
 
 logger = logging.getLogger("tiutils")
@@ -87,8 +87,6 @@ def _train(
     with memory.explain_out_of_memory(config):
         models = load_models(config, name, accelerator.device)
         clock.lap("loading")
-        if config.pick_initializer:
-            config = with_picked_initializer(config, concept, models)
         placeholder = token_embedding.insert_placeholder(
             models,
             inputs.tokens,
@@ -178,27 +176,6 @@ def find_evaluator(name: str | None, models: Models) -> ClipScorer | None:
         InputError: there is no CLIP model of that name.
     """
     return clip_model.bundled_with(models) if name is None else clip_model.load(name)
-
-
-def with_picked_initializer(
-    config: TrainingConfig, concept: Concept, models: Models
-) -> TrainingConfig:
-    """The config with the initializer token that, of the whole vocabulary, CLIP finds closest to the photos.
-
-    Raises:
-        InputError: there is no CLIP model.
-    """
-    clip = find_evaluator(config.evaluator, models)
-    if clip is None:
-        raise InputError(
-            f"--pick_initializer asks a CLIP model, and none came with {models.name}: name one with "
-            f"--evaluator, such as openai/clip-vit-base-patch32, or give --initializer_token"
-        )
-    template = templates(config.learnable_property)[0]
-    vocabulary = list(whole_words(models.tokenizer))
-    nearest = clip.nearest_words([photo.image for photo in concept.photos], vocabulary, template)
-    logger.warning("starting from %r, of %d words", nearest[0][0], len(nearest))
-    return dataclasses.replace(config, initializer_token=nearest[0][0], initializer_phrase=None)
 
 
 def first_rows(config: TrainingConfig, concept: Concept, models: Models) -> Tensor:
