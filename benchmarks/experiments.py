@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tiutils import conditioning, token_embedding, training
+from tiutils.batches import batch_at
 from tiutils.concept import Concept
 from tiutils.config import TrainingConfig
 from tiutils.evaluation import clip
@@ -101,6 +102,23 @@ def cross_initialization(word: str, noun: str) -> AbstractContextManager[Any]:
     return mock.patch.object(run, "first_rows", first_rows)
 
 
+def min_snr(word: str, noun: str) -> AbstractContextManager[Any]:
+    """Losses times min(SNR, 5) / SNR, so that those of nearly clean pictures count less.
+
+    Min-SNR, Hang et al. 2023, arXiv 2303.09556, section 3.4.
+    """
+    usual = training.losses_at
+
+    def losses_at(models: Models, dataset: Any, step: int, start: int, stop: int) -> Tensor:
+        levels = models.noise_scheduler.alphas_cumprod
+        ratios = levels / (1 - levels)
+        timesteps = batch_at(dataset.plan, step, start, stop).timesteps
+        weights = ratios.clamp(max=5) / ratios
+        return usual(models, dataset, step, start, stop) * weights[timesteps]
+
+    return mock.patch.object(training, "losses_at", losses_at)
+
+
 def keep_the_sentence(word: str, noun: str) -> AbstractContextManager[Any]:
     """A term that asks the word to leave a sentence's effect as it is with the noun; see `sentence_loss`."""
     usual = training.losses_at
@@ -140,6 +158,7 @@ EXPERIMENTS: dict[str, Callable[[str, str], AbstractContextManager[Any]]] = {
     "prodigy": prodigy,
     "pick_initializer": pick_initializer,
     "cross_initialization": cross_initialization,
+    "snr_gamma": min_snr,
     "several_nouns": start_from_several_nouns,
     "no_word": start_from_no_word,
     "keep_sentence": keep_the_sentence,

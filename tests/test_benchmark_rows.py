@@ -139,6 +139,18 @@ def test_cross_initialization_starts_from_what_the_text_encoder_makes_of_the_nou
     torch.testing.assert_close(row, hidden[0, 1:2])
 
 
+def test_min_snr_by_hand(monkeypatch):
+    # SNR = ᾱ / (1 - ᾱ): 9, 4 and 1/4
+    scheduler = SimpleNamespace(alphas_cumprod=torch.tensor([0.9, 0.8, 0.2]))
+    batch = SimpleNamespace(timesteps=np.array([2, 0, 0, 1]))
+    monkeypatch.setattr(experiments, "batch_at", lambda plan, step, start, stop: batch)
+    monkeypatch.setattr(training, "losses_at", lambda *_: torch.ones(4))
+    with experiments.put_in_place({"snr_gamma": 5.0}, "<t>", "toy"):
+        models, dataset = SimpleNamespace(noise_scheduler=scheduler), SimpleNamespace(plan=None)
+        losses = training.losses_at(models, dataset, 0, 0, 4)
+    assert losses.tolist() == pytest.approx([1, 5 / 9, 5 / 9, 1])
+
+
 def test_the_term_that_keeps_the_sentence(small_model):
     """It is zero for the noun's own row, and its gradient reaches any other."""
     models = tiutils.load(small_model)

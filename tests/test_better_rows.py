@@ -23,15 +23,6 @@ PLAN = batches.BatchPlan(0, 4, (2, 2), 27, (4, 2, 2))
 # --- noise levels
 
 
-@pytest.mark.parametrize("prediction_type, more", [("epsilon", 0), ("v_prediction", 1)])
-def test_min_snr_by_hand(prediction_type, more):
-    # SNR = ᾱ / (1 - ᾱ): 9, 4, 1 and 1/4
-    alphas = np.array([0.9, 0.8, 0.5, 0.2])
-    expected = [4 / (9 + more), 4 / (4 + more), 1 / (1 + more), 0.25 / (0.25 + more)]
-    weights = dataset.snr_weights(alphas, 4.0, prediction_type)
-    np.testing.assert_allclose(weights, expected, rtol=1e-6)
-
-
 def test_noisy_timesteps_have_their_density():
     plan = dataclasses.replace(
         PLAN, batch_size=4000, num_train_timesteps=4, timestep_sampling="noisy"
@@ -121,20 +112,18 @@ def dataset_of(parts, thing, **switches):
     return diffusion.encode_dataset(parts, thing, "toy", config)
 
 
-def test_losses_are_weighed_by_place_and_by_timestep(small_model, cut_out):
+def test_losses_are_weighed_by_place(small_model, cut_out):
     parts, thing = models.load(small_model), concept.load(cut_out)
     plain = dataset_of(parts, thing)
-    both = dataset_of(parts, thing, masked_loss=True, snr_gamma=5.0)
+    masked = dataset_of(parts, thing, masked_loss=True)
     batch = batches.batch_at(plain.plan, 0)
     with torch.no_grad():
         expected = diffusion.losses_at(parts, plain, 0, 0, 8).numpy()
-        got = diffusion.losses_at(parts, both, 0, 0, 8).numpy()
-    alphas = parts.noise_scheduler.alphas_cumprod.numpy()[batch.timesteps]
-    weights = np.minimum(alphas / (1 - alphas), 5) / (alphas / (1 - alphas))
+        got = diffusion.losses_at(parts, masked, 0, 0, 8).numpy()
     opaque = batch.views < 2
     assert 0 < opaque.sum() < 8
-    np.testing.assert_allclose(got[opaque], (expected * weights)[opaque], rtol=1e-5)
-    assert not np.isclose(got[~opaque], (expected * weights)[~opaque], rtol=1e-3).any()
+    np.testing.assert_allclose(got[opaque], expected[opaque], rtol=1e-5)
+    assert not np.isclose(got[~opaque], expected[~opaque], rtol=1e-3).any()
 
 
 # --- the mean of the rows
@@ -392,7 +381,7 @@ def test_a_phrase_gives_a_vector_for_each_token(small_model, photos, tmp_path):
     ({"initializer_phrase": "small red toy", "num_vectors": 2}, "is 3 tokens"),
     ({"initializer_phrase": ""}, "is 0 tokens"),
     ({"initializer_phrase": " ".join(["toy"] * 80)}, "80 vectors, too many"),
-    ({"norm_control": 2.5}, "norm_control"), ({"snr_gamma": 0.0}, "snr_gamma"),
+    ({"norm_control": 2.5}, "norm_control"),
     ({"max_grad_norm": float("nan")}, "max_grad_norm"), ({"timestep_sampling": "late"}, "noisy"),
     ({"timestep_range": (500, 500)}, "is 500 500"), ({"timestep_range": [900, 500]}, "is 900 500"),
     ({"timestep_range": (0, 1001)}, "from 0 to 1000"), ({"timestep_range": (1.0, 9)}, "whole"),
@@ -406,7 +395,7 @@ def test_impossible_switches_are_refused(small_model, photos, tmp_path, flags, s
 
 
 SWITCHES = [
-    {"norm_control": 0.5}, {"average_rows": 3}, {"max_grad_norm": 1e-4}, {"snr_gamma": 5.0},
+    {"norm_control": 0.5}, {"average_rows": 3}, {"max_grad_norm": 1e-4},
     {"timestep_sampling": "noisy", "timestep_range": (300, 950)}, {"masked_loss": True}, {"captions": True},
     {"initializer_phrase": "small toy"},
 ]  # fmt: skip

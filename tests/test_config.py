@@ -73,7 +73,7 @@ def test_there_are_numbers_to_test():
     )
     assert set(FLOATS) == {
         "learning_rate", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon",
-        "max_grad_norm", "norm_control", "snr_gamma", "direction_prior",
+        "max_grad_norm", "norm_control", "direction_prior",
     }  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def train(framework, sd2, photos, output_dir, **flags):
 def result(sd2, photos, tmp_path_factory):
     flags = {"save_as_full_pipeline": True, "validation_prompt": PROMPT, "validation_steps": 5}
     folder = tmp_path_factory.mktemp("runs") / "run"
-    return train("pytorch", sd2, photos, folder, num_validation_images=1, snr_gamma=5.0, **flags)
+    return train("pytorch", sd2, photos, folder, num_validation_images=1, **flags)
 
 
 def draw_in_stock(pipe):

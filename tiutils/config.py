@@ -152,10 +152,6 @@ class TrainingConfig:
         "fraction by which each step pulls a vector's norm toward that of the initializer's; 1 holds it there",
         script="none",
     )
-    snr_gamma: float | None = option(
-        None,
-        "weight losses by min(SNR, this value) / SNR; the paper uses 5 [Min-SNR, arXiv 2303.09556]",
-    )
     timestep_sampling: str = option(
         "noisy",
         "how noise levels are drawn; 'noisy' favors the high ones",

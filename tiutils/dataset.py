@@ -32,7 +32,6 @@ class Dataset:
         captions: int64 `(views,)`, which prompt is the caption of the view's photo, -1 if it has none; None without
             --captions.
         masks: float32 `(views, 1, height, width)` of mean 1, how much each place counts; None: all count the same.
-        timestep_weights: float32 `(timesteps,)`, how much each timestep's loss counts; None: all count the same.
     """
 
     views: tuple[View, ...]
@@ -41,7 +40,6 @@ class Dataset:
     prompt_ids: np.ndarray
     captions: np.ndarray | None
     masks: np.ndarray | None
-    timestep_weights: np.ndarray | None
 
 
 def make_dataset(
@@ -62,7 +60,6 @@ def make_dataset(
     own, of_view = (
         own_captions(concept, word, views, len(prompts)) if config.captions else ([], None)
     )
-    levels = models.signal_levels()
     photo_of_view = np.array([view.photo for view in views])
     plan = BatchPlan(
         seed=config.seed,
@@ -70,16 +67,13 @@ def make_dataset(
         views_per_photo=tuple(np.bincount(photo_of_view, minlength=len(concept.photos)).tolist()),
         num_prompts=len(prompts),
         latent_shape=models.latent_shape(resolution),
-        num_train_timesteps=len(levels),
+        num_train_timesteps=len(models.signal_levels()),
         timestep_sampling=config.timestep_sampling,
         timestep_range=config.timestep_range,
     )
-    weights = None
-    if config.snr_gamma is not None:
-        weights = snr_weights(levels, config.snr_gamma, models.prediction_type)
     masks = loss_masks(concept, views, plan.latent_shape[1:]) if config.masked_loss else None
     ids = prompt_ids(models.tokenizers, [*prompts, *own])
-    return Dataset(views, resolution, plan, ids, of_view, masks, weights)
+    return Dataset(views, resolution, plan, ids, of_view, masks)
 
 
 def captions(concept: Concept, word: str) -> tuple[str | None, ...]:
@@ -171,18 +165,6 @@ def own_captions(
     number = {photo: first + k for k, photo in enumerate(p for p, c in enumerate(found) if c)}
     of_view = np.array([number.get(view.photo, -1) for view in views], np.int64)
     return [caption for caption in found if caption], of_view
-
-
-def snr_weights(alphas_cumprod: np.ndarray, gamma: float, prediction_type: str) -> np.ndarray:
-    """Min-SNR: a weight for each timestep's loss, float32 `(timesteps,)`.
-
-    Nearly clean pictures have a signal-to-noise ratio in the thousands, yet their easy losses would count as much as
-    any other; min(SNR, γ) / SNR makes them count less (Hang et al. 2023, arXiv 2303.09556, section 3.4; for the
-    velocity, the divisor is SNR + 1).
-    """
-    snr = alphas_cumprod.astype(np.float64) / (1 - alphas_cumprod.astype(np.float64))
-    divisor = snr + 1 if prediction_type == "v_prediction" else snr
-    return (np.minimum(snr, gamma) / divisor).astype(np.float32)
 
 
 def loss_mask(concept: Concept, view: View, size: Sequence[int]) -> np.ndarray:

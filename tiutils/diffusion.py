@@ -42,7 +42,6 @@ class LatentDataset:
     plan: BatchPlan
     captions: Tensor | None = None
     masks: Tensor | None = None
-    timestep_weights: Tensor | None = None
 
 
 @contextlib.contextmanager
@@ -96,7 +95,7 @@ def encode_dataset(
     mean, std = encode_views(models, concept, made.views, made.resolution)
     prompt_ids, *rest = (
         None if array is None else torch.from_numpy(array).to(models.device)
-        for array in (made.prompt_ids, made.captions, made.masks, made.timestep_weights)
+        for array in (made.prompt_ids, made.captions, made.masks)
     )
     assert prompt_ids is not None
     return LatentDataset(mean, std, prompt_ids, made.plan, *rest)
@@ -158,9 +157,7 @@ def losses_of(
         prompts = torch.where(own < 0, prompts, own)
     states, pooled = encode_ids(models, dataset.prompt_ids[prompts])
     masks = None if dataset.masks is None else dataset.masks[views]
-    losses = diffusion_loss(models, latents, noise, timesteps, states, masks, pooled)
-    weights = dataset.timestep_weights
-    return losses if weights is None else losses * weights[timesteps]
+    return diffusion_loss(models, latents, noise, timesteps, states, masks, pooled)
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:

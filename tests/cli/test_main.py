@@ -75,7 +75,7 @@ OURS = {
     "early_stopping_window": (int, 310), "early_stopping_patience": (int, None),
     "initializer_phrase": (str, None), "initializer_from_photos": (bool, False),
     "captions": (bool, False), "masked_loss": (bool, False), "max_grad_norm": (float, None),
-    "norm_control": (float, 0.2), "snr_gamma": (float, None), "timestep_sampling": (str, "noisy"),
+    "norm_control": (float, 0.2), "timestep_sampling": (str, "noisy"),
     "timestep_range": (tuple, None), "average_rows": (int, 0), "optimizer": (str, "adamw"),
     "direction_prior": (float, 1e-4),
 }  # fmt: skip

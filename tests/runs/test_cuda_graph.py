@@ -62,7 +62,7 @@ def both(small_model, photos, scaler=lambda: None, **flags):
         {},
         {"gradient_accumulation_steps": 1, "norm_control": 0.0, "timestep_sampling": "uniform"},
         {"lr_scheduler": "cosine", "lr_warmup_steps": 3, "max_grad_norm": 1e-3, "num_vectors": 2},
-        {"snr_gamma": 5.0, "seed": 7, "adam_weight_decay": 0.1},
+        {"seed": 7, "adam_weight_decay": 0.1},
         {"mixed_precision": "bf16"},
     ],
     ids=lambda flags: " ".join(flags),

@@ -37,7 +37,6 @@ class LatentDataset(NamedTuple):
     plan: BatchPlan
     captions: jax.Array | None = None
     masks: jax.Array | None = None
-    timestep_weights: jax.Array | None = None
 
 
 def encode_views(
@@ -67,7 +66,7 @@ def encode_dataset(
     mean, std = encode_views(models, concept, made.views, made.resolution)
     prompt_ids, *rest = (
         None if array is None else jnp.asarray(array)
-        for array in (made.prompt_ids, made.captions, made.masks, made.timestep_weights)
+        for array in (made.prompt_ids, made.captions, made.masks)
     )
     assert prompt_ids is not None
     return LatentDataset(mean, std, prompt_ids, made.plan, *rest)
@@ -103,7 +102,4 @@ def batch_loss(
     errors = jnp.square(prediction.astype(jnp.float32) - target)
     if (masks := frozen["masks"]) is not None:
         errors *= masks[batch.views]
-    losses = errors.mean(axis=(1, 2, 3))
-    if (weights := frozen["timestep_weights"]) is not None:
-        losses *= weights[batch.timesteps]
-    return losses.sum()
+    return errors.mean(axis=(1, 2, 3)).sum()
