@@ -83,11 +83,12 @@ def test_the_ablation_by_hand():
     }
     assert ablation.differences(results, "better", "first") == pytest.approx([0.3, 0.3])
     assert ablation.error(np.array([0.7, -0.3])) == pytest.approx(0.5)
+    assert ablation.margin(np.array([0.7, -0.3])) == pytest.approx(12.706 * 0.5, rel=1e-4)
     head, _, *lines = ablation.as_markdown(results).splitlines()
     assert head.startswith("| setting | words | first of 60 | first five |")
     assert lines[0].startswith("| defaults | 2 | 0.30 | 0.50 |")
     assert lines[1].startswith("| better | 2 | **0.60** ↑ |") and "| **0.700** ↑ |" in lines[1]
-    assert lines[2].startswith("| mixed | 2 | 0.50 |"), "differs by less than its error"
+    assert lines[2].startswith("| mixed | 2 | 0.50 |"), "differs by less than chance may"
     assert lines[3].startswith("| worse | 2 | **0.21** ↓ |") and lines[3].endswith("| 9.0 |")
 
 
