@@ -45,7 +45,7 @@ def test_the_learned_word_beats_the_plain_one(tmp_path):
     folder = tmp_path / "wood-toy"
     flags = {
         "pretrained_model_name_or_path": str(BUNDLED_MODEL), "train_data_dir": str(WOOD_TOY),
-        "placeholder_token": "<wood-toy>", "initializer_token": "toy", "max_train_steps": "200",
+        "placeholder_token": "<wood-toy>", "initializer_token": "toy", "max_train_steps": "100",
         "learning_rate": "0.005", "output_dir": str(folder),
     }  # fmt: skip
     assert main(["train", *(part for k, v in flags.items() for part in (f"--{k}", v))]) == 0
