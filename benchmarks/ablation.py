@@ -206,29 +206,33 @@ def as_markdown(results: Results) -> str:
 
 def frontier(results: Results) -> Figure:
     """Identity against place: a point for each variant, with one standard error of its difference from the defaults."""
-    figure = Figure(figsize=(9, 5.6), dpi=output.DPI, layout="constrained")
+    figure = Figure(figsize=(10.5, 5.6), dpi=output.DPI, layout="constrained")
     axis = figure.subplots()
+    at: dict[tuple[float, float], list[int]] = {}  # numbers of the variants whose points coincide
     text = []
-    for variant in results:
-        x, y = (mean_of(results, variant, m) for m in ("place", "among_five"))
-        is_plain = variant == PLAIN
-        axis.errorbar(
-            x,
-            y,
-            xerr=None if is_plain else error(differences(results, variant, "place")),
-            yerr=None if is_plain else error(differences(results, variant, "among_five")),
-            fmt="D" if is_plain else "o",
-            color=output.VERMILION if is_plain else output.BLUE,
-            elinewidth=0.8,
+    for number, variant in enumerate(results, start=1):
+        x, y = (mean_of(results, variant, measure) for measure in ("place", "among_five"))
+        wide, high = (
+            error(differences(results, variant, measure)) for measure in ("place", "among_five")
         )
-        axis.annotate(variant, (x, y), xytext=(6, 3), textcoords="offset points", fontsize=8)
+        at.setdefault((round(x, 3), round(y, 3)), []).append(number)
+        is_plain = variant == PLAIN
+        if not is_plain:
+            axis.errorbar(x, y, xerr=wide, yerr=high, color="0.8", elinewidth=0.8, zorder=1)
+        look = {"marker": "D", "color": output.VERMILION} if is_plain else {"color": output.BLUE}
+        axis.scatter(x, y, s=45, zorder=3 if is_plain else 2, label=f"{number}  {variant}", **look)
         text.append(f"{variant} {y:.2f}, {x:.2f}")
+    for place, numbers in at.items():
+        axis.annotate(
+            ", ".join(map(str, numbers)), place, xytext=(5, 4), textcoords="offset points"
+        )
     axis.set(
         xlabel="shows the place asked for (share of pictures)",
         ylabel="right thing among the first five of 60 (share)",
     )
     axis.margins(0.12)
     axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False, handlelength=1)
     figure.set_label(
         "A point for each setting: how often the right thing is among the first five of 60, against how often the "
         "pictures show the place asked for. Lines: one standard error of the difference from the defaults. "
