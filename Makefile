@@ -13,8 +13,8 @@ PY     := .venv/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal --durations 20 --durations-min 5
 PRODUCT := --editable '.[heif,notebooks]'
 OTHERS := --editable '.[test,browser,book,8bit,flax,benchmarks]'
-# $(call install,ARGUMENTS): the pinned versions, compiled, so that no first import is slow; said is what it waits
-# for, and all that is wrong
+# $(call install,ARGUMENTS): installs the pinned versions and compiles them, so that no first import is slow; prints
+# large downloads, how long each part took, and what goes wrong
 install = $(PY) .ci/install --compile-bytecode --constraint constraints.txt $(1) 2>&1 \
     | awk '!/^ [-+~] |^ *(Building|Built|Downloaded|Uninstalled|Downloading .*[ (][0-9]\.[0-9]MiB.) / { print "    " $$0; fflush() }'
 

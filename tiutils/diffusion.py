@@ -126,10 +126,9 @@ def diffusion_loss(
     """
     scheduler = models.noise_scheduler
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-    if scheduler.config.prediction_type == "v_prediction":
+    target = noise
+    if models.prediction_type == "v_prediction":
         target = scheduler.get_velocity(latents, noise, timesteps)
-    else:
-        target = noise
     prediction = predict(models, noisy_latents, timesteps, encoder_hidden_states, pooled)
     errors = F.mse_loss(prediction.float(), target.float(), reduction="none")
     return (errors if masks is None else errors * masks).mean(dim=(1, 2, 3))

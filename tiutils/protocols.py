@@ -41,10 +41,6 @@ class ModelsProtocol(Protocol):
     def resolution(self) -> int:
         """Side in pixels of the pictures the model was made for."""
 
-    @property
-    def prediction_type(self) -> str:
-        """What the U-Net predicts: "epsilon", the noise, or "v_prediction", the velocity."""
-
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
         """Shape of one picture's latents, `(channels, height, width)`."""
 
