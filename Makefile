@@ -33,7 +33,7 @@ setup: .venv/installed
 	@echo "Installing the versions of constraints.txt into .venv/ (a minute or two, and the downloads, once):"
 	@test -x .venv/bin/pip || $(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --constraint constraints.txt uv
-	@echo "1/2 tiutils with PyTorch and diffusers, and Jupyter"
+	@echo "1/2 tiutils with PyTorch and diffusers, and Jupyter (once downloaded, they are compiled: half a minute)"
 	@$(call install,$(PRODUCT))
 	@touch $@
 
